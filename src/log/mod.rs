@@ -1,0 +1,11 @@
+//! The log of one partition, in Kafka's own file layout: segments of record batches v2, the leader epoch
+//! cache, checkpoints, recovery. Knows the disk; knows nothing of leaders, followers or requests.
+
+pub mod batch;
+mod directory;
+mod epoch_cache;
+mod partition_log;
+
+pub use directory::{LoadedLog, LogDirectory};
+pub use epoch_cache::EpochCache;
+pub use partition_log::{AppendError, Appended, Log, LogConfig, ReadError, RecoveryReport};

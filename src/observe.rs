@@ -1,0 +1,64 @@
+//! What a process lets an observer see of its decisions: the product states facts and does not know who
+//! listens. In the laboratory the trace and the omniscient checkers do; in `serve` they become log lines.
+
+use std::sync::Arc;
+
+use crate::protocol::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicPartition};
+use crate::world::Time;
+
+/// Where observations go: `(when, which machine, what)`.
+pub type Observer = Arc<dyn Fn(Time, &str, &Observation) + Send + Sync>;
+
+/// One stored batch, as much as tells it from every other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BatchInfo {
+    pub base_offset: Offset,
+    pub last_offset: Offset,
+    pub leader_epoch: LeaderEpoch,
+    /// CRC-32C from the batch header: stands for the content.
+    pub crc: u32,
+}
+
+/// Why a replica's log was cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TruncationReason {
+    /// The leader's log diverges from ours at the end of an epoch (KIP-101, KIP-279, KIP-595 truncation on fetch).
+    DivergingEpoch,
+    /// Our log end is beyond or before the leader's whole log (OFFSET_OUT_OF_RANGE).
+    OutOfRange,
+    /// Historic rule before KIP-101: to our own high watermark.
+    HighWatermark,
+}
+
+/// A fact about one process, stated at the moment it became true.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Observation {
+    /// Broker: a log was loaded at start. `batches` is all of it; `dropped` says how many bytes recovery cut.
+    LogLoaded { partition: TopicPartition, log_start: Offset, log_end: Offset, high_watermark: Offset, batches: Vec<BatchInfo>, dropped_bytes: u64, clean: bool },
+    /// Broker: batches were appended by its leader role (from a producer) or follower role (from its leader).
+    Appended { partition: TopicPartition, as_leader: bool, leader_epoch: LeaderEpoch, batches: Vec<BatchInfo> },
+    /// Broker: the log was cut so that its log end is `to`.
+    Truncated { partition: TopicPartition, from: Offset, to: Offset, reason: TruncationReason },
+    /// Broker: everything below `offset` is durable.
+    Flushed { partition: TopicPartition, offset: Offset },
+    /// Broker: this replica's view of the high watermark.
+    HighWatermark { partition: TopicPartition, offset: Offset, as_leader: bool },
+    BecameLeader { partition: TopicPartition, leader_epoch: LeaderEpoch, log_end: Offset, isr: Vec<BrokerId> },
+    BecameFollower { partition: TopicPartition, leader_epoch: LeaderEpoch, leader: BrokerId, log_end: Offset },
+    /// Broker: the leader learnt of (or asked for) another ISR. `pending`: sent to the controller, not confirmed.
+    IsrView { partition: TopicPartition, isr: Vec<BrokerId>, maximal_isr: Vec<BrokerId>, pending: bool },
+    /// Broker: a produce request was answered without error. `required_acks` 0 is observed at append.
+    Acknowledged { partition: TopicPartition, required_acks: i16, base_offset: Offset, last_offset: Offset },
+    /// Broker: a produce request was refused with a Kafka error code.
+    Refused { partition: TopicPartition, error_code: i16 },
+    /// Broker: record bytes [from, to) were handed to a consumer.
+    Served { partition: TopicPartition, from: Offset, to: Offset },
+    /// Broker: registered with the controller under a new epoch.
+    Registered { broker_epoch: BrokerEpoch },
+    /// Controller: a broker was fenced or unfenced.
+    Fenced { broker: BrokerId, broker_epoch: BrokerEpoch, fenced: bool },
+    /// Controller: the committed state of a partition changed. `leader` is [`BrokerId::NONE`] if there is none.
+    PartitionChanged { partition: TopicPartition, leader: BrokerId, leader_epoch: LeaderEpoch, partition_epoch: PartitionEpoch, isr: Vec<BrokerId>, replicas: Vec<BrokerId>, unclean: bool },
+    /// The process shut down in an orderly way.
+    CleanShutdown,
+}

@@ -1,0 +1,8 @@
+//! Ids, error codes and wire frames over the `kafka-protocol` crate. Knows nothing of brokers or logs.
+
+mod ids;
+pub mod rpc;
+pub mod wire;
+
+pub use ids::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicPartition};
+pub use kafka_protocol::error::ResponseError as ErrorCode;

@@ -1,0 +1,323 @@
+//! The door to everything outside a process: time, network, disk, randomness.
+//!
+//! The product (`log`, `replica`, `broker`, `controller`, `client`) reaches the outside only through
+//! the [`World`] handle it is given, so the same code runs over the simulated world ([`sim`]) and the
+//! real one ([`real`]). The world is chosen at run time: inside a madsim runtime it is the simulated
+//! one, elsewhere real tokio, `std::fs` and the operating system's clock.
+//!
+//! A *process* is one [`Process`] value: a synchronous state machine that owns its state and handles
+//! one [`Event`] at a time. [`run`] is the only loop; it is the whole asynchronous part.
+//! What it is not: it knows nothing of Kafka, except that messages are length-prefixed frames.
+
+pub mod real;
+pub mod sim;
+mod time;
+
+use std::fmt;
+use std::io;
+
+use bytes::Bytes;
+
+pub use time::Time;
+
+/// A named random stream. Streams are forked by name from the root seed, so that a draw in one never
+/// moves another.
+pub type Rng = rand_xoshiro::Xoshiro256PlusPlus;
+
+/// Where a process listens: host name and port. In the simulated world the host is the machine's name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPort {
+    pub host: String,
+    pub port: u16,
+}
+
+impl HostPort {
+    pub fn new(host: impl Into<String>, port: u16) -> HostPort {
+        HostPort { host: host.into(), port }
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl fmt::Debug for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One connection as its owner sees it. Ids are never reused within a world.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnId(pub u64);
+
+/// What the outside tells a process.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A peer connected to our listener.
+    Accepted(ConnId),
+    /// A connection we opened is established.
+    Connected(ConnId),
+    /// One whole frame (without its length prefix) arrived.
+    Frame(ConnId, Bytes),
+    /// The connection is gone: refused, reset, or closed by the peer. No further event for this id.
+    Closed(ConnId),
+    /// The operator asks for an orderly stop (SIGTERM).
+    Terminate,
+}
+
+/// A process's handle to its machine: clock, disk, random streams. Cheap to clone.
+#[derive(Clone)]
+pub enum World {
+    Sim(sim::SimWorld),
+    Real(real::RealWorld),
+}
+
+impl World {
+    /// Monotonic time since this world began.
+    pub fn now(&self) -> Time {
+        match self {
+            World::Sim(w) => w.now(),
+            World::Real(w) => w.now(),
+        }
+    }
+
+    /// This machine's wall clock, milliseconds since the Unix epoch. May jump.
+    pub fn wall_clock_ms(&self) -> i64 {
+        match self {
+            World::Sim(w) => w.wall_clock_ms(),
+            World::Real(w) => w.wall_clock_ms(),
+        }
+    }
+
+    /// A random stream, a function of (root seed, machine name, process incarnation, `stream`).
+    pub fn rng(&self, stream: &str) -> Rng {
+        match self {
+            World::Sim(w) => w.rng(stream),
+            World::Real(w) => w.rng(stream),
+        }
+    }
+
+    /// This machine's disk. Paths are relative to the machine's root (real world: the data directory).
+    pub fn disk(&self) -> Disk {
+        match self {
+            World::Sim(w) => Disk::Sim(w.disk()),
+            World::Real(w) => Disk::Real(w.disk()),
+        }
+    }
+}
+
+/// The process's side of the network: one inbox for all of its connections.
+pub enum Endpoint {
+    Sim(sim::SimEndpoint),
+    Real(real::RealEndpoint),
+}
+
+impl Endpoint {
+    /// Starts a connection; [`Event::Connected`] or [`Event::Closed`] follows, or nothing at all while
+    /// the peer's machine is silent. Callers bound the wait (`socket.connection.setup.timeout.ms`).
+    pub fn connect(&mut self, to: &HostPort) -> ConnId {
+        match self {
+            Endpoint::Sim(e) => e.connect(to),
+            Endpoint::Real(e) => e.connect(to),
+        }
+    }
+
+    /// Queues one frame. Frames of a connection arrive in order, or the connection is `Closed`.
+    /// Sending on a connection that is gone is a no-op.
+    pub fn send(&mut self, conn: ConnId, frame: Bytes) {
+        match self {
+            Endpoint::Sim(e) => e.send(conn, frame),
+            Endpoint::Real(e) => e.send(conn, frame),
+        }
+    }
+
+    /// Closes our side. No further event for this id is delivered to us; the peer sees `Closed` after
+    /// the frames already sent.
+    pub fn close(&mut self, conn: ConnId) {
+        match self {
+            Endpoint::Sim(e) => e.close(conn),
+            Endpoint::Real(e) => e.close(conn),
+        }
+    }
+
+    /// The next event, or `None` once `deadline` is reached. Events that are due come before an expired
+    /// deadline.
+    pub async fn next(&mut self, deadline: Option<Time>) -> Option<Event> {
+        match self {
+            Endpoint::Sim(e) => e.next(deadline).await,
+            Endpoint::Real(e) => e.next(deadline).await,
+        }
+    }
+}
+
+/// A process: plain synchronous code that owns its state.
+pub trait Process {
+    /// Called once, before any event.
+    fn start(&mut self, net: &mut Endpoint);
+    /// One event from outside.
+    fn on_event(&mut self, event: Event, net: &mut Endpoint);
+    /// [`Process::deadline`] was reached. May be called early or more often; it looks at the clock itself.
+    fn on_timer(&mut self, net: &mut Endpoint);
+    /// When [`Process::on_timer`] wants to be called next.
+    fn deadline(&self) -> Option<Time>;
+    /// True once the process wants to exit. Its connections are then closed in an orderly way.
+    fn is_finished(&self) -> bool {
+        false
+    }
+}
+
+/// Runs a process until it finishes.
+pub async fn run(process: &mut impl Process, net: &mut Endpoint) {
+    process.start(net);
+    while !process.is_finished() {
+        match net.next(process.deadline()).await {
+            Some(event) => process.on_event(event, net),
+            None => process.on_timer(net),
+        }
+    }
+}
+
+/// A disk. All calls are synchronous and act on the page cache; only [`File::sync`] and
+/// [`Disk::sync_dir`] make anything durable. Paths are `/`-separated and relative.
+#[derive(Clone)]
+pub enum Disk {
+    Sim(sim::SimDisk),
+    Real(real::RealDisk),
+}
+
+impl Disk {
+    /// Opens an existing file, `NotFound` otherwise.
+    pub fn open(&self, path: &str) -> io::Result<File> {
+        match self {
+            Disk::Sim(d) => d.open(path).map(File::Sim),
+            Disk::Real(d) => d.open(path).map(File::Real),
+        }
+    }
+
+    /// Creates an empty file, truncating an existing one. The parent directory must exist.
+    pub fn create(&self, path: &str) -> io::Result<File> {
+        match self {
+            Disk::Sim(d) => d.create(path).map(File::Sim),
+            Disk::Real(d) => d.create(path).map(File::Real),
+        }
+    }
+
+    pub fn exists(&self, path: &str) -> bool {
+        match self {
+            Disk::Sim(d) => d.exists(path),
+            Disk::Real(d) => d.exists(path),
+        }
+    }
+
+    /// Creates a directory and its parents. Not an error if it exists.
+    pub fn create_dir_all(&self, path: &str) -> io::Result<()> {
+        match self {
+            Disk::Sim(d) => d.create_dir_all(path),
+            Disk::Real(d) => d.create_dir_all(path),
+        }
+    }
+
+    /// Names of a directory's entries, sorted. `NotFound` if it does not exist.
+    pub fn read_dir(&self, path: &str) -> io::Result<Vec<String>> {
+        match self {
+            Disk::Sim(d) => d.read_dir(path),
+            Disk::Real(d) => d.read_dir(path),
+        }
+    }
+
+    /// Removes a file, `NotFound` if there is none.
+    pub fn remove_file(&self, path: &str) -> io::Result<()> {
+        match self {
+            Disk::Sim(d) => d.remove_file(path),
+            Disk::Real(d) => d.remove_file(path),
+        }
+    }
+
+    /// Removes a directory with all that is in it.
+    pub fn remove_dir_all(&self, path: &str) -> io::Result<()> {
+        match self {
+            Disk::Sim(d) => d.remove_dir_all(path),
+            Disk::Real(d) => d.remove_dir_all(path),
+        }
+    }
+
+    /// Renames a file or directory, replacing an existing file at `to`. Atomic in the page cache; durable
+    /// once the parent directory is synced.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        match self {
+            Disk::Sim(d) => d.rename(from, to),
+            Disk::Real(d) => d.rename(from, to),
+        }
+    }
+
+    /// Makes the directory's entries (creations, renames, removals) durable.
+    pub fn sync_dir(&self, path: &str) -> io::Result<()> {
+        match self {
+            Disk::Sim(d) => d.sync_dir(path),
+            Disk::Real(d) => d.sync_dir(path),
+        }
+    }
+}
+
+/// An open file.
+pub enum File {
+    Sim(sim::SimFile),
+    Real(real::RealFile),
+}
+
+impl File {
+    /// Length in bytes, as the page cache sees it.
+    pub fn len(&self) -> u64 {
+        match self {
+            File::Sim(f) => f.len(),
+            File::Real(f) => f.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Up to `bytes_max` bytes from `position`: fewer at the end of the file, none beyond it.
+    pub fn read_at(&self, position: u64, bytes_max: usize) -> io::Result<Bytes> {
+        match self {
+            File::Sim(f) => f.read_at(position, bytes_max),
+            File::Real(f) => f.read_at(position, bytes_max),
+        }
+    }
+
+    /// Appends at the end; returns the position written to.
+    pub fn append(&mut self, data: &[u8]) -> io::Result<u64> {
+        match self {
+            File::Sim(f) => f.append(data),
+            File::Real(f) => f.append(data),
+        }
+    }
+
+    /// Overwrites from `position`, which must not be beyond the end.
+    pub fn write_at(&mut self, position: u64, data: &[u8]) -> io::Result<()> {
+        match self {
+            File::Sim(f) => f.write_at(position, data),
+            File::Real(f) => f.write_at(position, data),
+        }
+    }
+
+    /// Cuts the file to `len` bytes. No-op if it is not longer.
+    pub fn truncate(&mut self, len: u64) -> io::Result<()> {
+        match self {
+            File::Sim(f) => f.truncate(len),
+            File::Real(f) => f.truncate(len),
+        }
+    }
+
+    /// Makes the file's content and length durable (fsync): a barrier for everything written before.
+    pub fn sync(&mut self) -> io::Result<()> {
+        match self {
+            File::Sim(f) => f.sync(),
+            File::Real(f) => f.sync(),
+        }
+    }
+}
