@@ -1,1 +1,250 @@
-//! TODO
+//! Kafka's configuration: property names, defaults and bounds as in Kafka. Typed structs of what Faultline
+//! models; the catalogue of the rest, so that an unmodelled key is told from a mistyped one.
+
+use std::time::Duration;
+
+use crate::log::LogConfig;
+
+/// Broker and cluster-wide topic defaults (Kafka's `KafkaConfig`), and the controller's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BrokerConfig {
+    /// `min.insync.replicas` (1)
+    pub min_insync_replicas: i32,
+    /// `unclean.leader.election.enable` (false)
+    pub unclean_leader_election_enable: bool,
+    /// `replica.lag.time.max.ms` (30000)
+    pub replica_lag_time_max: Duration,
+    /// `replica.fetch.wait.max.ms` (500)
+    pub replica_fetch_wait_max: Duration,
+    /// `replica.fetch.min.bytes` (1)
+    pub replica_fetch_min_bytes: i32,
+    /// `replica.fetch.max.bytes` (1048576), per partition
+    pub replica_fetch_max_bytes: i32,
+    /// `replica.fetch.response.max.bytes` (10485760)
+    pub replica_fetch_response_max_bytes: i32,
+    /// `replica.fetch.backoff.ms` (1000)
+    pub replica_fetch_backoff: Duration,
+    /// `replica.socket.timeout.ms` (30000)
+    pub replica_socket_timeout: Duration,
+    /// `replica.high.watermark.checkpoint.interval.ms` (5000)
+    pub replica_high_watermark_checkpoint_interval: Duration,
+    /// `log.flush.offset.checkpoint.interval.ms` (60000)
+    pub log_flush_offset_checkpoint_interval: Duration,
+    /// `broker.session.timeout.ms` (9000)
+    pub broker_session_timeout: Duration,
+    /// `broker.heartbeat.interval.ms` (2000)
+    pub broker_heartbeat_interval: Duration,
+    /// `controller.socket.timeout.ms` (30000): request timeout towards the controller.
+    pub controller_socket_timeout: Duration,
+    /// `controlled.shutdown.enable` (true)
+    pub controlled_shutdown_enable: bool,
+    /// `auto.leader.rebalance.enable` (true)
+    pub auto_leader_rebalance_enable: bool,
+    /// `leader.imbalance.check.interval.seconds` (300)
+    pub leader_imbalance_check_interval: Duration,
+    /// `leader.imbalance.per.broker.percentage` (10)
+    pub leader_imbalance_per_broker_percentage: u32,
+    /// `unclean.leader.election.interval.ms` (300000)
+    pub unclean_leader_election_interval: Duration,
+    /// `auto.create.topics.enable` (true)
+    pub auto_create_topics_enable: bool,
+    /// `num.partitions` (1)
+    pub num_partitions: i32,
+    /// `default.replication.factor` (1)
+    pub default_replication_factor: i16,
+    /// `fetch.max.bytes` of the broker (57671680)
+    pub fetch_max_bytes: i32,
+    /// `socket.connection.setup.timeout.ms` (10000)
+    pub socket_connection_setup_timeout: Duration,
+    /// `message.max.bytes`, `log.segment.bytes`, `log.flush.interval.messages`: what a topic's log inherits.
+    /// In scenario files the topic names (`max.message.bytes`, `segment.bytes`, `flush.messages`) are accepted
+    /// in `[cluster.config]` too and mean the same.
+    pub log: LogConfig,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        let ms = Duration::from_millis;
+        BrokerConfig {
+            min_insync_replicas: 1,
+            unclean_leader_election_enable: false,
+            replica_lag_time_max: ms(30_000),
+            replica_fetch_wait_max: ms(500),
+            replica_fetch_min_bytes: 1,
+            replica_fetch_max_bytes: 1_048_576,
+            replica_fetch_response_max_bytes: 10_485_760,
+            replica_fetch_backoff: ms(1_000),
+            replica_socket_timeout: ms(30_000),
+            replica_high_watermark_checkpoint_interval: ms(5_000),
+            log_flush_offset_checkpoint_interval: ms(60_000),
+            broker_session_timeout: ms(9_000),
+            broker_heartbeat_interval: ms(2_000),
+            controller_socket_timeout: ms(30_000),
+            controlled_shutdown_enable: true,
+            auto_leader_rebalance_enable: true,
+            leader_imbalance_check_interval: ms(300_000),
+            leader_imbalance_per_broker_percentage: 10,
+            unclean_leader_election_interval: ms(300_000),
+            auto_create_topics_enable: true,
+            num_partitions: 1,
+            default_replication_factor: 1,
+            fetch_max_bytes: 57_671_680,
+            socket_connection_setup_timeout: ms(10_000),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// `acks`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acks {
+    Zero,
+    One,
+    All,
+}
+
+impl Acks {
+    /// As the Produce request carries it.
+    pub fn code(self) -> i16 {
+        match self {
+            Acks::Zero => 0,
+            Acks::One => 1,
+            Acks::All => -1,
+        }
+    }
+}
+
+/// Kafka's `ProducerConfig`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProducerConfig {
+    /// `acks` (all)
+    pub acks: Acks,
+    /// `linger.ms` (5 since 4.0, KIP-1030)
+    pub linger: Duration,
+    /// `batch.size` (16384)
+    pub batch_size: usize,
+    /// `max.in.flight.requests.per.connection` (5)
+    pub max_in_flight_requests_per_connection: usize,
+    /// `retries` (2147483647)
+    pub retries: u32,
+    /// `retry.backoff.ms` (100)
+    pub retry_backoff: Duration,
+    /// `retry.backoff.max.ms` (1000)
+    pub retry_backoff_max: Duration,
+    /// `request.timeout.ms` (30000)
+    pub request_timeout: Duration,
+    /// `delivery.timeout.ms` (120000)
+    pub delivery_timeout: Duration,
+    /// `max.block.ms` (60000): how long a send waits for metadata.
+    pub max_block: Duration,
+    /// `metadata.max.age.ms` (300000)
+    pub metadata_max_age: Duration,
+    /// `max.request.size` (1048576)
+    pub max_request_size: usize,
+    /// `buffer.memory` (33554432)
+    pub buffer_memory: usize,
+    /// `reconnect.backoff.ms` (50), `reconnect.backoff.max.ms` (1000)
+    pub reconnect_backoff: Duration,
+    pub reconnect_backoff_max: Duration,
+    /// `socket.connection.setup.timeout.ms` (10000)
+    pub socket_connection_setup_timeout: Duration,
+    /// `partitioner.class`: the default (murmur2 of the key; sticky without a key, KIP-480/794) or round robin.
+    pub partitioner: Partitioner,
+    pub client_id: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partitioner {
+    Default,
+    /// `org.apache.kafka.clients.producer.RoundRobinPartitioner`
+    RoundRobin,
+}
+
+impl Default for ProducerConfig {
+    fn default() -> Self {
+        let ms = Duration::from_millis;
+        ProducerConfig {
+            acks: Acks::All,
+            linger: ms(5),
+            batch_size: 16_384,
+            max_in_flight_requests_per_connection: 5,
+            retries: i32::MAX as u32,
+            retry_backoff: ms(100),
+            retry_backoff_max: ms(1_000),
+            request_timeout: ms(30_000),
+            delivery_timeout: ms(120_000),
+            max_block: ms(60_000),
+            metadata_max_age: ms(300_000),
+            max_request_size: 1_048_576,
+            buffer_memory: 33_554_432,
+            reconnect_backoff: ms(50),
+            reconnect_backoff_max: ms(1_000),
+            socket_connection_setup_timeout: ms(10_000),
+            partitioner: Partitioner::Default,
+            client_id: "producer".to_owned(),
+        }
+    }
+}
+
+/// `auto.offset.reset`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetReset {
+    Earliest,
+    Latest,
+    None,
+}
+
+/// Kafka's `ConsumerConfig`, for assigned partitions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConsumerConfig {
+    /// `auto.offset.reset` (latest)
+    pub auto_offset_reset: OffsetReset,
+    /// `fetch.min.bytes` (1)
+    pub fetch_min_bytes: i32,
+    /// `fetch.max.bytes` (52428800)
+    pub fetch_max_bytes: i32,
+    /// `fetch.max.wait.ms` (500)
+    pub fetch_max_wait: Duration,
+    /// `max.partition.fetch.bytes` (1048576)
+    pub max_partition_fetch_bytes: i32,
+    /// `max.poll.records` (500)
+    pub max_poll_records: usize,
+    /// `check.crcs` (true)
+    pub check_crcs: bool,
+    /// `request.timeout.ms` (30000)
+    pub request_timeout: Duration,
+    /// `retry.backoff.ms` (100), `retry.backoff.max.ms` (1000)
+    pub retry_backoff: Duration,
+    pub retry_backoff_max: Duration,
+    /// `metadata.max.age.ms` (300000)
+    pub metadata_max_age: Duration,
+    /// `reconnect.backoff.ms` (50), `reconnect.backoff.max.ms` (1000)
+    pub reconnect_backoff: Duration,
+    pub reconnect_backoff_max: Duration,
+    /// `socket.connection.setup.timeout.ms` (10000)
+    pub socket_connection_setup_timeout: Duration,
+    pub client_id: String,
+}
+
+impl Default for ConsumerConfig {
+    fn default() -> Self {
+        let ms = Duration::from_millis;
+        ConsumerConfig {
+            auto_offset_reset: OffsetReset::Latest,
+            fetch_min_bytes: 1,
+            fetch_max_bytes: 52_428_800,
+            fetch_max_wait: ms(500),
+            max_partition_fetch_bytes: 1_048_576,
+            max_poll_records: 500,
+            check_crcs: true,
+            request_timeout: ms(30_000),
+            retry_backoff: ms(100),
+            retry_backoff_max: ms(1_000),
+            metadata_max_age: ms(300_000),
+            reconnect_backoff: ms(50),
+            reconnect_backoff_max: ms(1_000),
+            socket_connection_setup_timeout: ms(10_000),
+            client_id: "consumer".to_owned(),
+        }
+    }
+}

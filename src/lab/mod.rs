@@ -1,1 +1,3 @@
-//! TODO
+//! The laboratory: a cluster in a simulated world, a nemesis, workloads, an omniscient observer.
+
+pub mod outcome;

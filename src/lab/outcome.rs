@@ -1,0 +1,106 @@
+//! What one run yields: plain data, kept outside the runtime so that a panic still reports.
+
+use std::collections::BTreeMap;
+
+use crate::history::HistoryEvent;
+use crate::observe::Observation;
+use crate::world::Time;
+
+/// One entry of the trace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceEvent {
+    pub at: Time,
+    /// Machine: `broker-1`, `controller`, `producer-1`, or `lab` for the nemesis.
+    pub machine: String,
+    pub what: TraceKind,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum TraceKind {
+    Observed(Observation),
+    /// A client's view of one record: value number `value` of producer `machine`.
+    Sent { partition: String, value: u64 },
+    Acked { partition: String, value: u64, offset: Option<i64> },
+    Failed { partition: String, value: u64, error: String },
+    Unknown { partition: String, value: u64, error: String },
+    /// The nemesis began or ended fault `index` (0-based) of the schedule.
+    FaultStarted { index: usize, targets: Vec<String> },
+    FaultEnded { index: usize, targets: Vec<String> },
+    /// A machine's process started (recovery follows) or stopped.
+    Started,
+    Stopped { power_lost: bool },
+    /// The phases of a run.
+    Phase(Phase),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Topics exist, workloads begin: time zero of the scenario's clock.
+    Workload,
+    /// Faults stopped, everything healed and restarted.
+    Healed,
+    /// The final full read began.
+    FinalRead,
+    Done,
+}
+
+/// A fault as it really happened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FiredFault {
+    /// Index in the scenario's schedule, 0-based.
+    pub index: usize,
+    /// Since the workloads started.
+    pub at: Time,
+    pub ended_at: Option<Time>,
+    /// The machines that the target resolved to: `broker-1`.
+    pub resolved: Vec<String>,
+}
+
+/// A broken invariant, seen by the omniscient observer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Violation {
+    /// Name: `log-matching`, `leader-completeness`, `one-leader-per-epoch`, `high-watermark-went-back`, …
+    pub name: &'static str,
+    pub at: Time,
+    pub partition: String,
+    /// One sentence with the replicas, offsets and epochs concerned.
+    pub detail: String,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum End {
+    /// Healed, read back, judged.
+    Complete,
+    /// It panicked: our bug. The message with its place.
+    Panicked(String),
+    /// It did not reach its end within the bound of simulated time; says what it was waiting for.
+    Unfinished(String),
+}
+
+/// Log end and high watermark of one replica over time, for plots: (time, broker, log end, high watermark).
+pub type ReplicaSample = (Time, String, i64, i64);
+
+/// One run, complete.
+#[derive(Clone, Debug)]
+pub struct RunOutcome {
+    pub seed: u64,
+    pub end: End,
+    pub history: Vec<HistoryEvent>,
+    pub trace: Vec<TraceEvent>,
+    pub faults: Vec<FiredFault>,
+    pub violations: Vec<Violation>,
+    /// Partition -> samples.
+    pub samples: BTreeMap<String, Vec<ReplicaSample>>,
+    /// Records left on the final leader, read at the end: partition -> number.
+    pub read_back: BTreeMap<String, u64>,
+    pub digest: u64,
+    /// When the workloads began; `at` of scenario times counts from here.
+    pub started_at: Time,
+    pub ended_at: Time,
+    pub wall_ms: u64,
+    /// Frames delivered by the network.
+    pub messages: u64,
+    /// Events in the trace.
+    pub events: u64,
+}
