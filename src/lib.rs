@@ -1,6 +1,8 @@
 //! Faultline: a deterministic simulation testbed for a Kafka-style distributed log.
 #[cfg(not(madsim))]
-compile_error!("faultline is built with `--cfg madsim` (set in .cargo/config.toml): build from the repository, or set RUSTFLAGS='--cfg madsim'");
+compile_error!(
+    "faultline is built with `--cfg madsim` (set in .cargo/config.toml): build from the repository, or set RUSTFLAGS='--cfg madsim'"
+);
 
 pub mod broker;
 pub mod check;

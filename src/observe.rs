@@ -34,31 +34,97 @@ pub enum TruncationReason {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Observation {
     /// Broker: a log was loaded at start. `batches` is all of it; `dropped` says how many bytes recovery cut.
-    LogLoaded { partition: TopicPartition, log_start: Offset, log_end: Offset, high_watermark: Offset, batches: Vec<BatchInfo>, dropped_bytes: u64, clean: bool },
+    LogLoaded {
+        partition: TopicPartition,
+        log_start: Offset,
+        log_end: Offset,
+        high_watermark: Offset,
+        batches: Vec<BatchInfo>,
+        dropped_bytes: u64,
+        clean: bool,
+    },
     /// Broker: batches were appended by its leader role (from a producer) or follower role (from its leader).
-    Appended { partition: TopicPartition, as_leader: bool, leader_epoch: LeaderEpoch, batches: Vec<BatchInfo> },
+    Appended {
+        partition: TopicPartition,
+        as_leader: bool,
+        leader_epoch: LeaderEpoch,
+        batches: Vec<BatchInfo>,
+    },
     /// Broker: the log was cut so that its log end is `to`.
-    Truncated { partition: TopicPartition, from: Offset, to: Offset, reason: TruncationReason },
+    Truncated {
+        partition: TopicPartition,
+        from: Offset,
+        to: Offset,
+        reason: TruncationReason,
+    },
     /// Broker: everything below `offset` is durable.
-    Flushed { partition: TopicPartition, offset: Offset },
+    Flushed {
+        partition: TopicPartition,
+        offset: Offset,
+    },
     /// Broker: this replica's view of the high watermark.
-    HighWatermark { partition: TopicPartition, offset: Offset, as_leader: bool },
-    BecameLeader { partition: TopicPartition, leader_epoch: LeaderEpoch, log_end: Offset, isr: Vec<BrokerId> },
-    BecameFollower { partition: TopicPartition, leader_epoch: LeaderEpoch, leader: BrokerId, log_end: Offset },
+    HighWatermark {
+        partition: TopicPartition,
+        offset: Offset,
+        as_leader: bool,
+    },
+    BecameLeader {
+        partition: TopicPartition,
+        leader_epoch: LeaderEpoch,
+        log_end: Offset,
+        isr: Vec<BrokerId>,
+    },
+    BecameFollower {
+        partition: TopicPartition,
+        leader_epoch: LeaderEpoch,
+        leader: BrokerId,
+        log_end: Offset,
+    },
     /// Broker: the leader learnt of (or asked for) another ISR. `pending`: sent to the controller, not confirmed.
-    IsrView { partition: TopicPartition, isr: Vec<BrokerId>, maximal_isr: Vec<BrokerId>, pending: bool },
+    IsrView {
+        partition: TopicPartition,
+        isr: Vec<BrokerId>,
+        maximal_isr: Vec<BrokerId>,
+        pending: bool,
+    },
     /// Broker: a produce request was answered without error. `required_acks` 0 is observed at append.
-    Acknowledged { partition: TopicPartition, required_acks: i16, base_offset: Offset, last_offset: Offset },
+    Acknowledged {
+        partition: TopicPartition,
+        required_acks: i16,
+        base_offset: Offset,
+        last_offset: Offset,
+    },
     /// Broker: a produce request was refused with a Kafka error code.
-    Refused { partition: TopicPartition, error_code: i16 },
+    Refused {
+        partition: TopicPartition,
+        error_code: i16,
+    },
     /// Broker: record bytes [from, to) were handed to a consumer.
-    Served { partition: TopicPartition, from: Offset, to: Offset },
+    Served {
+        partition: TopicPartition,
+        from: Offset,
+        to: Offset,
+    },
     /// Broker: registered with the controller under a new epoch.
-    Registered { broker_epoch: BrokerEpoch },
+    Registered {
+        broker_epoch: BrokerEpoch,
+    },
     /// Controller: a broker was fenced or unfenced.
-    Fenced { broker: BrokerId, broker_epoch: BrokerEpoch, fenced: bool },
+    Fenced {
+        broker: BrokerId,
+        broker_epoch: BrokerEpoch,
+        fenced: bool,
+    },
     /// Controller: the committed state of a partition changed. `leader` is [`BrokerId::NONE`] if there is none.
-    PartitionChanged { partition: TopicPartition, leader: BrokerId, leader_epoch: LeaderEpoch, partition_epoch: PartitionEpoch, isr: Vec<BrokerId>, replicas: Vec<BrokerId>, unclean: bool },
+    PartitionChanged {
+        partition: TopicPartition,
+        leader: BrokerId,
+        leader_epoch: LeaderEpoch,
+        partition_epoch: PartitionEpoch,
+        isr: Vec<BrokerId>,
+        replicas: Vec<BrokerId>,
+        unclean: bool,
+    },
     /// The process shut down in an orderly way.
     CleanShutdown,
 }

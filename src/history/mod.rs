@@ -41,7 +41,10 @@ pub enum MicroOp {
         offset: Option<i64>,
     },
     /// Records handed to the application: key -> [[offset, value], …] in the order of delivery.
-    Poll { #[serde(default)] records: indexmap::IndexMap<String, Vec<(Option<i64>, serde_json::Value)>> },
+    Poll {
+        #[serde(default)]
+        records: indexmap::IndexMap<String, Vec<(Option<i64>, serde_json::Value)>>,
+    },
 }
 
 /// The keys whose assignment changed while an operation ran.

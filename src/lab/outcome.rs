@@ -19,16 +19,39 @@ pub struct TraceEvent {
 pub enum TraceKind {
     Observed(Observation),
     /// A client's view of one record: value number `value` of producer `machine`.
-    Sent { partition: String, value: u64 },
-    Acked { partition: String, value: u64, offset: Option<i64> },
-    Failed { partition: String, value: u64, error: String },
-    Unknown { partition: String, value: u64, error: String },
+    Sent {
+        partition: String,
+        value: u64,
+    },
+    Acked {
+        partition: String,
+        value: u64,
+        offset: Option<i64>,
+    },
+    Failed {
+        partition: String,
+        value: u64,
+        error: String,
+    },
+    Unknown {
+        partition: String,
+        value: u64,
+        error: String,
+    },
     /// The nemesis began or ended fault `index` (0-based) of the schedule.
-    FaultStarted { index: usize, targets: Vec<String> },
-    FaultEnded { index: usize, targets: Vec<String> },
+    FaultStarted {
+        index: usize,
+        targets: Vec<String>,
+    },
+    FaultEnded {
+        index: usize,
+        targets: Vec<String>,
+    },
     /// A machine's process started (recovery follows) or stopped.
     Started,
-    Stopped { power_lost: bool },
+    Stopped {
+        power_lost: bool,
+    },
     /// The phases of a run.
     Phase(Phase),
 }

@@ -28,8 +28,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn info(&self) -> BatchInfo { todo!() }
+    pub fn info(&self) -> BatchInfo {
+        todo!()
+    }
 }
 
 /// Splits a record set into batches, checking length and magic of each, and the CRC when `check_crc`.
-pub fn split(_records: &Bytes, _check_crc: bool) -> Result<Vec<Batch>, BatchError> { todo!() }
+pub fn split(_records: &Bytes, _check_crc: bool) -> Result<Vec<Batch>, BatchError> {
+    todo!()
+}

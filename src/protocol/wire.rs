@@ -36,10 +36,17 @@ impl RequestFrame {
         }
         let api_key = i16::from_be_bytes([frame[0], frame[1]]);
         let api_version = i16::from_be_bytes([frame[2], frame[3]]);
-        let key = ApiKey::try_from(api_key).map_err(|()| WireError { what, reason: format!("unknown API key {api_key}") })?;
+        let key =
+            ApiKey::try_from(api_key).map_err(|()| WireError { what, reason: format!("unknown API key {api_key}") })?;
         let version = key.request_header_version(api_version);
         let header = RequestHeader::decode(&mut frame, version).map_err(malformed(what))?;
-        Ok(RequestFrame { api_key, api_version, correlation_id: header.correlation_id, client_id: header.client_id, body: frame })
+        Ok(RequestFrame {
+            api_key,
+            api_version,
+            correlation_id: header.correlation_id,
+            client_id: header.client_id,
+            body: frame,
+        })
     }
 
     /// Decodes the body as the request type that belongs to `api_key`.
@@ -84,6 +91,7 @@ pub fn response_correlation_id(frame: &Bytes) -> Result<i32, WireError> {
 /// Decodes a response frame, header included.
 pub fn decode_response<R: Request>(frame: &Bytes, api_version: i16) -> Result<R::Response, WireError> {
     let mut frame = frame.clone();
-    ResponseHeader::decode(&mut frame, <R::Response as HeaderVersion>::header_version(api_version)).map_err(malformed("response header"))?;
+    ResponseHeader::decode(&mut frame, <R::Response as HeaderVersion>::header_version(api_version))
+        .map_err(malformed("response header"))?;
     R::Response::decode(&mut frame, api_version).map_err(malformed("response body"))
 }

@@ -168,15 +168,25 @@ pub enum Action {
     Isolate,
     /// Cut the links between groups: every member of one group from every member of the others.
     /// One way: only frames from the first group to the second are cut.
-    Partition { groups: Vec<Vec<Target>>, one_way: bool },
+    Partition {
+        groups: Vec<Vec<Target>>,
+        one_way: bool,
+    },
     /// Add latency to the link from `from` to `to`, one direction; `both_ways` for both.
-    Delay { from: Target, to: Target, by: Duration, both_ways: bool },
+    Delay {
+        from: Target,
+        to: Target,
+        by: Duration,
+        both_ways: bool,
+    },
     /// Remove all network faults.
     Heal,
     /// Orderly stop (SIGTERM): leadership moves first, logs are flushed. With a duration: started again after it.
     ControlledShutdown,
     /// Move leadership of every partition of a topic (or one partition) to its preferred replica.
-    ElectPreferred { of: String },
+    ElectPreferred {
+        of: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
