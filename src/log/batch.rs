@@ -269,3 +269,132 @@ pub fn records(batch: &Bytes) -> io::Result<Vec<Record>> {
         Err(e) => Err(io::Error::new(io::ErrorKind::InvalidData, e.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::testing::batch_of;
+
+    fn flipped(bytes: &Bytes, at: usize) -> Bytes {
+        let mut bytes = bytes.to_vec();
+        bytes[at] ^= 0x10;
+        bytes.into()
+    }
+
+    #[test]
+    fn reads_the_header_of_an_encoded_batch() {
+        let header = Header::parse(&batch_of(3, 100, 50)).unwrap();
+        assert_eq!(header.base_offset, Offset(0));
+        assert_eq!(header.last_offset(), Offset(2));
+        assert_eq!(header.records_count, 3);
+        assert_eq!((header.base_timestamp, header.max_timestamp), (50, 52));
+        assert!(!header.is_compressed() && !header.is_control() && !header.is_log_append_time());
+    }
+
+    #[test]
+    fn stamping_leaves_the_crc_valid() {
+        let mut bytes = batch_of(2, 10, 0).to_vec();
+        stamp(&mut bytes, Offset(77), LeaderEpoch(5));
+        let header = checked(&bytes, true).unwrap();
+        assert_eq!((header.base_offset, header.last_offset(), header.leader_epoch), (Offset(77), Offset(78), LeaderEpoch(5)));
+    }
+
+    #[test]
+    fn splits_a_set_into_its_batches() {
+        let (a, b) = (batch_of(1, 10, 0), batch_of(4, 200, 9));
+        let set = Bytes::from([&a[..], &b[..]].concat());
+        let batches = split(&set, true).unwrap();
+        assert_eq!(batches.iter().map(|batch| batch.bytes.clone()).collect::<Vec<_>>(), [a, b]);
+        assert_eq!(batches[1].info().last_offset, Offset(3));
+    }
+
+    #[test]
+    fn a_set_that_ends_within_a_batch_is_refused() {
+        let whole = batch_of(2, 30, 0);
+        for length in [1, 11, 16, HEADER_BYTES, whole.len() - 1] {
+            let error = split(&whole.slice(..length), true).unwrap_err();
+            assert!(matches!(error, BatchError::Truncated { have, .. } if have == length), "{length}: {error}");
+            assert!(!is_whole(&whole[..length]));
+        }
+        assert!(is_whole(&whole));
+    }
+
+    #[test]
+    fn the_crc_covers_everything_behind_it() {
+        let whole = batch_of(2, 30, 0);
+        for at in [17, 21, 30, HEADER_BYTES, whole.len() - 1] {
+            let error = split(&flipped(&whole, at), true).unwrap_err();
+            assert!(matches!(error, BatchError::Crc { .. }), "{at}: {error}");
+            assert_eq!(error.error_code(), ErrorCode::CorruptMessage);
+        }
+        for at in [0, 7, 12, 15] {
+            assert!(split(&flipped(&whole, at), true).is_ok(), "byte {at} lies outside the CRC");
+        }
+    }
+
+    #[test]
+    fn an_old_magic_is_named() {
+        let mut bytes = batch_of(1, 10, 0).to_vec();
+        bytes[MAGIC_OFFSET] = 1;
+        assert_eq!(split(&bytes.into(), false).unwrap_err(), BatchError::Magic(1));
+        assert_eq!(BatchError::Magic(1).error_code(), ErrorCode::InvalidRecord);
+        assert_eq!(BatchError::Magic(9).error_code(), ErrorCode::CorruptMessage);
+    }
+
+    #[test]
+    fn a_length_that_cannot_be_is_refused() {
+        for length in [-1_i32, 0, 48, i32::MIN] {
+            let mut bytes = batch_of(1, 100, 0).to_vec();
+            bytes[8..12].copy_from_slice(&length.to_be_bytes());
+            assert!(matches!(checked(&bytes, false), Err(BatchError::Truncated { .. })), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_leader_takes_exactly_one_batch() {
+        let one = batch_of(1, 10, 0);
+        let two = Bytes::from([&one[..], &one[..]].concat());
+        assert!(check_append(&one, AppendOrigin::Client).is_ok());
+        for refused in [two, Bytes::new()] {
+            let error = check_append(&refused, AppendOrigin::Internal).unwrap_err();
+            assert_eq!(error.error_code(), ErrorCode::InvalidRecord, "{error}");
+        }
+    }
+
+    /// The batch with `change` made to it and the CRC made to fit.
+    fn forged(change: impl Fn(&mut [u8])) -> Bytes {
+        let mut bytes = batch_of(3, 10, 0).to_vec();
+        change(&mut bytes);
+        let crc = crc_of(&bytes);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        bytes.into()
+    }
+
+    #[test]
+    fn offsets_must_match_the_record_count() {
+        let counts: [(i32, i32); 4] = [(1, 3), (3, 3), (2, 0), (-1, 0)];
+        for (last_offset_delta, records_count) in counts {
+            let bytes = forged(|bytes| {
+                bytes[23..27].copy_from_slice(&last_offset_delta.to_be_bytes());
+                bytes[57..61].copy_from_slice(&records_count.to_be_bytes());
+            });
+            let error = check_append(&bytes, AppendOrigin::Internal).unwrap_err();
+            assert_eq!(error.error_code(), ErrorCode::InvalidRecord, "{error}");
+        }
+    }
+
+    #[test]
+    fn only_clients_are_refused_control_batches_and_offsets() {
+        let control = forged(|bytes| bytes[22] |= 0x20);
+        let offset = forged(|bytes| bytes[7] = 9);
+        let no_sequence = forged(|bytes| {
+            bytes[43..51].copy_from_slice(&7_i64.to_be_bytes());
+            bytes[53..57].copy_from_slice(&(-1_i32).to_be_bytes());
+        });
+        for bytes in [control, offset, no_sequence] {
+            assert!(check_append(&bytes, AppendOrigin::Internal).is_ok());
+            let error = check_append(&bytes, AppendOrigin::Client).unwrap_err();
+            assert_eq!(error.error_code(), ErrorCode::InvalidRecord, "{error}");
+        }
+    }
+}

@@ -126,3 +126,106 @@ impl EpochCache {
 fn path(dir: &str) -> String {
     format!("{dir}/leader-epoch-checkpoint")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(entries: &[(i32, i64)]) -> EpochCache {
+        let mut cache = EpochCache::default();
+        for &(epoch, start) in entries {
+            cache.assign(LeaderEpoch(epoch), Offset(start));
+        }
+        cache
+    }
+
+    fn entries(cache: &EpochCache) -> Vec<(i32, i64)> {
+        cache.entries().iter().map(|(epoch, start)| (epoch.0, start.0)).collect()
+    }
+
+    fn end(cache: &EpochCache, epoch: i32, log_end: i64) -> Option<(i32, i64)> {
+        cache.end_offset_for(LeaderEpoch(epoch), Offset(log_end)).map(|(epoch, end)| (epoch.0, end.0))
+    }
+
+    fn after(entries_before: &[(i32, i64)], change: impl Fn(&mut EpochCache) -> bool) -> (Vec<(i32, i64)>, bool) {
+        let mut cache = cache(entries_before);
+        let changed = change(&mut cache);
+        (entries(&cache), changed)
+    }
+
+    #[test]
+    fn an_epoch_once_assigned_keeps_its_start() {
+        assert_eq!(entries(&cache(&[(2, 6), (2, 10)])), [(2, 6)]);
+        assert_eq!(after(&[(2, 6)], |cache| cache.assign(LeaderEpoch(2), Offset(6))), (vec![(2, 6)], false));
+    }
+
+    #[test]
+    fn the_last_assignment_removes_what_conflicts_with_it() {
+        // Kafka's LeaderEpochFileCacheTest: same offset, earlier offset, earlier start of the same epoch, older epoch.
+        assert_eq!(entries(&cache(&[(2, 9), (3, 9)])), [(3, 9)]);
+        assert_eq!(entries(&cache(&[(2, 6), (3, 5)])), [(3, 5)]);
+        assert_eq!(entries(&cache(&[(5, 11), (6, 12), (7, 13), (7, 12)])), [(5, 11), (7, 12)]);
+        assert_eq!(entries(&cache(&[(1, 5), (2, 6), (1, 7)])), [(1, 7)]);
+    }
+
+    #[test]
+    fn an_epoch_ends_where_the_next_begins() {
+        let cache = cache(&[(0, 10), (2, 13), (4, 17)]);
+        assert_eq!(end(&cache, 0, 20), Some((0, 13)));
+        assert_eq!(end(&cache, 1, 20), Some((0, 13)));
+        assert_eq!(end(&cache, 2, 20), Some((2, 17)));
+        assert_eq!(end(&cache, 3, 20), Some((2, 17)));
+    }
+
+    #[test]
+    fn the_latest_epoch_ends_at_the_log_end() {
+        assert_eq!(end(&cache(&[(2, 11)]), 2, 14), Some((2, 14)));
+    }
+
+    #[test]
+    fn an_epoch_below_all_known_ones_ends_where_the_log_begins() {
+        assert_eq!(end(&cache(&[(5, 11), (6, 12), (7, 13)]), 4, 20), Some((4, 11)));
+    }
+
+    #[test]
+    fn unknown_epochs_are_undefined() {
+        assert_eq!(end(&cache(&[]), 0, 0), None);
+        assert_eq!(end(&cache(&[]), -1, 73), None);
+        assert_eq!(end(&cache(&[(2, 11), (3, 12)]), -1, 20), None);
+        assert_eq!(end(&cache(&[(2, 100)]), 3, 100), None);
+    }
+
+    #[test]
+    fn truncation_from_the_end_takes_epochs_that_start_there() {
+        let full = [(2, 6), (3, 8), (4, 11)];
+        let truncated = |to: i64| after(&full, |cache| cache.truncate_from_end(Offset(to)));
+        assert_eq!(truncated(8), (vec![(2, 6)], true));
+        assert_eq!(truncated(9), (vec![(2, 6), (3, 8)], true));
+        assert_eq!(truncated(12), (full.to_vec(), false));
+        assert_eq!(truncated(0), (vec![], true));
+        assert_eq!(truncated(-1), (full.to_vec(), false));
+    }
+
+    #[test]
+    fn truncation_from_the_start_moves_the_epoch_that_holds_it() {
+        let full = [(2, 6), (3, 8), (4, 11)];
+        let truncated = |to: i64| after(&full, |cache| cache.truncate_from_start(Offset(to)));
+        assert_eq!(truncated(8), (vec![(3, 8), (4, 11)], true));
+        assert_eq!(truncated(9), (vec![(3, 9), (4, 11)], true));
+        assert_eq!(truncated(7), (vec![(2, 7), (3, 8), (4, 11)], true));
+        assert_eq!(truncated(15), (vec![(4, 15)], true));
+        assert_eq!(truncated(1), (full.to_vec(), false));
+        assert_eq!(truncated(6), (full.to_vec(), false));
+        assert_eq!(truncated(-1), (full.to_vec(), false));
+        assert_eq!(after(&[], |cache| cache.truncate_from_start(Offset(7))), (vec![], false));
+    }
+
+    #[test]
+    fn finds_the_epoch_of_an_offset() {
+        let cache = cache(&[(0, 10), (1, 20), (5, 30)]);
+        let at = |offset: i64| cache.epoch_at(Offset(offset)).map(|epoch| epoch.0);
+        assert_eq!([at(5), at(10), at(20), at(25), at(30), at(50)], [None, Some(0), Some(1), Some(1), Some(5), Some(5)]);
+        assert_eq!(cache.start_offset(LeaderEpoch(1)), Some(Offset(20)));
+        assert_eq!(cache.start_offset(LeaderEpoch(2)), None);
+    }
+}

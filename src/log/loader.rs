@@ -114,11 +114,14 @@ impl Loader {
         if is_suspect {
             self.assign_missing_epochs(&segment);
         }
-        if is_suspect || is_cut || !segment.indexes_are_sane()? {
+        if is_suspect || is_cut {
             segment.rebuild_indexes()?;
-        } else {
+        } else if segment.indexes_are_sane()? {
             segment.continue_indexes()?;
             segment.set_durable();
+        } else {
+            segment.rebuild_indexes()?;
+            segment.sync()?;
         }
         self.segments.push(segment);
         Ok(!is_cut)

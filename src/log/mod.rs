@@ -8,6 +8,12 @@ mod epoch_cache;
 mod loader;
 mod partition_log;
 mod segment;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod uuid_text;
 
 pub use directory::{LoadedLog, LogDirectory};

@@ -346,9 +346,11 @@ impl Log {
     /// there are forgotten even if no record goes: a leader that appended nothing leaves one behind.
     ///
     /// Whoever truncates writes the recovery-point checkpoint afterwards, as Kafka's `LogManager.truncateTo`
-    /// does. Removals of whole segments are durable before anything else changes, unlike in Kafka, which
-    /// leaves them to the file system: segments that came back after a power loss would splice a truncated
-    /// tail onto the log.
+    /// does.
+    ///
+    /// What goes is gone for good when this returns. Kafka does not sync here: it counts on a journal that
+    /// makes the cut durable before the next leader epoch checkpoint. Where that does not hold, a truncated
+    /// tail that came back after a power loss would pass for records of the new epoch.
     pub fn truncate_to(&mut self, to: Offset) -> io::Result<()> {
         assert!(to >= Offset::ZERO, "cannot truncate to {to}");
         if to >= self.log_end {

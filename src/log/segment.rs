@@ -246,8 +246,8 @@ impl Segment {
         io::Error::new(io::ErrorKind::InvalidData, message)
     }
 
-    /// Cuts at the start of the batch that holds `to`, or of the first one beyond it; rebuilds the indexes.
-    /// Returns where the log ends now: `to`, or the base offset of the batch that held it.
+    /// Cuts at the start of the batch that holds `to`, or of the first one beyond it, durably; rebuilds the
+    /// indexes. Returns where the log ends now: `to`, or the base offset of the batch that held it.
     pub fn truncate_to(&mut self, to: Offset) -> io::Result<Offset> {
         let kept = self.batches.partition_point(|batch| batch.info.last_offset < to);
         let mut end = to;
@@ -255,6 +255,7 @@ impl Segment {
             end = end.min(cut.info.base_offset);
             self.batches.truncate(kept);
             self.cut_file(u64::from(cut.position))?;
+            self.sync()?;
         }
         self.is_broken = false;
         self.rebuild_indexes()?;
