@@ -1,1 +1,26 @@
-//! TODO
+//! Kafka's clients as synchronous state machines: a producer, a consumer of assigned partitions, a small
+//! admin. A driving [`Process`](crate::world::Process) embeds them: it hands them every event first
+//! (`on_event` answers false for what is not theirs), calls `on_timer` at their `deadline`, and drains what
+//! they completed. None of them blocks, keeps a history or knows who drives it.
+//!
+//! Not modelled: idempotence and transactions, compression, consumer groups, fetch sessions, adaptive
+//! partitioning, splitting of batches that the broker finds too large.
+
+mod accumulator;
+mod admin;
+mod backoff;
+mod consumer;
+mod delivery;
+mod error;
+mod metadata;
+mod partitioner;
+mod producer;
+mod records;
+mod subscription;
+
+pub use admin::{Admin, AdminOutcome, AdminRequestId, AdminResult, NewTopic};
+pub use consumer::{Consumer, ConsumerRecord, LookupId, OffsetLookup};
+pub use delivery::{DeliveryReport, Outcome, ProducerRecord, RecordId};
+pub use error::{ClientError, ErrorName};
+pub use producer::Producer;
+pub use subscription::{ConsumerError, PositionReset, ResetReason};

@@ -96,6 +96,15 @@ struct InFlight<T> {
     tag: T,
 }
 
+/// How a connection stands, for callers that send only where it would go out at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkState {
+    /// No connection; the next attempt is allowed at `retry_at` (`reconnect.backoff.ms`).
+    Down { retry_at: Time },
+    Connecting,
+    Ready,
+}
+
 enum Link {
     Down,
     Connecting { conn: ConnId, deadline: Time },
@@ -145,11 +154,12 @@ pub struct RpcClient<T> {
     rng: Rng,
     peers: Vec<Peer<T>>,
     next_correlation_id: i32,
+    disconnects: u64,
 }
 
 impl<T> RpcClient<T> {
     pub fn new(config: RpcConfig, rng: Rng) -> RpcClient<T> {
-        RpcClient { config, rng, peers: Vec::new(), next_correlation_id: 0 }
+        RpcClient { config, rng, peers: Vec::new(), next_correlation_id: 0, disconnects: 0 }
     }
 
     /// The peer at `address`; the same one for the same address.
@@ -187,6 +197,30 @@ impl<T> RpcClient<T> {
 
     pub fn is_ready(&self, peer: PeerId) -> bool {
         matches!(self.peers[peer.0].link, Link::Ready { .. })
+    }
+
+    pub fn link_state(&self, peer: PeerId) -> LinkState {
+        let peer = &self.peers[peer.0];
+        match peer.link {
+            Link::Down => LinkState::Down { retry_at: peer.retry_at },
+            Link::Connecting { .. } | Link::Negotiating { .. } => LinkState::Connecting,
+            Link::Ready { .. } => LinkState::Ready,
+        }
+    }
+
+    /// How often a connection or an attempt at one has failed (`MetadataUpdater.handleServerDisconnect`).
+    pub fn disconnects(&self) -> u64 {
+        self.disconnects
+    }
+
+    /// Starts a connection ahead of the first request (`NetworkClient.ready`). No-op unless it is down and its
+    /// backoff has ended.
+    pub fn connect(&mut self, now: Time, peer: PeerId, net: &mut Endpoint) {
+        let peer = &mut self.peers[peer.0];
+        if matches!(peer.link, Link::Down) && peer.retry_at <= now {
+            let conn = net.connect(&peer.address);
+            peer.link = Link::Connecting { conn, deadline: now + self.config.connection_setup_timeout };
+        }
     }
 
     /// Sends a request, or queues it until the connection stands. It completes exactly once.
@@ -422,6 +456,7 @@ impl<T> RpcClient<T> {
         let backoff = doubled.min(self.config.reconnect_backoff_max);
         let jitter_permille = self.rng.random_range(800..=1200);
         peer.failures += 1;
+        self.disconnects += 1;
         peer.retry_at = now + backoff * jitter_permille / 1000;
         peer.link = Link::Down;
     }

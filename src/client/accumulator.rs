@@ -1,0 +1,449 @@
+//! Records waiting to be sent, batched per partition (Kafka's `RecordAccumulator`, `ProducerBatch` and the
+//! byte accounting of `BufferPool`). Decides what is ready; sends nothing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use indexmap::IndexMap;
+use kafka_protocol::messages::TopicName;
+use kafka_protocol::records::{
+    Compression, NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, Record,
+    RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+};
+use rustc_hash::FxBuildHasher;
+
+use super::backoff::ExponentialBackoff;
+use super::delivery::RecordId;
+use super::metadata::{Metadata, TopicMetadata};
+use super::partitioner::TopicPartitioner;
+use crate::log::batch::HEADER_BYTES;
+use crate::protocol::{BrokerId, LeaderEpoch};
+use crate::world::{Rng, Time};
+
+/// `DefaultRecord.MAX_RECORD_OVERHEAD`: length, attributes and deltas of a record at their longest.
+const RECORD_OVERHEAD_BYTES_MAX: usize = 21;
+
+/// Bytes of a batch with this one record, at most (`AbstractRecords.estimateSizeInBytesUpperBound`).
+pub(super) fn batch_bytes_max(key: Option<&Bytes>, value: Option<&Bytes>) -> usize {
+    HEADER_BYTES + RECORD_OVERHEAD_BYTES_MAX + payload_bytes(key, value)
+}
+
+/// Key, value and the empty headers with their lengths (`DefaultRecord.sizeOf`).
+fn payload_bytes(key: Option<&Bytes>, value: Option<&Bytes>) -> usize {
+    let field = |field: Option<&Bytes>| field.map_or(1, |b| varint_bytes(b.len() as i64) + b.len());
+    field(key) + field(value) + 1
+}
+
+fn record_bytes(offset_delta: usize, timestamp_delta: i64, key: Option<&Bytes>, value: Option<&Bytes>) -> usize {
+    let body = 1 + varint_bytes(offset_delta as i64) + varint_bytes(timestamp_delta) + payload_bytes(key, value);
+    varint_bytes(body as i64) + body
+}
+
+/// Length of a zigzag varint.
+fn varint_bytes(value: i64) -> usize {
+    let zigzag = ((value << 1) ^ (value >> 63)) as u64;
+    (64 - (zigzag | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+/// Records of one partition that travel, are retried and end together.
+pub(super) struct ProducerBatch {
+    /// Index of the topic in the accumulator.
+    pub topic: usize,
+    pub partition: i32,
+    pub created: Time,
+    /// Completed attempts.
+    pub attempts: u32,
+    /// Some attempt may be in the log.
+    pub maybe_appended: bool,
+    /// In the order of the records.
+    pub ids: Vec<RecordId>,
+    records: Vec<Record>,
+    /// Empty until encoded; the same bytes are sent at every attempt.
+    encoded: Bytes,
+    bytes: usize,
+    bytes_max: usize,
+    base_timestamp: i64,
+    closed: bool,
+    last_attempt: Time,
+    backoff: Duration,
+    leader_epoch: LeaderEpoch,
+    attempts_when_leader_changed: Option<u32>,
+}
+
+impl ProducerBatch {
+    fn new(topic: usize, partition: i32, now: Time, bytes_max: usize, records: Vec<Record>) -> ProducerBatch {
+        ProducerBatch {
+            topic,
+            partition,
+            created: now,
+            attempts: 0,
+            maybe_appended: false,
+            ids: Vec::new(),
+            records,
+            encoded: Bytes::new(),
+            bytes: HEADER_BYTES,
+            bytes_max,
+            base_timestamp: 0,
+            closed: false,
+            last_attempt: now,
+            backoff: Duration::ZERO,
+            leader_epoch: LeaderEpoch::NONE,
+            attempts_when_leader_changed: None,
+        }
+    }
+
+    /// Buffer memory it holds.
+    pub fn memory(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// Size when encoded: exact, unless timestamps go back within the batch.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn is_full(&self) -> bool {
+        self.closed || (!self.ids.is_empty() && self.bytes >= self.bytes_max)
+    }
+
+    /// Appends a record unless the batch is full; the first always fits. Returns the bytes added.
+    fn try_append(
+        &mut self,
+        id: RecordId,
+        timestamp: i64,
+        key: &Option<Bytes>,
+        value: &Option<Bytes>,
+    ) -> Option<usize> {
+        let offset = self.ids.len();
+        if offset == 0 {
+            self.base_timestamp = timestamp;
+        }
+        let bytes = record_bytes(offset, timestamp - self.base_timestamp, key.as_ref(), value.as_ref());
+        if self.is_full() || (offset > 0 && self.bytes + bytes > self.bytes_max) {
+            self.closed = true;
+            return None;
+        }
+        self.records.push(Record {
+            transactional: false,
+            control: false,
+            delete_horizon: false,
+            partition_leader_epoch: NO_PARTITION_LEADER_EPOCH,
+            producer_id: NO_PRODUCER_ID,
+            producer_epoch: NO_PRODUCER_EPOCH,
+            timestamp_type: TimestampType::Creation,
+            offset: offset as i64,
+            // The encoder starts a new batch wherever sequence and offset do not advance together.
+            sequence: NO_SEQUENCE.wrapping_add(offset as i32),
+            timestamp,
+            key: key.clone(),
+            value: value.clone(),
+            headers: IndexMap::new(),
+        });
+        self.ids.push(id);
+        self.bytes += bytes;
+        Some(bytes)
+    }
+
+    pub fn is_expired(&self, now: Time, delivery_timeout: Duration) -> bool {
+        now.since(self.created) >= delivery_timeout
+    }
+
+    /// Notes the leader's epoch: a retry need not back off from a leader that is no longer asked (KIP-951,
+    /// `ProducerBatch.maybeUpdateLeaderEpoch`).
+    fn note_leader_epoch(&mut self, epoch: LeaderEpoch) {
+        if epoch > self.leader_epoch {
+            self.leader_epoch = epoch;
+            self.attempts_when_leader_changed = Some(self.attempts);
+        }
+    }
+
+    /// Until when a retry waits, unless the leader has changed since the last attempt.
+    fn backs_off_until(&self, now: Time) -> Option<Time> {
+        let until = self.last_attempt + self.backoff;
+        let leader_changed = self.attempts_when_leader_changed == Some(self.attempts);
+        (self.attempts > 0 && !leader_changed && until > now).then_some(until)
+    }
+}
+
+#[derive(Default)]
+struct PartitionQueue {
+    batches: VecDeque<ProducerBatch>,
+    /// A batch of it is in flight and order must hold (`max.in.flight.requests.per.connection=1`).
+    muted: bool,
+}
+
+impl PartitionQueue {
+    /// Only the last batch can be open.
+    fn is_at_batch_boundary(&self) -> bool {
+        self.batches.back().is_none_or(ProducerBatch::is_full)
+    }
+}
+
+struct TopicQueues {
+    partitioner: TopicPartitioner,
+    partitions: Vec<PartitionQueue>,
+}
+
+/// Where a record without an explicit partition is to go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Placement {
+    Partition(i32),
+    /// The sticky partition of the moment.
+    Sticky,
+}
+
+/// A record was placed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Appended {
+    pub partition: i32,
+    /// The sender has something new to look at: a new batch, or one that became full.
+    pub wakes_sender: bool,
+}
+
+/// `buffer.memory` is used up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct OutOfMemory;
+
+/// A partition whose first batch may go to its leader now.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Candidate {
+    pub leader: BrokerId,
+    pub topic: usize,
+    pub partition: i32,
+    /// Full, lingered out or flushed: reason enough for a request. The others travel along.
+    pub is_sendable: bool,
+}
+
+/// What [`RecordAccumulator::ready`] found besides candidates.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct ReadyCheck {
+    /// When a lingering or backing-off batch becomes sendable.
+    pub next_check_at: Option<Time>,
+    pub has_unknown_leader: bool,
+}
+
+pub(super) struct RecordAccumulator {
+    batch_size: usize,
+    linger: Duration,
+    retry_backoff: ExponentialBackoff,
+    memory_free: usize,
+    topics: IndexMap<TopicName, TopicQueues, FxBuildHasher>,
+    rng: Rng,
+    /// Emptied record vectors of encoded batches, for the next ones.
+    spare_records: Vec<Vec<Record>>,
+}
+
+impl RecordAccumulator {
+    pub fn new(
+        batch_size: usize,
+        linger: Duration,
+        retry_backoff: ExponentialBackoff,
+        memory: usize,
+        rng: Rng,
+    ) -> RecordAccumulator {
+        RecordAccumulator {
+            batch_size: batch_size.max(1),
+            linger,
+            retry_backoff,
+            memory_free: memory,
+            topics: IndexMap::default(),
+            rng,
+            spare_records: Vec::new(),
+        }
+    }
+
+    /// Index of a topic, made on first use.
+    pub fn topic_index(&mut self, name: &TopicName) -> usize {
+        if let Some(index) = self.topics.get_index_of(name) {
+            return index;
+        }
+        let queues = TopicQueues { partitioner: TopicPartitioner::default(), partitions: Vec::new() };
+        self.topics.insert_full(name.clone(), queues).0
+    }
+
+    pub fn topic_name(&self, index: usize) -> &TopicName {
+        self.topics.get_index(index).expect("topics are never removed").0
+    }
+
+    pub fn round_robin(&mut self, topic: usize, metadata: &TopicMetadata) -> i32 {
+        self.topics[topic].partitioner.round_robin(metadata)
+    }
+
+    /// Adds a record to its partition's open batch, or to a new one if there is memory for it.
+    #[allow(clippy::too_many_arguments)] // what an append is made of
+    pub fn append(
+        &mut self,
+        now: Time,
+        topic: usize,
+        placement: Placement,
+        id: RecordId,
+        timestamp: i64,
+        key: &Option<Bytes>,
+        value: &Option<Bytes>,
+        metadata: &TopicMetadata,
+    ) -> Result<Appended, OutOfMemory> {
+        let partition = match placement {
+            Placement::Partition(partition) => partition,
+            Placement::Sticky => self.sticky_partition(topic, metadata),
+        };
+        let queue = queue_mut(&mut self.topics[topic].partitions, partition);
+        let into_open = queue.batches.back_mut().and_then(|last| last.try_append(id, timestamp, key, value));
+        let (bytes, is_new) = match into_open {
+            Some(bytes) => (bytes, false),
+            None => {
+                let memory = self.batch_size.max(batch_bytes_max(key.as_ref(), value.as_ref()));
+                self.memory_free = self.memory_free.checked_sub(memory).ok_or(OutOfMemory)?;
+                let records = self.spare_records.pop().unwrap_or_default();
+                let mut batch = ProducerBatch::new(topic, partition, now, memory, records);
+                batch.try_append(id, timestamp, key, value).expect("an empty batch takes any record");
+                queue.batches.push_back(batch);
+                (queue.batches[queue.batches.len() - 1].bytes(), true)
+            }
+        };
+        let is_full = queue.batches.len() > 1 || queue.is_at_batch_boundary();
+        if placement == Placement::Sticky {
+            let can_switch = queue.is_at_batch_boundary();
+            let partitioner = &mut self.topics[topic].partitioner;
+            partitioner.on_appended(bytes, self.batch_size, can_switch, metadata, &mut self.rng);
+        }
+        Ok(Appended { partition, wakes_sender: is_full || is_new })
+    }
+
+    /// The sticky partition, after a switch that had been held back by an open batch which has gone since.
+    fn sticky_partition(&mut self, topic: usize, metadata: &TopicMetadata) -> i32 {
+        let TopicQueues { partitioner, partitions } = &mut self.topics[topic];
+        let partition = partitioner.sticky(metadata, &mut self.rng);
+        if queue_mut(partitions, partition).is_at_batch_boundary() {
+            partitioner.on_appended(0, self.batch_size, true, metadata, &mut self.rng);
+        }
+        partitioner.sticky(metadata, &mut self.rng)
+    }
+
+    /// Collects into `candidates` every partition whose first batch may be sent now, ordered by leader.
+    /// `send_all`: linger no longer (flush, close, or someone waits for memory).
+    pub fn ready(
+        &mut self,
+        now: Time,
+        metadata: &Metadata,
+        send_all: bool,
+        candidates: &mut Vec<Candidate>,
+    ) -> ReadyCheck {
+        candidates.clear();
+        let mut check = ReadyCheck::default();
+        for (topic, (name, queues)) in self.topics.iter_mut().enumerate() {
+            let topic_metadata = metadata.topic(name);
+            for (partition, queue) in queues.partitions.iter_mut().enumerate() {
+                let partition = partition as i32;
+                let is_crowded = queue.batches.len() > 1;
+                let Some(batch) = queue.batches.front_mut() else { continue };
+                let known = topic_metadata.map(|t| t.leader(partition));
+                let Some((leader, epoch)) = known.and_then(|l| l.leader.map(|leader| (leader, l.epoch))) else {
+                    check.has_unknown_leader = true;
+                    continue;
+                };
+                batch.note_leader_epoch(epoch);
+                if queue.muted {
+                    continue;
+                }
+                let lingers_until = batch.last_attempt + self.linger;
+                let wait = match batch.backs_off_until(now) {
+                    Some(until) => Some(until),
+                    None if is_crowded || batch.is_full() || send_all || lingers_until <= now => None,
+                    None => Some(lingers_until),
+                };
+                if let Some(until) = wait {
+                    check.next_check_at = Some(check.next_check_at.map_or(until, |at| at.min(until)));
+                }
+                if batch.backs_off_until(now).is_none() {
+                    candidates.push(Candidate { leader, topic, partition, is_sendable: wait.is_none() });
+                }
+            }
+        }
+        candidates.sort_unstable();
+        check
+    }
+
+    /// Size of the first batch of a candidate.
+    pub fn first_batch_bytes(&self, candidate: Candidate) -> usize {
+        self.topics[candidate.topic].partitions[candidate.partition as usize].batches.front().map_or(0, ProducerBatch::bytes)
+    }
+
+    /// Takes the first batch of a candidate for sending, closed and encoded.
+    pub fn drain(&mut self, candidate: Candidate, mute: bool) -> (ProducerBatch, Bytes) {
+        let queue = &mut self.topics[candidate.topic].partitions[candidate.partition as usize];
+        let mut batch = queue.batches.pop_front().expect("a candidate has a batch");
+        queue.muted = mute;
+        if batch.encoded.is_empty() {
+            batch.closed = true;
+            batch.encoded = encode(&batch.records, batch.bytes);
+            let mut records = std::mem::take(&mut batch.records);
+            records.clear();
+            self.spare_records.push(records);
+        }
+        let encoded = batch.encoded.clone();
+        (batch, encoded)
+    }
+
+    pub fn unmute(&mut self, topic: usize, partition: i32) {
+        queue_mut(&mut self.topics[topic].partitions, partition).muted = false;
+    }
+
+    /// Puts a batch back at the front of its partition, to be tried again after its backoff. Batches that were in
+    /// flight together come back in the reverse of their order, as in Kafka without idempotence.
+    pub fn reenqueue(&mut self, now: Time, mut batch: ProducerBatch) {
+        batch.backoff = self.retry_backoff.after(batch.attempts, &mut self.rng);
+        batch.attempts += 1;
+        batch.last_attempt = now;
+        queue_mut(&mut self.topics[batch.topic].partitions, batch.partition).batches.push_front(batch);
+    }
+
+    /// Gives a batch's memory back.
+    pub fn deallocate(&mut self, batch: &ProducerBatch) {
+        self.memory_free += batch.memory();
+    }
+
+    /// Takes out the batches whose delivery timeout has passed, in the order of sending; returns when the next of
+    /// the others expires.
+    pub fn expired(
+        &mut self,
+        now: Time,
+        delivery_timeout: Duration,
+        expired: &mut Vec<ProducerBatch>,
+    ) -> Option<Time> {
+        let mut next: Option<Time> = None;
+        for queue in self.topics.values_mut().flat_map(|t| t.partitions.iter_mut()) {
+            while let Some(batch) = queue.batches.pop_front() {
+                if !batch.is_expired(now, delivery_timeout) {
+                    let at = batch.created + delivery_timeout;
+                    next = Some(next.map_or(at, |n| n.min(at)));
+                    queue.batches.push_front(batch);
+                    break;
+                }
+                expired.push(batch);
+            }
+        }
+        next
+    }
+
+    /// Takes out everything that is not in flight.
+    pub fn take_all(&mut self) -> Vec<ProducerBatch> {
+        let queues = self.topics.values_mut().flat_map(|t| t.partitions.iter_mut());
+        queues.flat_map(|q| std::mem::take(&mut q.batches)).collect()
+    }
+}
+
+fn queue_mut(partitions: &mut Vec<PartitionQueue>, partition: i32) -> &mut PartitionQueue {
+    let index = usize::try_from(partition).expect("partitions are checked against metadata");
+    if partitions.len() <= index {
+        partitions.resize_with(index + 1, PartitionQueue::default);
+    }
+    &mut partitions[index]
+}
+
+fn encode(records: &[Record], bytes_expected: usize) -> Bytes {
+    let mut buffer = BytesMut::with_capacity(bytes_expected);
+    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+    RecordBatchEncoder::encode(&mut buffer, records, &options).expect("records within max.request.size encode");
+    buffer.freeze()
+}
