@@ -1,0 +1,223 @@
+//! A history in compact form: keys and values interned, completions with their records, who wrote and who
+//! read each value. Built in one pass; everything the detectors ask is an index away.
+
+use std::ops::Range;
+
+use rustc_hash::FxHashMap;
+
+use crate::history::{EventType, Function, HistoryEvent, MicroOp};
+
+/// Position of a key in [`Facts::keys`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct KeyId(pub u32);
+
+/// Position of a (key, value) in [`Facts::values`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ValueId(pub u32);
+
+/// Position of a completion in [`Facts::ops`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct OpId(pub u32);
+
+/// A value at an offset, as one operation saw or placed it.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    pub key: KeyId,
+    pub value: ValueId,
+    pub offset: Option<i64>,
+}
+
+/// A completion. Its records are grouped by key, in the operation's order within a key.
+pub struct Op<'a> {
+    pub event: &'a HistoryEvent,
+    sends: Range<usize>,
+    polls: Range<usize>,
+    /// Where in the history the operation began: its invocation if one names its first sent value,
+    /// otherwise the completion itself.
+    pub began: usize,
+}
+
+/// What is known of one value of one key.
+pub struct ValueFacts<'a> {
+    pub key: KeyId,
+    pub value: &'a serde_json::Value,
+    /// The completion that sent it: an ok one if there is any, then an info one, then a failed one.
+    pub writer: Option<OpId>,
+    /// First event that mentions sending it, invocations included: a position in the history.
+    pub sent_at: Option<usize>,
+    /// First ok operation that read it.
+    pub reader: Option<OpId>,
+    /// First operation of any outcome that read it.
+    pub any_reader: Option<OpId>,
+}
+
+/// The compact history.
+pub struct Facts<'a> {
+    pub keys: Vec<&'a str>,
+    pub values: Vec<ValueFacts<'a>>,
+    pub ops: Vec<Op<'a>>,
+    /// Per operation: it happened for certain (see checkers.md, "must have committed").
+    committed: Vec<bool>,
+    sends: Vec<Record>,
+    polls: Vec<Record>,
+    key_ids: FxHashMap<&'a str, KeyId>,
+    value_ids: FxHashMap<(KeyId, &'a serde_json::Value), ValueId>,
+}
+
+impl<'a> Facts<'a> {
+    pub fn of(history: &'a [HistoryEvent]) -> Facts<'a> {
+        let mut facts = Facts {
+            keys: Vec::new(),
+            values: Vec::new(),
+            ops: Vec::new(),
+            committed: Vec::new(),
+            sends: Vec::new(),
+            polls: Vec::new(),
+            key_ids: FxHashMap::default(),
+            value_ids: FxHashMap::default(),
+        };
+        for (position, event) in history.iter().enumerate() {
+            match event.kind {
+                EventType::Invoke => facts.add_invocation(position, event),
+                EventType::Ok | EventType::Fail | EventType::Info => facts.add_completion(position, event),
+            }
+        }
+        facts.committed = facts.ops.iter().map(|op| facts.must_have_committed(op)).collect();
+        facts
+    }
+
+    pub fn key(&self, id: KeyId) -> &'a str {
+        self.keys[id.0 as usize]
+    }
+
+    pub fn value(&self, id: ValueId) -> &ValueFacts<'a> {
+        &self.values[id.0 as usize]
+    }
+
+    pub fn op(&self, id: OpId) -> &Op<'a> {
+        &self.ops[id.0 as usize]
+    }
+
+    pub fn op_ids(&self) -> impl Iterator<Item = OpId> + use<> {
+        (0..self.ops.len() as u32).map(OpId)
+    }
+
+    pub fn sends(&self, op: &Op<'a>) -> &[Record] {
+        &self.sends[op.sends.clone()]
+    }
+
+    pub fn polls(&self, op: &Op<'a>) -> &[Record] {
+        &self.polls[op.polls.clone()]
+    }
+
+    /// An ok operation; or an info operation of which at least one sent value was read by an ok one.
+    pub fn is_committed(&self, op: OpId) -> bool {
+        self.committed[op.0 as usize]
+    }
+
+    fn must_have_committed(&self, op: &Op<'a>) -> bool {
+        match op.event.kind {
+            EventType::Ok => true,
+            EventType::Info => self.sends(op).iter().any(|record| self.value(record.value).reader.is_some()),
+            EventType::Invoke | EventType::Fail => false,
+        }
+    }
+
+    fn add_invocation(&mut self, position: usize, event: &'a HistoryEvent) {
+        for micro_op in transactional_ops(event) {
+            if let MicroOp::Send { key, value, .. } = micro_op {
+                let key = self.intern_key(key);
+                let id = self.intern_value(key, value);
+                self.values[id.0 as usize].sent_at.get_or_insert(position);
+            }
+        }
+    }
+
+    fn add_completion(&mut self, position: usize, event: &'a HistoryEvent) {
+        let id = OpId(self.ops.len() as u32);
+        let (sends_from, polls_from) = (self.sends.len(), self.polls.len());
+        let mut began = None;
+        for micro_op in transactional_ops(event) {
+            match micro_op {
+                MicroOp::Send { key, value, offset } => {
+                    let key = self.intern_key(key);
+                    let record = Record { key, value: self.intern_value(key, value), offset: *offset };
+                    let sent_at = *self.values[record.value.0 as usize].sent_at.get_or_insert(position);
+                    began.get_or_insert(sent_at);
+                    self.add_writer(record.value, id, event.kind);
+                    self.sends.push(record);
+                }
+                MicroOp::Poll { records } => {
+                    for (key, pairs) in records {
+                        let key = self.intern_key(key);
+                        for (offset, value) in pairs {
+                            let record = Record { key, value: self.intern_value(key, value), offset: *offset };
+                            self.add_reader(record.value, id, event.kind);
+                            self.polls.push(record);
+                        }
+                    }
+                }
+            }
+        }
+        group_by_key(&mut self.sends[sends_from..]);
+        group_by_key(&mut self.polls[polls_from..]);
+        self.ops.push(Op {
+            event,
+            sends: sends_from..self.sends.len(),
+            polls: polls_from..self.polls.len(),
+            began: began.unwrap_or(position),
+        });
+    }
+
+    fn add_writer(&mut self, value: ValueId, op: OpId, kind: EventType) {
+        let rank = |kind: EventType| match kind {
+            EventType::Ok => 2,
+            EventType::Info => 1,
+            EventType::Fail | EventType::Invoke => 0,
+        };
+        // The operation that is being added is not in `ops` yet.
+        let kept = self.values[value.0 as usize].writer.filter(|writer| {
+            let writer_kind = if *writer == op { kind } else { self.op(*writer).event.kind };
+            rank(writer_kind) > rank(kind)
+        });
+        self.values[value.0 as usize].writer = kept.or(Some(op));
+    }
+
+    fn add_reader(&mut self, value: ValueId, op: OpId, kind: EventType) {
+        let facts = &mut self.values[value.0 as usize];
+        facts.any_reader.get_or_insert(op);
+        if kind == EventType::Ok {
+            facts.reader.get_or_insert(op);
+        }
+    }
+
+    fn intern_key(&mut self, key: &'a str) -> KeyId {
+        let keys = &mut self.keys;
+        *self.key_ids.entry(key).or_insert_with(|| {
+            keys.push(key);
+            KeyId(keys.len() as u32 - 1)
+        })
+    }
+
+    fn intern_value(&mut self, key: KeyId, value: &'a serde_json::Value) -> ValueId {
+        let values = &mut self.values;
+        *self.value_ids.entry((key, value)).or_insert_with(|| {
+            values.push(ValueFacts { key, value, writer: None, sent_at: None, reader: None, any_reader: None });
+            ValueId(values.len() as u32 - 1)
+        })
+    }
+}
+
+/// The micro-operations of sends, polls and transactions.
+fn transactional_ops(event: &HistoryEvent) -> &[MicroOp] {
+    match event.f {
+        Function::Send | Function::Poll | Function::Txn => event.ops(),
+        Function::Assign | Function::Subscribe | Function::Crash => &[],
+    }
+}
+
+fn group_by_key(records: &mut [Record]) {
+    if records.windows(2).any(|pair| pair[0].key > pair[1].key) {
+        records.sort_by_key(|record| record.key);
+    }
+}

@@ -1,0 +1,359 @@
+//! The verdict on one run: what was found, held against what the scenario expects and what the
+//! configuration allows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::account;
+use super::model::{
+    Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport, comparison_text, compares,
+};
+use crate::check::{self, Anomalies, Context, allowed};
+use crate::config::Acks;
+use crate::history::{EventType, HistoryEvent, MicroOp};
+use crate::lab::outcome::{End, Phase, RunOutcome, TraceEvent, TraceKind, Violation};
+use crate::scenario::{Expectation, Scenario, Variant, Workload};
+use crate::world::Time;
+
+/// A pause between two successful sends counts as unavailability beyond this. Well above a linger, a round
+/// trip and one retry back-off, well below the shortest failover.
+const UNAVAILABLE_BEYOND: Duration = Duration::from_secs(1);
+
+/// Evidence kept of each anomaly.
+const EVIDENCE_MAX: usize = 8;
+
+/// Judges run `outcome` of `scenario`'s variant number `variant`.
+///
+/// A metric that an expectation names is judged by the expectation alone; every other anomaly or
+/// violation must be absent or allowed by the table of [`crate::check::allowed`]. A fault that never fired
+/// is unexpected: the scenario did not happen.
+pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunReport {
+    let point = &scenario.variants[variant];
+    let values = Values::of(&outcome.history, final_read_at(&outcome.trace));
+    let complete = outcome.end == End::Complete;
+    let mut anomalies = check::analyze(&outcome.history);
+    if !complete {
+        // Without the final read nothing can be said about what was never read.
+        anomalies.remove("unseen");
+    }
+    let mut report = RunReport {
+        scenario: scenario.name.clone(),
+        file: scenario.file.clone(),
+        variant: point.point.iter().cloned().collect(),
+        label: point.label(),
+        title: scenario.title.clone(),
+        seed: outcome.seed,
+        verdict: Verdict::AsExpected,
+        problems: Vec::new(),
+        counts: values.counts(complete),
+        anomalies: anomalies.iter().map(|(name, evidence)| (name.to_owned(), evidence.len() as u64)).collect(),
+        evidence: first_evidence(&anomalies),
+        violations: group_violations(&outcome.violations, outcome.started_at),
+        unavailable_ms: unavailable(&outcome.history).values().max().map_or(0, |time| time.as_millis() as u64),
+        unavailable_measured: waits_for_acks(point),
+        expectations: Vec::new(),
+        allowed: allowed(&Context::of_run(point, outcome)),
+        faults: fault_reports(point, outcome),
+        account: if complete { account::first_lost(&values.lost(), point, outcome) } else { None },
+        digest: format!("{:016x}", outcome.digest),
+        sim_ms: outcome.ended_at.as_millis(),
+        wall_ms: outcome.wall_ms,
+        messages: outcome.messages,
+        events: outcome.events,
+        trace: None,
+        history: None,
+    };
+    let (verdict, problems) = match &outcome.end {
+        End::Panicked(message) => (Verdict::Panicked, vec![format!("panicked: {message}")]),
+        End::Unfinished(waiting) => (Verdict::Unfinished, vec![format!("did not finish: {waiting}")]),
+        End::Complete => judge_complete(point, &mut report),
+    };
+    (report.verdict, report.problems) = (verdict, problems);
+    report
+}
+
+fn judge_complete(variant: &Variant, report: &mut RunReport) -> (Verdict, Vec<String>) {
+    let mut problems = Vec::new();
+    for expectation in &variant.expect {
+        let judged = judge_expectation(expectation, report);
+        if !judged.passed {
+            problems.push(format!("expected {} {}, found {}", judged.metric, judged.expected, judged.actual));
+        }
+        if check::ANOMALIES.contains(&judged.metric.as_str()) {
+            report.anomalies.entry(judged.metric.clone()).or_insert(0);
+        }
+        report.expectations.push(judged);
+    }
+    let is_expected = |name: &str| variant.expect.iter().any(|expectation| expectation.metric == name);
+    for (name, count) in &report.anomalies {
+        if *count > 0 && !is_expected(name) && report.allowance(name).is_none() {
+            problems.push(format!("{name}: {count} found, none allowed"));
+        }
+    }
+    for violation in &report.violations {
+        if !is_expected(violation.name) && report.allowance(violation.name).is_none() {
+            let ViolationReport { name, count, at_ms, partition, detail } = violation;
+            problems.push(format!("violation {name}: {count}, the first at {} in {partition}: {detail}", seconds(*at_ms)));
+        }
+    }
+    for (index, fault) in report.faults.iter().enumerate().filter(|(_, fault)| fault.at_ms.is_none()) {
+        let place = if fault.line > 0 { format!(", line {}", fault.line) } else { String::new() };
+        let what = [fault.action.as_str(), fault.target.as_str()].join(" ");
+        problems.push(format!("fault {} ({}{place}) never fired", index + 1, what.trim_end()));
+    }
+    (if problems.is_empty() { Verdict::AsExpected } else { Verdict::Unexpected }, problems)
+}
+
+fn judge_expectation(expectation: &Expectation, report: &RunReport) -> ExpectationReport {
+    let Expectation { metric, compare, value } = expectation;
+    let actual = metric_value(metric, report);
+    ExpectationReport {
+        metric: metric.clone(),
+        expected: format!("{} {value}", comparison_text(*compare)),
+        actual,
+        passed: compares(actual, *compare, *value),
+    }
+}
+
+/// A count, `unavailable-ms`, an anomaly or a violation; what was not found is 0.
+fn metric_value(metric: &str, report: &RunReport) -> u64 {
+    let counts = &report.counts;
+    match metric {
+        "sent" => counts.sent,
+        "acked" => counts.acked,
+        "failed" => counts.failed,
+        "unknown" => counts.unknown,
+        "read" => counts.read,
+        "lost" => counts.lost,
+        "sent-and-missing" | "sent_and_missing" => counts.sent_and_missing,
+        "unavailable-ms" | "unavailable_ms" => report.unavailable_ms,
+        name => {
+            let violations = report.violations.iter().find(|violation| violation.name == name);
+            report.anomalies.get(name).copied().or(violations.map(|violation| violation.count)).unwrap_or(0)
+        }
+    }
+}
+
+/// What became of each value.
+struct Values<'a> {
+    /// (key, value) -> its place in `all`.
+    known: FxHashMap<(&'a str, &'a serde_json::Value), usize>,
+    all: Vec<ValueOutcome<'a>>,
+}
+
+struct ValueOutcome<'a> {
+    key: &'a str,
+    value: &'a serde_json::Value,
+    sent: bool,
+    failed: bool,
+    acked: Option<LostRecord<'a>>,
+    read_back: bool,
+}
+
+/// An acknowledged record that is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct LostRecord<'a> {
+    pub key: &'a str,
+    pub value: &'a serde_json::Value,
+    pub offset: Option<i64>,
+    pub acked_at: Time,
+    /// Number of the history's process.
+    pub process: i64,
+}
+
+impl<'a> Values<'a> {
+    /// `read_from`: when the final read began; if it did not, every ok poll counts as read back.
+    fn of(history: &'a [HistoryEvent], read_from: Option<Time>) -> Values<'a> {
+        let mut values = Values { known: FxHashMap::default(), all: Vec::new() };
+        let read_from = read_from.unwrap_or(Time::ZERO);
+        for event in history {
+            let at = Time::from_nanos(event.time);
+            for op in event.ops() {
+                match op {
+                    MicroOp::Send { key, value, offset } => {
+                        let outcome = values.entry(key, value);
+                        outcome.sent = true;
+                        outcome.failed |= event.kind == EventType::Fail;
+                        if event.kind == EventType::Ok {
+                            let (offset, process) = (*offset, event.process);
+                            outcome.acked.get_or_insert(LostRecord { key, value, offset, acked_at: at, process });
+                        }
+                    }
+                    MicroOp::Poll { records } if event.kind == EventType::Ok && at >= read_from => {
+                        for (key, records) in records {
+                            for (_, value) in records {
+                                values.entry(key, value).read_back = true;
+                            }
+                        }
+                    }
+                    MicroOp::Poll { .. } => {}
+                }
+            }
+        }
+        values
+    }
+
+    fn entry(&mut self, key: &'a str, value: &'a serde_json::Value) -> &mut ValueOutcome<'a> {
+        let all = &mut self.all;
+        let at = *self.known.entry((key, value)).or_insert_with(|| {
+            all.push(ValueOutcome { key, value, sent: false, failed: false, acked: None, read_back: false });
+            all.len() - 1
+        });
+        &mut self.all[at]
+    }
+
+    fn counts(&self, complete: bool) -> Counts {
+        let mut counts = Counts::default();
+        for outcome in &self.all {
+            let is_unknown = outcome.sent && outcome.acked.is_none() && !outcome.failed;
+            counts.sent += u64::from(outcome.sent);
+            counts.acked += u64::from(outcome.acked.is_some());
+            counts.failed += u64::from(outcome.failed && outcome.acked.is_none());
+            counts.unknown += u64::from(is_unknown);
+            counts.read += u64::from(outcome.read_back);
+            if complete && !outcome.read_back {
+                counts.lost += u64::from(outcome.acked.is_some());
+                counts.sent_and_missing += u64::from(is_unknown);
+            }
+        }
+        counts
+    }
+
+    /// Acknowledged and not read back, in the order of acknowledgement.
+    fn lost(&self) -> Vec<LostRecord<'a>> {
+        let mut lost: Vec<LostRecord<'a>> = self
+            .all
+            .iter()
+            .filter(|outcome| !outcome.read_back)
+            .filter_map(|outcome| {
+                debug_assert!(outcome.acked.is_none_or(|acked| acked.key == outcome.key && acked.value == outcome.value));
+                outcome.acked
+            })
+            .collect();
+        lost.sort_by(|a, b| (a.acked_at, a.key, a.offset).cmp(&(b.acked_at, b.key, b.offset)));
+        lost
+    }
+}
+
+/// When each lost record was acknowledged, ascending; nothing for a run that did not complete.
+pub fn lost_times(outcome: &RunOutcome) -> Vec<Time> {
+    if outcome.end != End::Complete {
+        return Vec::new();
+    }
+    let values = Values::of(&outcome.history, final_read_at(&outcome.trace));
+    values.lost().iter().map(|record| record.acked_at).collect()
+}
+
+fn final_read_at(trace: &[TraceEvent]) -> Option<Time> {
+    trace.iter().find(|event| event.what == TraceKind::Phase(Phase::FinalRead)).map(|event| event.at)
+}
+
+/// Unavailability of every partition: the time between two successful sends (or the first attempt and the
+/// first success, or the last success and the end) during which at least one send was pending, counted
+/// where it exceeds [`UNAVAILABLE_BEYOND`].
+fn unavailable(history: &[HistoryEvent]) -> BTreeMap<&str, Duration> {
+    #[derive(Default)]
+    struct Partition<'a> {
+        pending: FxHashSet<&'a serde_json::Value>,
+        pending_since: Time,
+        tried: Duration,
+        unavailable: Duration,
+    }
+    impl Partition<'_> {
+        fn stop_trying(&mut self, at: Time) {
+            if !self.pending.is_empty() {
+                self.tried += at - self.pending_since;
+                self.pending_since = at;
+            }
+        }
+        fn succeed(&mut self) {
+            let tried = std::mem::take(&mut self.tried);
+            if tried > UNAVAILABLE_BEYOND {
+                self.unavailable += tried;
+            }
+        }
+    }
+    let mut partitions: BTreeMap<&str, Partition<'_>> = BTreeMap::new();
+    for event in history {
+        let at = Time::from_nanos(event.time);
+        for op in event.ops() {
+            let MicroOp::Send { key, value, .. } = op else { continue };
+            let partition = partitions.entry(key).or_default();
+            partition.stop_trying(at);
+            match event.kind {
+                EventType::Invoke => {
+                    if partition.pending.is_empty() {
+                        partition.pending_since = at;
+                    }
+                    partition.pending.insert(value);
+                }
+                EventType::Ok => {
+                    partition.pending.remove(value);
+                    partition.succeed();
+                }
+                EventType::Fail | EventType::Info => {
+                    partition.pending.remove(value);
+                }
+            }
+        }
+    }
+    let end = Time::from_nanos(history.last().map_or(0, |event| event.time));
+    for partition in partitions.values_mut() {
+        partition.stop_trying(end);
+        partition.succeed();
+    }
+    partitions.into_iter().map(|(key, partition)| (key, partition.unavailable)).collect()
+}
+
+fn waits_for_acks(variant: &Variant) -> bool {
+    variant.workloads.iter().any(|workload| match workload {
+        Workload::Produce { config, .. } => config.acks != Acks::Zero,
+        Workload::Consume { .. } => false,
+    })
+}
+
+fn first_evidence(anomalies: &Anomalies) -> BTreeMap<String, Vec<serde_json::Value>> {
+    anomalies
+        .iter()
+        .map(|(name, evidence)| (name.to_owned(), evidence.iter().take(EVIDENCE_MAX).cloned().collect()))
+        .collect()
+}
+
+fn group_violations(violations: &[Violation], started_at: Time) -> Vec<ViolationReport> {
+    let mut groups: Vec<ViolationReport> = Vec::new();
+    for Violation { name, at, partition, detail } in violations {
+        match groups.iter_mut().find(|group| group.name == *name) {
+            Some(group) => group.count += 1,
+            None => groups.push(ViolationReport {
+                name,
+                count: 1,
+                at_ms: at.since(started_at).as_millis() as u64,
+                partition: partition.clone(),
+                detail: detail.clone(),
+            }),
+        }
+    }
+    groups
+}
+
+fn fault_reports(variant: &Variant, outcome: &RunOutcome) -> Vec<FaultReport> {
+    let report = |(index, fault): (usize, &crate::scenario::Fault)| {
+        let fired = outcome.faults.iter().find(|fired| fired.index == index);
+        FaultReport {
+            at_ms: fired.map(|fired| fired.at.as_millis()),
+            ended_ms: fired.and_then(|fired| fired.ended_at).map(Time::as_millis),
+            action: fault.text.0.clone(),
+            target: fault.text.1.clone(),
+            resolved: fired.map(|fired| fired.resolved.join(", ")).unwrap_or_default(),
+            line: fault.line,
+        }
+    };
+    variant.faults.iter().enumerate().map(report).collect()
+}
+
+/// `12.345s`
+pub fn seconds(ms: u64) -> String {
+    format!("{}.{:03}s", ms / 1000, ms % 1000)
+}

@@ -1,0 +1,157 @@
+//! The trace as text: one line per event, the same for people to read and for `replay` to compare.
+//!
+//! `12.345678s broker-1 truncated orders-0 from 210 to 200 (diverging epoch)`; a saved trace has one JSON
+//! object per line with the exact time, the machine and that text.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use crate::lab::outcome::{Phase, TraceEvent, TraceKind};
+use crate::observe::{BatchInfo, Observation, TruncationReason};
+use crate::protocol::BrokerId;
+
+/// An event as one line: simulated time, machine, what happened.
+pub struct Line<'a>(pub &'a TraceEvent);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.0.at, self.0.machine, What(&self.0.what))
+    }
+}
+
+/// One line of a saved trace, without the line end.
+pub fn saved_line(event: &TraceEvent) -> String {
+    serde_json::json!({
+        "ns": event.at.as_nanos(),
+        "machine": event.machine,
+        "event": What(&event.what).to_string(),
+    })
+    .to_string()
+}
+
+/// Saves a trace as JSON Lines.
+pub fn write(out: &mut impl Write, trace: &[TraceEvent]) -> io::Result<()> {
+    for event in trace {
+        writeln!(out, "{}", saved_line(event))?;
+    }
+    Ok(())
+}
+
+struct What<'a>(&'a TraceKind);
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            TraceKind::Observed(observation) => observed(observation, f),
+            TraceKind::Sent { partition, value } => write!(f, "sent {value} to {partition}"),
+            TraceKind::Acked { partition, value, offset: Some(offset) } => {
+                write!(f, "got {value} acknowledged at {partition} offset {offset}")
+            }
+            TraceKind::Acked { partition, value, offset: None } => write!(f, "got {value} acknowledged at {partition}"),
+            TraceKind::Failed { partition, value, error } => write!(f, "failed to send {value} to {partition}: {error}"),
+            TraceKind::Unknown { partition, value, error } => {
+                write!(f, "does not know what became of {value} to {partition}: {error}")
+            }
+            TraceKind::FaultStarted { index, targets } => write!(f, "began fault {} on {}", index + 1, names(targets)),
+            TraceKind::FaultEnded { index, targets } => write!(f, "ended fault {} on {}", index + 1, names(targets)),
+            TraceKind::Started => f.write_str("started"),
+            TraceKind::Stopped { power_lost: true } => f.write_str("lost power"),
+            TraceKind::Stopped { power_lost: false } => f.write_str("stopped"),
+            TraceKind::Phase(phase) => f.write_str(match phase {
+                Phase::Workload => "phase: workloads begin",
+                Phase::Healed => "phase: faults stopped, everything healed",
+                Phase::FinalRead => "phase: final read begins",
+                Phase::Done => "phase: done",
+            }),
+        }
+    }
+}
+
+fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match observation {
+        Observation::LogLoaded { partition, log_start, log_end, high_watermark, batches, dropped_bytes, clean } => {
+            write!(f, "loaded {partition} [{log_start}, {log_end}) high watermark {high_watermark}, {}", Batches(batches))?;
+            write!(f, ", {dropped_bytes} bytes dropped, {} stop", if *clean { "clean" } else { "unclean" })
+        }
+        Observation::Appended { partition, as_leader, leader_epoch, batches } => {
+            let role = if *as_leader { "leader" } else { "follower" };
+            write!(f, "appended to {partition} as {role} in epoch {leader_epoch}: {}", Batches(batches))
+        }
+        Observation::Truncated { partition, from, to, reason } => {
+            write!(f, "truncated {partition} from {from} to {to} ({})", reason_text(*reason))
+        }
+        Observation::Flushed { partition, offset } => write!(f, "flushed {partition} below {offset}"),
+        Observation::HighWatermark { partition, offset, as_leader } => {
+            let role = if *as_leader { "leader" } else { "follower" };
+            write!(f, "moved the high watermark of {partition} to {offset} as {role}")
+        }
+        Observation::BecameLeader { partition, leader_epoch, log_end, isr } => {
+            write!(f, "leads {partition} in epoch {leader_epoch} from log end {log_end}, ISR {}", brokers(isr))
+        }
+        Observation::BecameFollower { partition, leader_epoch, leader, log_end } => {
+            write!(f, "follows broker-{leader} for {partition} in epoch {leader_epoch} from log end {log_end}")
+        }
+        Observation::IsrView { partition, isr, maximal_isr, pending } => {
+            let state = if *pending { "asked for" } else { "knows" };
+            write!(f, "{state} ISR {} of {partition} (maximal {})", brokers(isr), brokers(maximal_isr))
+        }
+        Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
+            write!(f, "acknowledged {partition} {base_offset} to {last_offset} (acks={required_acks})")
+        }
+        Observation::Refused { partition, error_code } => write!(f, "refused a produce to {partition}: error {error_code}"),
+        Observation::Served { partition, from, to } => write!(f, "served {partition} [{from}, {to})"),
+        Observation::Registered { broker_epoch } => write!(f, "registered with broker epoch {broker_epoch}"),
+        Observation::Fenced { broker, broker_epoch, fenced } => {
+            write!(f, "{} broker-{broker} (broker epoch {broker_epoch})", if *fenced { "fenced" } else { "unfenced" })
+        }
+        Observation::PartitionChanged { partition, leader, leader_epoch, partition_epoch, isr, replicas, unclean } => {
+            if *leader == BrokerId::NONE {
+                write!(f, "committed {partition}: no leader")?;
+            } else {
+                write!(f, "committed {partition}: leader broker-{leader}")?;
+            }
+            write!(f, " in epoch {leader_epoch}, ISR {} of {}", brokers(isr), brokers(replicas))?;
+            write!(f, ", partition epoch {partition_epoch}{}", if *unclean { ", unclean" } else { "" })
+        }
+        Observation::CleanShutdown => f.write_str("shut down cleanly"),
+    }
+}
+
+/// Why a log was cut, in words.
+pub fn reason_text(reason: TruncationReason) -> &'static str {
+    match reason {
+        TruncationReason::DivergingEpoch => "diverging epoch",
+        TruncationReason::OutOfRange => "out of range",
+        TruncationReason::HighWatermark => "to the high watermark",
+    }
+}
+
+/// `[1, 2, 3]`
+pub fn brokers(ids: &[BrokerId]) -> String {
+    format!("{ids:?}")
+}
+
+fn names(targets: &[String]) -> String {
+    if targets.is_empty() { "nothing".to_owned() } else { targets.join(", ") }
+}
+
+/// Batches in short: their range, how many, and a digest of all their fields.
+struct Batches<'a>(&'a [BatchInfo]);
+
+impl fmt::Display for Batches<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Some(first), Some(last)) = (self.0.first(), self.0.last()) else { return f.write_str("no batch") };
+        let mut digest = xxhash_rust::xxh3::Xxh3Default::new();
+        for BatchInfo { base_offset, last_offset, leader_epoch, crc } in self.0 {
+            digest.update(&base_offset.0.to_le_bytes());
+            digest.update(&last_offset.0.to_le_bytes());
+            digest.update(&leader_epoch.0.to_le_bytes());
+            digest.update(&crc.to_le_bytes());
+        }
+        let (from, to) = (first.base_offset, last.last_offset);
+        match self.0.len() {
+            1 => write!(f, "{from} to {to} (crc {:08x})", first.crc),
+            count => write!(f, "{from} to {to} in {count} batches (digest {:016x})", digest.digest()),
+        }
+    }
+}
