@@ -107,3 +107,6 @@ fn collect_below(directory: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
 fn describe(error: &io::Error, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests;

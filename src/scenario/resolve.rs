@@ -76,9 +76,11 @@ fn fixed_elsewhere(draft: &Draft, axis: &AxisDraft) -> Option<String> {
         Kind::Produce { acks: Some(_), .. } => axis.name.value == "acks",
         Kind::Produce { acks: None, .. } | Kind::Consume => false,
     };
-    let workload = draft.workloads.iter().filter(|workload| axis.scopes.contains(&workload.scope())).find(|workload| {
-        sets(&workload.config, workload.scope()) || by_name(workload)
-    });
+    let workload = draft
+        .workloads
+        .iter()
+        .filter(|workload| axis.scopes.contains(&workload.scope()))
+        .find(|workload| sets(&workload.config, workload.scope()) || by_name(workload));
     workload.map(|workload| format!("the workload of `{}`", workload.name))
 }
 
@@ -197,13 +199,7 @@ fn origin(key: &str, scope: Scope, settings: &[Setting], pins: &[Pin<'_>]) -> Op
     set.map(|setting| setting.value.span.clone()).or_else(pinned)
 }
 
-fn topic(
-    topic: &TopicDraft,
-    draft: &Draft,
-    broker: &BrokerConfig,
-    pins: &[Pin<'_>],
-    mistakes: &mut Mistakes,
-) -> Topic {
+fn topic(topic: &TopicDraft, draft: &Draft, broker: &BrokerConfig, pins: &[Pin<'_>], mistakes: &mut Mistakes) -> Topic {
     let mut config = TopicConfig::default();
     apply(&topic.config, |key, value| config.set(key, value));
     let min_insync_replicas = config.effective(broker).min_insync_replicas;
