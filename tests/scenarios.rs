@@ -47,7 +47,7 @@ fn every_shipped_scenario_is_as_expected() {
 #[test]
 fn under_200_seeds_acks_1_loses_a_varying_number_and_acks_all_loses_none() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-    let scenario = read(&dir.join("acks_1_loses_with_its_leader.toml"));
+    let scenario = read(&dir.join("acks_1_loses_with_its_leaders_power_acks_all_does_not.toml"));
     let (next, losses) = (AtomicU64::new(1), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {

@@ -165,8 +165,9 @@ impl State {
         let key = self.key(partition);
         let offset = offset.map(|o| o.0);
         let kind = if offset.is_some() { EventType::Ok } else { EventType::Info };
+        // With acks=0 the producer counts a record as done once it is handed to the network; so do triggers.
+        self.tallies.entry(partition.clone()).or_default().acked += 1;
         if offset.is_some() {
-            self.tallies.entry(partition.clone()).or_default().acked += 1;
             self.push(at, machine, TraceKind::Acked { partition: key.clone(), value, offset });
         } else {
             let error = "acks=0".to_owned();
