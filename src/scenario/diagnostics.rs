@@ -174,6 +174,10 @@ impl Mistakes {
         self.found.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.found.len()
+    }
+
     /// In the order of the file, each said once (the variants of a matrix can find the same one).
     pub(super) fn into_error(mut self, file: &str, text: &str) -> ScenarioError {
         self.found.sort_by_key(|found| found.span.start);

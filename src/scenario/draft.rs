@@ -92,6 +92,8 @@ pub(super) struct Draft {
     /// Whether every `[[topic]]` could be read: if not, a name that is missing says nothing.
     pub topics_are_complete: bool,
     pub axes: Vec<AxisDraft>,
+    /// Whether every axis and all of its values could be read.
+    pub axes_are_complete: bool,
     pub workloads: Vec<WorkloadDraft>,
     /// Whether every `[[workload]]` could be read.
     pub workloads_are_complete: bool,
@@ -104,7 +106,9 @@ pub(super) fn read(root: &Section<'_>, mistakes: &mut Mistakes) -> Draft {
     let seed = root.integer("seed", 0..=i64::MAX, mistakes).map_or(1, |seed| seed.value as u64);
     let duration = root.positive_duration("duration", mistakes);
     let cluster = cluster(root, mistakes);
+    let before = mistakes.len();
     let axes = axes(root, mistakes);
+    let axes_are_complete = mistakes.len() == before;
     let mut draft = Draft {
         title,
         seed,
@@ -113,6 +117,7 @@ pub(super) fn read(root: &Section<'_>, mistakes: &mut Mistakes) -> Draft {
         topics: Vec::new(),
         topics_are_complete: true,
         axes,
+        axes_are_complete,
         workloads: Vec::new(),
         workloads_are_complete: true,
     };

@@ -52,7 +52,10 @@ pub(super) fn check_axes(draft: &Draft, mistakes: &mut Mistakes) {
                 .help("which one counts would be a guess: remove one of them");
         }
         let is_for_clients = !axis.scopes.contains(&Scope::Broker);
-        if is_for_clients && !draft.workloads.iter().any(|workload| axis.scopes.contains(&workload.scope())) {
+        if is_for_clients
+            && draft.workloads_are_complete
+            && !draft.workloads.iter().any(|workload| axis.scopes.contains(&workload.scope()))
+        {
             let kinds: Vec<String> = axis.scopes.iter().map(Scope::to_string).collect();
             let message = format!("axis `{name}` changes nothing: there is no {}", kinds.join(" or "));
             mistakes.add(&axis.name.span, message);

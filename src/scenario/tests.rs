@@ -278,3 +278,50 @@ fn a_missing_path_and_an_empty_directory_are_errors() {
     let empty = find_files(&[directory.path().to_owned()]).unwrap_err();
     assert!(empty.to_string().contains("no scenario"), "{empty}");
 }
+
+/// A file to damage: every section, with words of more than one byte.
+const WHOLE: &str = r#"# Größe zählt nicht.
+seed = 7
+duration = "30s"
+[cluster]
+brokers = 3
+latency = "0.2ms..0.5ms"
+[cluster.config]
+min.insync.replicas = 2
+[[topic]]
+name = "orders"
+replication-factor = 3
+config = { "flush.messages" = 1 }
+[matrix]
+acks = ["1", "all"]
+[[workload]]
+kind = "produce"
+topic = "orders"
+records = 500
+config = { "linger.ms" = 0 }
+[[fault]]
+when = "isr(orders-0).size == 1"
+do = "partition"
+groups = [["leader(orders-0)"], ["follower(orders-0, 1)", "controller"]]
+[[fault]]
+at = "2s"
+do = "crash"
+target = "fault(1)"
+[expect]
+"acks=1" = { lost-write = "> 0" }
+"#;
+
+proptest::proptest! {
+    #[test]
+    fn no_damage_to_a_file_is_beyond_an_error(cut in 0..WHOLE.len(), length in 0_usize..40, patch in "[ -~é\n]{0,6}") {
+        let from = WHOLE.floor_char_boundary(cut);
+        let to = WHOLE.floor_char_boundary((from + length).min(WHOLE.len())).max(from);
+        let text = format!("{}{patch}{}", &WHOLE[..from], &WHOLE[to..]);
+        if let Err(error) = parse("test", "test.toml", &text) {
+            assert!(!error.mistakes.is_empty());
+            for mistake in &error.mistakes {
+                assert!(error.render(false, 80).contains(mistake.message.split_whitespace().next().unwrap()));
+            }
+        }
+    }
+}
