@@ -1,13 +1,28 @@
 //! One log directory of a broker (Kafka's `LogManager` for one `log.dirs` entry): finds the logs at start,
 //! creates and deletes them, keeps the checkpoints.
 
+use std::collections::BTreeMap;
 use std::io;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::checkpoint;
+use super::loader::Checkpoints;
 use super::partition_log::{Log, LogConfig, RecoveryReport};
-use crate::protocol::{BrokerEpoch, TopicPartition};
+use super::uuid_text;
+use crate::protocol::{BrokerEpoch, Offset, TopicPartition};
 use crate::world::Disk;
+
+const META_PROPERTIES: &str = "meta.properties";
+const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
+const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+const LOG_STARTS: &str = "log-start-offset-checkpoint";
+const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+const PARTITION_METADATA: &str = "partition.metadata";
+const DELETE_SUFFIX: &str = "-delete";
+/// Longest name of a directory entry in the file systems that Kafka knows.
+const NAME_BYTES_MAX: usize = 255;
 
 /// A log found on disk at start.
 pub struct LoadedLog {
@@ -19,55 +34,263 @@ pub struct LoadedLog {
 }
 
 /// One log directory.
-pub struct LogDirectory;
+pub struct LogDirectory {
+    disk: Disk,
+    path: String,
+    directory_id: Uuid,
+    previous_broker_epoch: BrokerEpoch,
+}
+
+/// Content of `.kafka_cleanshutdown` (`CleanShutdownFileHandler`).
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CleanShutdown {
+    version: i32,
+    broker_epoch: i64,
+}
 
 impl LogDirectory {
     /// Opens (creating if missing) directory `path`, loads every log in it, recovering those that need it
     /// (all, unless `.kafka_cleanshutdown` was there). Deletes the marker. Applies the high-watermark,
-    /// recovery-point and log-start checkpoints. `config` gives each topic's configuration.
+    /// recovery-point and log-start checkpoints. `config` gives each topic's configuration, `new_id` the
+    /// directory's id when it has none yet.
+    ///
+    /// Checkpoints that cannot be read count as empty, as in Kafka (where an unreadable
+    /// `replication-offset-checkpoint` takes the directory offline instead). `InvalidData` when a log's
+    /// `leader-epoch-checkpoint` or `partition.metadata`, or `meta.properties`, is malformed.
     pub fn open(
-        _disk: Disk,
-        _path: &str,
-        _config: impl Fn(&TopicPartition) -> LogConfig,
+        disk: Disk,
+        path: &str,
+        config: impl Fn(&TopicPartition) -> LogConfig,
+        new_id: impl FnOnce() -> Uuid,
     ) -> io::Result<(LogDirectory, Vec<LoadedLog>)> {
-        todo!()
+        create_durable_dir(&disk, path)?;
+        let directory_id = load_directory_id(&disk, path, new_id)?;
+        let marker = take_clean_shutdown_marker(&disk, path)?;
+        let directory = LogDirectory {
+            disk,
+            path: path.to_owned(),
+            directory_id,
+            previous_broker_epoch: marker.unwrap_or(BrokerEpoch::NONE),
+        };
+        let logs = directory.load_logs(marker.is_some(), config)?;
+        Ok((directory, logs))
     }
+
     /// The directory's id from `meta.properties` (`directory.id`), made by `new_id` on first use.
     pub fn directory_id(&self) -> Uuid {
-        todo!()
+        self.directory_id
     }
+
     /// Broker epoch in the clean-shutdown file found at open (KIP-966), [`BrokerEpoch::NONE`] after an unclean stop.
     pub fn previous_broker_epoch(&self) -> BrokerEpoch {
-        todo!()
+        self.previous_broker_epoch
     }
-    /// Creates an empty log `<topic>-<partition>` with its `partition.metadata`.
-    pub fn create_log(&mut self, _partition: &TopicPartition, _topic_id: Uuid, _config: LogConfig) -> io::Result<Log> {
-        todo!()
+
+    fn load_logs(&self, is_clean: bool, config: impl Fn(&TopicPartition) -> LogConfig) -> io::Result<Vec<LoadedLog>> {
+        let recovery_points = self.read_offsets(RECOVERY_POINTS);
+        let log_starts = self.read_offsets(LOG_STARTS);
+        let high_watermarks = self.read_offsets(HIGH_WATERMARKS);
+        let mut logs = Vec::new();
+        for name in self.disk.read_dir(&self.path)? {
+            if name.ends_with(DELETE_SUFFIX) {
+                self.disk.remove_dir_all(&self.entry(&name))?;
+                continue;
+            }
+            let Some(partition) = TopicPartition::parse(&name) else { continue };
+            let offset = |of: &BTreeMap<TopicPartition, Offset>| of.get(&partition).copied().unwrap_or(Offset::ZERO);
+            let checkpoints = Checkpoints {
+                is_clean,
+                recovery_point: offset(&recovery_points),
+                log_start: offset(&log_starts),
+                high_watermark: offset(&high_watermarks),
+            };
+            let dir = self.entry(&name);
+            let topic_id = read_topic_id(&self.disk, &dir)?;
+            let (log, recovery) = Log::open(self.disk.clone(), dir, config(&partition), checkpoints)?;
+            logs.push(LoadedLog { partition, topic_id, log, recovery });
+        }
+        Ok(logs)
     }
-    /// Removes a log from disk.
-    pub fn delete_log(&mut self, _partition: &TopicPartition) -> io::Result<()> {
-        todo!()
+
+    /// Creates an empty log `<topic>-<partition>` with its `partition.metadata`. `AlreadyExists` if there is
+    /// a directory of that name.
+    ///
+    /// All of it is durable when this returns, the entry in the log directory included. Kafka syncs that one
+    /// with the next checkpoint and relies on the file system until then.
+    pub fn create_log(&mut self, partition: &TopicPartition, topic_id: Uuid, config: LogConfig) -> io::Result<Log> {
+        let dir = self.entry(&partition.to_string());
+        if self.disk.exists(&dir) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{dir} exists")));
+        }
+        self.disk.create_dir_all(&dir)?;
+        let (mut log, _) = Log::open(self.disk.clone(), dir.clone(), config, Checkpoints::NONE)?;
+        write_topic_id(&self.disk, &dir, topic_id)?;
+        log.flush()?;
+        self.disk.sync_dir(&self.path)?;
+        Ok(log)
     }
+
+    /// Removes a log from disk. It is renamed to `<topic>-<partition>.<id>-delete` first, durably, so that
+    /// half a log is never loaded.
+    pub fn delete_log(&mut self, partition: &TopicPartition) -> io::Result<()> {
+        let deleted = self.entry(&self.deleted_name(partition));
+        self.disk.rename(&self.entry(&partition.to_string()), &deleted)?;
+        self.disk.sync_dir(&self.path)?;
+        self.disk.remove_dir_all(&deleted)
+    }
+
+    /// As `LocalLog.logDeleteDirName`, the topic cut so that the name is not too long. The id need not be
+    /// random: the directory is removed at once, or at the next open.
+    fn deleted_name(&self, partition: &TopicPartition) -> String {
+        let suffix = format!("-{}.{}{DELETE_SUFFIX}", partition.partition, self.directory_id.simple());
+        let topic = partition.topic.0.as_str();
+        format!("{}{suffix}", &topic[..topic.len().min(NAME_BYTES_MAX - suffix.len())])
+    }
+
     /// Writes `replication-offset-checkpoint` (high watermarks).
     pub fn checkpoint_high_watermarks<'a>(
         &mut self,
-        _logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>,
+        logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>,
     ) -> io::Result<()> {
-        todo!()
+        self.write_offsets(HIGH_WATERMARKS, logs.map(|(partition, log)| offset_line(partition, log.high_watermark())))
     }
-    /// Writes `recovery-point-offset-checkpoint` and `log-start-offset-checkpoint`.
+
+    /// Writes `recovery-point-offset-checkpoint` and `log-start-offset-checkpoint`. To be called on
+    /// `log.flush.offset.checkpoint.interval.ms`, and after every truncation.
     pub fn checkpoint_recovery_points<'a>(
         &mut self,
-        _logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>,
+        logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>,
     ) -> io::Result<()> {
-        todo!()
+        let (mut recovery_points, mut log_starts) = (Vec::new(), Vec::new());
+        for (partition, log) in logs {
+            recovery_points.push(offset_line(partition, log.recovery_point()));
+            log_starts.extend(log_start_line(partition, log));
+        }
+        self.write_offsets(RECOVERY_POINTS, recovery_points.into_iter())?;
+        self.write_offsets(LOG_STARTS, log_starts.into_iter())
     }
+
     /// Orderly stop: flushes every log, writes the checkpoints, then `.kafka_cleanshutdown` with the broker epoch.
     pub fn close<'a>(
         &mut self,
-        _logs: impl Iterator<Item = (&'a TopicPartition, &'a mut Log)>,
-        _broker_epoch: BrokerEpoch,
+        logs: impl Iterator<Item = (&'a TopicPartition, &'a mut Log)>,
+        broker_epoch: BrokerEpoch,
     ) -> io::Result<()> {
-        todo!()
+        let (mut recovery_points, mut log_starts, mut high_watermarks) = (Vec::new(), Vec::new(), Vec::new());
+        for (partition, log) in logs {
+            log.close()?;
+            recovery_points.push(offset_line(partition, log.recovery_point()));
+            log_starts.extend(log_start_line(partition, log));
+            high_watermarks.push(offset_line(partition, log.high_watermark()));
+        }
+        self.write_offsets(RECOVERY_POINTS, recovery_points.into_iter())?;
+        self.write_offsets(LOG_STARTS, log_starts.into_iter())?;
+        self.write_offsets(HIGH_WATERMARKS, high_watermarks.into_iter())?;
+        self.write_clean_shutdown_marker(broker_epoch)
     }
+
+    /// Written in place like Kafka's; the directory is synced too, so that a machine that is switched off
+    /// after an orderly stop finds it again.
+    fn write_clean_shutdown_marker(&self, broker_epoch: BrokerEpoch) -> io::Result<()> {
+        let content = serde_json::to_vec(&CleanShutdown { version: 0, broker_epoch: broker_epoch.0 })?;
+        let mut file = self.disk.create(&self.entry(CLEAN_SHUTDOWN))?;
+        file.append(&content)?;
+        file.sync()?;
+        self.disk.sync_dir(&self.path)
+    }
+
+    fn write_offsets(&self, name: &str, lines: impl Iterator<Item = String>) -> io::Result<()> {
+        checkpoint::write(&self.disk, &self.entry(name), lines)
+    }
+
+    /// Empty when the file is missing or cannot be read.
+    fn read_offsets(&self, name: &str) -> BTreeMap<TopicPartition, Offset> {
+        let lines = checkpoint::read(&self.disk, &self.entry(name)).unwrap_or_default();
+        let offsets: Option<BTreeMap<_, _>> = lines.iter().map(|line| parse_offset_line(line)).collect();
+        offsets.unwrap_or_default()
+    }
+
+    fn entry(&self, name: &str) -> String {
+        format!("{}/{name}", self.path)
+    }
+}
+
+/// `TOPIC PARTITION OFFSET` (`OffsetCheckpointFile`).
+fn offset_line(partition: &TopicPartition, offset: Offset) -> String {
+    format!("{} {} {offset}", partition.topic.0.as_str(), partition.partition)
+}
+
+/// Only logs that start within a segment need one: the others start where their first file says.
+fn log_start_line(partition: &TopicPartition, log: &Log) -> Option<String> {
+    (log.log_start() > log.segments[0].base_offset()).then(|| offset_line(partition, log.log_start()))
+}
+
+fn parse_offset_line(line: &str) -> Option<(TopicPartition, Offset)> {
+    let mut fields = line.split_ascii_whitespace();
+    let (topic, partition, offset) = (fields.next()?, fields.next()?, fields.next()?);
+    let offset = Offset(offset.parse().ok()?);
+    let is_whole = fields.next().is_none() && offset >= Offset::ZERO;
+    is_whole.then_some((TopicPartition::new(topic, partition.parse().ok()?), offset))
+}
+
+/// Creates the directory and its parents with durable entries.
+fn create_durable_dir(disk: &Disk, path: &str) -> io::Result<()> {
+    if disk.exists(path) {
+        return Ok(());
+    }
+    disk.create_dir_all(path)?;
+    let mut dir = path;
+    while !dir.is_empty() {
+        dir = checkpoint::parent(dir);
+        disk.sync_dir(dir)?;
+    }
+    Ok(())
+}
+
+/// `meta.properties` (`MetaProperties` version 1). Other keys that are there are kept.
+fn load_directory_id(disk: &Disk, path: &str, new_id: impl FnOnce() -> Uuid) -> io::Result<Uuid> {
+    let file = format!("{path}/{META_PROPERTIES}");
+    let mut text = checkpoint::content(disk, &file)?.unwrap_or_else(|| "#\nversion=1\n".to_owned());
+    if let Some(id) = property(&text, "directory.id") {
+        return uuid_text::decode(id).ok_or_else(|| checkpoint::malformed(&file, id));
+    }
+    let id = new_id();
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(&format!("directory.id={}\n", uuid_text::encode(id)));
+    checkpoint::replace(disk, &file, text.as_bytes())?;
+    Ok(id)
+}
+
+fn property<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::trim)
+}
+
+/// Reads the marker and deletes it at once, so that a crash while the logs are loaded is not taken for an
+/// orderly stop (KAFKA-10471). The removal is made durable for the same reason; Kafka leaves that to the file
+/// system. `None`: unclean stop. A marker that cannot be read still means clean, of no known epoch.
+fn take_clean_shutdown_marker(disk: &Disk, path: &str) -> io::Result<Option<BrokerEpoch>> {
+    let file = format!("{path}/{CLEAN_SHUTDOWN}");
+    if !disk.exists(&file) {
+        return Ok(None);
+    }
+    let text = checkpoint::content(disk, &file).ok().flatten().unwrap_or_default();
+    disk.remove_file(&file)?;
+    disk.sync_dir(path)?;
+    let epoch = serde_json::from_str::<CleanShutdown>(&text).map(|content| BrokerEpoch(content.broker_epoch));
+    Ok(Some(epoch.unwrap_or(BrokerEpoch::NONE)))
+}
+
+fn write_topic_id(disk: &Disk, dir: &str, topic_id: Uuid) -> io::Result<()> {
+    let content = format!("version: 0\ntopic_id: {}", uuid_text::encode(topic_id));
+    checkpoint::replace(disk, &format!("{dir}/{PARTITION_METADATA}"), content.as_bytes())
+}
+
+fn read_topic_id(disk: &Disk, dir: &str) -> io::Result<Uuid> {
+    let file = format!("{dir}/{PARTITION_METADATA}");
+    let Some(text) = checkpoint::content(disk, &file)? else { return Ok(Uuid::nil()) };
+    let id = text.lines().find_map(|line| line.strip_prefix("topic_id:")).and_then(|id| uuid_text::decode(id.trim()));
+    id.ok_or_else(|| checkpoint::malformed(&file, &text))
 }

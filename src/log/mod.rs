@@ -2,9 +2,19 @@
 //! cache, checkpoints, recovery. Knows the disk; knows nothing of leaders, followers or requests.
 
 pub mod batch;
+mod checkpoint;
 mod directory;
 mod epoch_cache;
+mod loader;
+#[cfg(test)]
+mod model_tests;
 mod partition_log;
+mod segment;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+pub mod uuid_text;
 
 pub use directory::{LoadedLog, LogDirectory};
 pub use epoch_cache::EpochCache;

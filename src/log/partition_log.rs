@@ -1,12 +1,18 @@
-//! One partition's log.
+//! One partition's log (Kafka's `UnifiedLog` and `LocalLog`): appends, reads, truncation, flush.
+//!
+//! An I/O error leaves the log in a state that is not worth using: as in Kafka the caller gives up the whole
+//! log directory, and recovery sorts it out at the next start.
 
 use std::io;
 
 use bytes::Bytes;
 
+use super::batch::{self, AppendOrigin, BatchError, NO_TIMESTAMP};
 use super::epoch_cache::EpochCache;
+use super::segment::{Segment, Stored};
 use crate::observe::BatchInfo;
 use crate::protocol::{LeaderEpoch, Offset};
+use crate::world::Disk;
 
 /// The topic configuration that the log obeys (Kafka's `LogConfig`).
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,7 +37,8 @@ pub struct Appended {
     pub base_offset: Offset,
     pub last_offset: Offset,
     pub batches: Vec<BatchInfo>,
-    /// Set when this append made everything below it durable (`flush.messages`).
+    /// Set when everything below it became durable by this append: by `flush.messages`, or because a full
+    /// segment was flushed when it was rolled.
     pub flushed_to: Option<Offset>,
 }
 
@@ -39,8 +46,9 @@ pub struct Appended {
 pub enum AppendError {
     #[error(transparent)]
     Batch(#[from] super::batch::BatchError),
-    /// MESSAGE_TOO_LARGE
-    #[error("a batch of {bytes} bytes exceeds max.message.bytes {bytes_max}")]
+    /// MESSAGE_TOO_LARGE. Also when the set is larger than `segment.bytes`, where Kafka answers
+    /// RECORD_LIST_TOO_LARGE.
+    #[error("{bytes} bytes of records exceed the limit of {bytes_max}")]
     TooLarge { bytes: u64, bytes_max: u64 },
     /// A follower's leader sent something that does not continue our log.
     #[error("offset {got} does not follow log end {log_end}")]
@@ -63,99 +71,382 @@ pub enum ReadError {
 pub struct RecoveryReport {
     /// The log was closed in an orderly way, nothing was scanned.
     pub clean: bool,
-    /// Bytes cut at the first bad batch, and later segments removed.
+    /// Bytes cut at the first bad batch, and of the later segments removed.
     pub dropped_bytes: u64,
     /// Every batch that the log holds now, in order.
     pub batches: Vec<BatchInfo>,
 }
 
 /// The log of one partition. Offsets: log start <= high watermark <= log end.
-pub struct Log;
+pub struct Log {
+    pub(super) disk: Disk,
+    /// Path of the log's directory.
+    pub(super) dir: String,
+    pub(super) config: LogConfig,
+    /// In order of their base offsets, never empty; the last one is active. The ones with content that may
+    /// not be durable come last.
+    pub(super) segments: Vec<Segment>,
+    /// A segment file was created or removed, and the directory not synced since.
+    pub(super) entries_unsynced: bool,
+    pub(super) log_start: Offset,
+    pub(super) log_end: Offset,
+    pub(super) high_watermark: Offset,
+    pub(super) recovery_point: Offset,
+    pub(super) epochs: EpochCache,
+    /// The bytes and the batches of the append at hand, kept to be allocated once.
+    pub(super) scratch: Vec<u8>,
+    pub(super) staged: Vec<Stored>,
+}
 
 impl Log {
     pub fn config(&self) -> &LogConfig {
-        todo!()
+        &self.config
     }
-    pub fn set_config(&mut self, _config: LogConfig) {
-        todo!()
+
+    pub fn set_config(&mut self, config: LogConfig) {
+        self.config = config;
     }
+
     pub fn log_start(&self) -> Offset {
-        todo!()
+        self.log_start
     }
+
     pub fn log_end(&self) -> Offset {
-        todo!()
+        self.log_end
     }
+
     pub fn high_watermark(&self) -> Offset {
-        todo!()
+        self.high_watermark
     }
+
     /// Sets the high watermark, clamped into [log start, log end]; returns what it became.
-    pub fn set_high_watermark(&mut self, _offset: Offset) -> Offset {
-        todo!()
+    pub fn set_high_watermark(&mut self, offset: Offset) -> Offset {
+        self.high_watermark = offset.clamp(self.log_start, self.log_end);
+        self.high_watermark
     }
+
     pub fn epochs(&self) -> &EpochCache {
-        todo!()
+        &self.epochs
     }
+
     /// The epoch of the last record (`latestEpoch`), or [`LeaderEpoch::NONE`].
     pub fn latest_epoch(&self) -> LeaderEpoch {
-        todo!()
+        self.epochs.latest().unwrap_or(LeaderEpoch::NONE)
     }
-    /// Appends a producer's record set: checks each batch with its CRC, assigns offsets, stamps `epoch`,
-    /// in one write. `wall_clock_ms` for LogAppendTime and checks.
-    pub fn append_as_leader(
-        &mut self,
-        _records: &Bytes,
-        _epoch: LeaderEpoch,
-        _wall_clock_ms: i64,
-    ) -> Result<Appended, AppendError> {
-        todo!()
-    }
-    /// Appends what the leader sent, offsets and epochs as they are. Whole batches below the log end are
-    /// skipped; an incomplete last batch is ignored.
-    pub fn append_as_follower(&mut self, _records: &Bytes) -> Result<Appended, AppendError> {
-        todo!()
-    }
-    /// Whole batches from the one that holds `from`, ending before `up_to` (exclusive) and within
-    /// `bytes_max`, except that the first batch is returned whatever its size when `at_least_one`.
-    /// Empty when `from == up_to` or beyond it.
-    pub fn read(
-        &self,
-        _from: Offset,
-        _up_to: Offset,
-        _bytes_max: usize,
-        _at_least_one: bool,
-    ) -> Result<Bytes, ReadError> {
-        todo!()
-    }
-    /// First record with timestamp >= `timestamp_ms`: (offset, timestamp). Looks below `up_to` only.
-    pub fn offset_for_timestamp(&self, _timestamp_ms: i64, _up_to: Offset) -> io::Result<Option<(Offset, i64)>> {
-        todo!()
-    }
-    /// The record with the largest timestamp (ListOffsets -3, KIP-734): (offset, timestamp).
-    pub fn max_timestamp(&self) -> io::Result<Option<(Offset, i64)>> {
-        todo!()
-    }
-    /// Cuts the log so that its end is `to` (or the start of the batch that holds it).
-    pub fn truncate_to(&mut self, _to: Offset) -> io::Result<()> {
-        todo!()
-    }
-    /// Drops everything; the log starts anew at `offset`.
-    pub fn truncate_fully_and_start_at(&mut self, _offset: Offset) -> io::Result<()> {
-        todo!()
-    }
-    /// Notes that leadership of `epoch` begins at the log end (`assignEpochStartOffset`).
-    pub fn assign_epoch_start(&mut self, _epoch: LeaderEpoch) -> io::Result<()> {
-        todo!()
-    }
-    /// fsync; returns the offset below which everything is durable now.
-    pub fn flush(&mut self) -> io::Result<Offset> {
-        todo!()
-    }
+
     /// The recovery point: everything below it was flushed.
     pub fn recovery_point(&self) -> Offset {
-        todo!()
+        self.recovery_point
     }
+
+    /// Bytes of all segments.
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.iter().map(Segment::size_bytes).sum()
+    }
+
     /// Every batch held now, for the observer.
     pub fn batches(&self) -> Vec<BatchInfo> {
-        todo!()
+        self.segments.iter().flat_map(|segment| segment.batches().iter().map(|batch| batch.info)).collect()
     }
+
+    /// Appends a record set of the broker's or controller's own: checks its one batch with its CRC, assigns
+    /// offsets, stamps `epoch`, in one write. Base offset and flags of the batch are taken as they are, so
+    /// what producers send goes through [`Log::append_from_client`].
+    ///
+    /// The header's max timestamp is believed: Kafka computes it anew from the records. `wall_clock_ms` is
+    /// for LogAppendTime, which no topic can ask for yet.
+    pub fn append_as_leader(
+        &mut self,
+        records: &Bytes,
+        epoch: LeaderEpoch,
+        _wall_clock_ms: i64,
+    ) -> Result<Appended, AppendError> {
+        self.append_leader(records, epoch, AppendOrigin::Internal)
+    }
+
+    /// [`Log::append_as_leader`] with the rules that Kafka has for producers only: base offset 0, no control
+    /// batch, no producer id without a sequence number.
+    pub fn append_from_client(
+        &mut self,
+        records: &Bytes,
+        epoch: LeaderEpoch,
+        _wall_clock_ms: i64,
+    ) -> Result<Appended, AppendError> {
+        self.append_leader(records, epoch, AppendOrigin::Client)
+    }
+
+    fn append_leader(
+        &mut self,
+        records: &[u8],
+        epoch: LeaderEpoch,
+        origin: AppendOrigin,
+    ) -> Result<Appended, AppendError> {
+        check_size(records.len(), self.config.max_message_bytes)?;
+        check_size(records.len(), self.config.segment_bytes)?;
+        let mut header = batch::check_append(records, origin)?;
+        header.base_offset = self.log_end;
+        header.leader_epoch = epoch;
+        self.staged.clear();
+        self.staged.push(Stored::new(&header, 0));
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch.extend_from_slice(records);
+        batch::stamp(&mut scratch, header.base_offset, epoch);
+        let flushed_to = self.commit(&scratch);
+        self.scratch = scratch;
+        let (base_offset, last_offset) = (header.base_offset, header.last_offset());
+        Ok(Appended { base_offset, last_offset, batches: vec![header.info()], flushed_to: flushed_to? })
+    }
+
+    /// Appends what the leader sent, offsets and epochs as they are. Whole batches below the log end are
+    /// skipped; an incomplete last batch is ignored. Gaps between offsets are legal: compaction leaves them.
+    pub fn append_as_follower(&mut self, records: &Bytes) -> Result<Appended, AppendError> {
+        let log_end = self.log_end;
+        let range = self.stage(records)?;
+        check_size(range.len(), self.config.segment_bytes)?;
+        let batches: Vec<BatchInfo> = self.staged.iter().map(|batch| batch.info).collect();
+        let (Some(first), Some(last)) = (batches.first(), batches.last()) else {
+            return Ok(Appended { base_offset: log_end, last_offset: log_end + -1, batches, flushed_to: None });
+        };
+        let (base_offset, last_offset) = (first.base_offset, last.last_offset);
+        let flushed_to = self.commit(&records[range])?;
+        Ok(Appended { base_offset, last_offset, batches, flushed_to })
+    }
+
+    /// Checks a follower's records and stages the batches that are new; returns the bytes they take.
+    fn stage(&mut self, records: &[u8]) -> Result<std::ops::Range<usize>, AppendError> {
+        self.staged.clear();
+        let (mut start, mut end) = (0, 0);
+        let mut next = self.log_end;
+        while batch::is_whole(&records[end..]) {
+            let header = batch::checked(&records[end..], true)?;
+            if header.last_offset() < self.log_end && self.staged.is_empty() {
+                start = end + header.size_bytes;
+            } else if header.base_offset < next {
+                return Err(AppendError::OutOfOrder { got: header.base_offset, log_end: next });
+            } else {
+                self.staged.push(Stored::new(&header, end - start));
+                next = header.last_offset() + 1;
+            }
+            end += header.size_bytes;
+        }
+        Ok(start..end)
+    }
+
+    /// Writes the staged batches, `data`, rolling before and flushing after it as configured; returns up to
+    /// where that made the log durable. Epochs come first, as in Kafka: the checkpoint never lacks an epoch
+    /// that the log has.
+    fn commit(&mut self, data: &[u8]) -> Result<Option<Offset>, AppendError> {
+        let (Some(first), Some(last)) = (self.staged.first(), self.staged.last()) else { return Ok(None) };
+        let (first_offset, last_offset) = (first.info.base_offset, last.info.last_offset);
+        self.assign_staged_epochs()?;
+        let mut flushed_to = None;
+        if self.active().should_roll(data.len() as u64, last_offset, self.config.segment_bytes) {
+            flushed_to = self.roll(first_offset)?;
+        }
+        let active = self.segments.last_mut().expect("a log always has an active segment");
+        active.append(data, &self.staged)?;
+        self.log_end = last_offset + 1;
+        // Offsets stand for records, as in LocalLog.unflushedMessages.
+        if (self.log_end - self.recovery_point) as u64 >= self.config.flush_messages {
+            flushed_to = Some(self.flush()?);
+        }
+        Ok(flushed_to)
+    }
+
+    fn assign_staged_epochs(&mut self) -> io::Result<()> {
+        let mut changed = false;
+        for batch in &self.staged {
+            let BatchInfo { leader_epoch, base_offset, .. } = batch.info;
+            changed |= leader_epoch.0 >= 0 && self.epochs.assign(leader_epoch, base_offset);
+        }
+        if changed { self.epochs.write(&self.disk, &self.dir) } else { Ok(()) }
+    }
+
+    /// Seals the active segment and begins another at `base_offset`. The sealed one is flushed here; Kafka
+    /// leaves that to a background thread. Returns the new recovery point if it moved.
+    fn roll(&mut self, base_offset: Offset) -> io::Result<Option<Offset>> {
+        let active = self.segments.last_mut().expect("a log always has an active segment");
+        active.append_time_index_entry()?;
+        let had_unflushed = self.recovery_point < self.log_end;
+        let flushed_to = self.flush()?;
+        self.segments.push(Segment::create(&self.disk, &self.dir, base_offset)?);
+        self.entries_unsynced = true;
+        Ok(had_unflushed.then_some(flushed_to))
+    }
+
+    fn active(&self) -> &Segment {
+        self.segments.last().expect("a log always has an active segment")
+    }
+
+    /// Whole batches from the one that holds `from`, ending before `up_to` (exclusive) and within
+    /// `bytes_max`, except that the first batch is returned whatever its size when `at_least_one`.
+    /// Empty when `from == up_to` or beyond it. Never crosses into the next segment, as in Kafka; the CRC is
+    /// not checked.
+    pub fn read(&self, from: Offset, up_to: Offset, bytes_max: usize, at_least_one: bool) -> Result<Bytes, ReadError> {
+        if from < self.log_start || from > self.log_end {
+            return Err(ReadError::OutOfRange { offset: from, log_start: self.log_start, log_end: self.log_end });
+        }
+        let up_to = up_to.min(self.log_end);
+        if from >= up_to {
+            return Ok(Bytes::new());
+        }
+        let after = self.segments.partition_point(|segment| segment.base_offset() <= from);
+        for segment in &self.segments[after.saturating_sub(1)..] {
+            if let Some(bytes) = segment.read(from, up_to, bytes_max, at_least_one)? {
+                return Ok(bytes);
+            }
+        }
+        Ok(Bytes::new())
+    }
+
+    /// First record with timestamp >= `timestamp_ms`: (offset, timestamp). Looks below `up_to` only.
+    ///
+    /// Compressed batches are not opened: the answer is then the batch's first record with the batch's base
+    /// or max timestamp, whichever is large enough first: never too late, perhaps too early.
+    pub fn offset_for_timestamp(&self, timestamp_ms: i64, up_to: Offset) -> io::Result<Option<(Offset, i64)>> {
+        for segment in self.segments.iter().filter(|segment| segment.max_timestamp() >= timestamp_ms) {
+            for batch in segment.batches() {
+                if batch.info.base_offset >= up_to {
+                    return Ok(None);
+                }
+                if batch.max_timestamp < timestamp_ms || batch.info.last_offset < self.log_start {
+                    continue;
+                }
+                let found = first_record_at(&segment.read_batch(batch)?, timestamp_ms, self.log_start)?;
+                if let Some((offset, _)) = found {
+                    return Ok(found.filter(|_| offset < up_to));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record with the largest timestamp (ListOffsets -3, KIP-734): (offset, timestamp), the first of
+    /// several. Of a compressed batch, its last offset.
+    pub fn max_timestamp(&self) -> io::Result<Option<(Offset, i64)>> {
+        let max = self.segments.iter().map(Segment::max_timestamp).max().unwrap_or(NO_TIMESTAMP);
+        let of_max = self.segments.iter().find(|segment| max > NO_TIMESTAMP && segment.max_timestamp() == max);
+        let Some(segment) = of_max else { return Ok(None) };
+        let Some(batch) = segment.batches().iter().find(|batch| batch.max_timestamp == max) else { return Ok(None) };
+        let bytes = segment.read_batch(batch)?;
+        if batch::Header::parse(&bytes).is_ok_and(|header| header.is_compressed()) {
+            return Ok(Some((batch.info.last_offset, max)));
+        }
+        first_record_at(&bytes, max, batch.info.base_offset)
+    }
+
+    /// Cuts the log so that its end is `to` (or the start of the batch that holds it). Epochs that begin
+    /// there are forgotten even if no record goes: a leader that appended nothing leaves one behind.
+    ///
+    /// Whoever truncates writes the recovery-point checkpoint afterwards, as Kafka's `LogManager.truncateTo`
+    /// does.
+    ///
+    /// What goes is gone for good when this returns. Kafka does not sync here: it counts on a journal that
+    /// makes the cut durable before the next leader epoch checkpoint. Where that does not hold, a truncated
+    /// tail that came back after a power loss would pass for records of the new epoch.
+    pub fn truncate_to(&mut self, to: Offset) -> io::Result<()> {
+        assert!(to >= Offset::ZERO, "cannot truncate to {to}");
+        if to >= self.log_end {
+            return self.truncate_epochs();
+        }
+        if to < self.segments[0].base_offset() {
+            return self.truncate_fully_and_start_at(to);
+        }
+        let kept = self.segments.partition_point(|segment| segment.base_offset() <= to);
+        self.remove_segments_from(kept)?;
+        self.sync_entries()?;
+        let active = self.segments.last_mut().expect("the segment that holds the offset stays");
+        self.log_end = active.truncate_to(to)?;
+        self.log_start = self.log_start.min(self.log_end);
+        self.high_watermark = self.high_watermark.min(self.log_end);
+        self.recovery_point = self.recovery_point.min(self.log_end);
+        self.truncate_epochs()
+    }
+
+    /// Drops everything; the log starts anew at `offset`. Durable when this returns; the checkpoints are due
+    /// afterwards, as for [`Log::truncate_to`].
+    pub fn truncate_fully_and_start_at(&mut self, offset: Offset) -> io::Result<()> {
+        assert!(offset >= Offset::ZERO, "cannot start at {offset}");
+        self.remove_segments_from(0)?;
+        self.segments.push(Segment::create(&self.disk, &self.dir, offset)?);
+        self.sync_entries()?;
+        self.log_start = offset;
+        self.log_end = offset;
+        self.high_watermark = offset;
+        self.recovery_point = self.recovery_point.min(offset);
+        if self.epochs.clear() { self.epochs.write(&self.disk, &self.dir) } else { Ok(()) }
+    }
+
+    /// Removes the segments from index `kept` on, the last one first: a crash on the way leaves a log that
+    /// ends earlier.
+    fn remove_segments_from(&mut self, kept: usize) -> io::Result<()> {
+        while self.segments.len() > kept {
+            let segment = self.segments.pop().expect("there are more than the kept ones");
+            self.entries_unsynced = true;
+            segment.remove(&self.disk)?;
+        }
+        Ok(())
+    }
+
+    /// Makes creations and removals of segment files durable.
+    fn sync_entries(&mut self) -> io::Result<()> {
+        if self.entries_unsynced {
+            self.disk.sync_dir(&self.dir)?;
+            self.entries_unsynced = false;
+        }
+        Ok(())
+    }
+
+    fn truncate_epochs(&mut self) -> io::Result<()> {
+        if self.epochs.truncate_from_end(self.log_end) { self.epochs.write(&self.disk, &self.dir) } else { Ok(()) }
+    }
+
+    /// Notes that leadership of `epoch` begins at the log end (`assignEpochStartOffset`).
+    pub fn assign_epoch_start(&mut self, epoch: LeaderEpoch) -> io::Result<()> {
+        if self.epochs.assign(epoch, self.log_end) { self.epochs.write(&self.disk, &self.dir) } else { Ok(()) }
+    }
+
+    /// fsync; returns the offset below which everything is durable now. That includes the directory entries
+    /// of new segments; the entry of the log's own directory became durable when the log was created.
+    pub fn flush(&mut self) -> io::Result<Offset> {
+        let first_dirty = self.segments.iter().rposition(|segment| !segment.is_dirty()).map_or(0, |clean| clean + 1);
+        for segment in &mut self.segments[first_dirty..] {
+            segment.sync()?;
+        }
+        self.sync_entries()?;
+        self.recovery_point = self.log_end;
+        Ok(self.log_end)
+    }
+
+    /// Flush at an orderly stop: the time index gets its last entry (`LogSegment.close`).
+    pub(super) fn close(&mut self) -> io::Result<()> {
+        self.segments.last_mut().expect("a log always has an active segment").append_time_index_entry()?;
+        self.flush().map(|_| ())
+    }
+}
+
+fn check_size(bytes: usize, bytes_max: u64) -> Result<(), AppendError> {
+    let bytes = bytes as u64;
+    if bytes > bytes_max { Err(AppendError::TooLarge { bytes, bytes_max }) } else { Ok(()) }
+}
+
+/// The first record of the batch at or beyond offset `from` whose timestamp is at least `timestamp_ms`.
+fn first_record_at(bytes: &Bytes, timestamp_ms: i64, from: Offset) -> io::Result<Option<(Offset, i64)>> {
+    let header = batch::Header::parse(bytes).map_err(invalid_data)?;
+    let first = header.base_offset.max(from);
+    if header.is_log_append_time() {
+        return Ok(Some((first, header.max_timestamp)));
+    }
+    if header.is_compressed() {
+        let is_first_late_enough = header.base_timestamp >= timestamp_ms;
+        return Ok(Some((first, if is_first_late_enough { header.base_timestamp } else { header.max_timestamp })));
+    }
+    let records = batch::records(bytes)?;
+    let found = records.iter().find(|record| record.offset >= from.0 && record.timestamp >= timestamp_ms);
+    Ok(found.map(|record| (Offset(record.offset), record.timestamp)))
+}
+
+fn invalid_data(e: BatchError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, e)
 }

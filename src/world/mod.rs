@@ -9,8 +9,12 @@
 //! one [`Event`] at a time. [`run`] is the only loop; it is the whole asynchronous part.
 //! What it is not: it knows nothing of Kafka, except that messages are length-prefixed frames.
 
+mod path;
 pub mod real;
 pub mod sim;
+mod streams;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use std::fmt;

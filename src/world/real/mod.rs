@@ -1,88 +1,73 @@
-//! The real world, on tokio and std::fs.
-use super::{ConnId, Event, HostPort, Rng, Time};
-use bytes::Bytes;
-use std::io;
+//! The real world: tokio's sockets and timers, `std::fs`, the operating system's clock and randomness.
+//!
+//! [`RealEndpoint`] needs a tokio runtime with I/O and time enabled around it, of any flavour: all of its tasks are
+//! `Send`. A process over it may be run with `block_on`, as a spawned task, or on a `LocalSet` if it is not `Send`.
 
+mod disk;
+mod endpoint;
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use super::{Rng, Time, streams};
+
+pub use self::disk::{RealDisk, RealFile};
+pub use self::endpoint::{RealEndpoint, TerminateHandle};
+
+#[expect(clippy::disallowed_types, reason = "here is where world::World::now gets its time")]
+type OsInstant = std::time::Instant;
+
+/// When this process's monotonic time began: one for all worlds and endpoints, so that they agree on what a `Time` is.
+fn epoch() -> OsInstant {
+    static EPOCH: OnceLock<OsInstant> = OnceLock::new();
+    *EPOCH.get_or_init(OsInstant::now)
+}
+
+/// Time since [`epoch`].
+fn now() -> Time {
+    Time::ZERO + epoch().elapsed()
+}
+
+/// A process's handle to the machine it really runs on. Cheap to clone.
 #[derive(Clone)]
-pub struct RealWorld;
+pub struct RealWorld {
+    data_dir: Arc<Path>,
+    seed: u64,
+}
+
 impl RealWorld {
+    /// A world whose disk is `data_dir`, which is created if need be. An error is that of creating it, or of reading
+    /// the operating system's randomness.
+    pub fn new(data_dir: PathBuf) -> io::Result<RealWorld> {
+        epoch();
+        fs::create_dir_all(&data_dir)?;
+        let mut seed = [0; 8];
+        fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
+        Ok(RealWorld { data_dir: data_dir.into(), seed: u64::from_ne_bytes(seed) })
+    }
+
+    /// Time since the first world or endpoint of this process was made.
     pub fn now(&self) -> Time {
-        todo!()
+        now()
     }
+
     pub fn wall_clock_ms(&self) -> i64 {
-        todo!()
+        #[expect(clippy::disallowed_types, reason = "here is where world::World::wall_clock_ms gets its time")]
+        let since_1970 = std::time::SystemTime::UNIX_EPOCH.elapsed();
+        match since_1970 {
+            Ok(elapsed) => elapsed.as_millis() as i64,
+            Err(before) => -(before.duration().as_millis() as i64),
+        }
     }
-    pub fn rng(&self, _stream: &str) -> Rng {
-        todo!()
+
+    /// A stream that is a function of a seed drawn when this world was made, and of `stream`.
+    pub fn rng(&self, stream: &str) -> Rng {
+        streams::fork(self.seed, &[stream])
     }
+
     pub fn disk(&self) -> RealDisk {
-        todo!()
-    }
-}
-pub struct RealEndpoint;
-impl RealEndpoint {
-    pub fn connect(&mut self, _to: &HostPort) -> ConnId {
-        todo!()
-    }
-    pub fn send(&mut self, _conn: ConnId, _frame: Bytes) {
-        todo!()
-    }
-    pub fn close(&mut self, _conn: ConnId) {
-        todo!()
-    }
-    pub async fn next(&mut self, _deadline: Option<Time>) -> Option<Event> {
-        todo!()
-    }
-}
-#[derive(Clone)]
-pub struct RealDisk;
-impl RealDisk {
-    pub fn open(&self, _path: &str) -> io::Result<RealFile> {
-        todo!()
-    }
-    pub fn create(&self, _path: &str) -> io::Result<RealFile> {
-        todo!()
-    }
-    pub fn exists(&self, _path: &str) -> bool {
-        todo!()
-    }
-    pub fn create_dir_all(&self, _path: &str) -> io::Result<()> {
-        todo!()
-    }
-    pub fn read_dir(&self, _path: &str) -> io::Result<Vec<String>> {
-        todo!()
-    }
-    pub fn remove_file(&self, _path: &str) -> io::Result<()> {
-        todo!()
-    }
-    pub fn remove_dir_all(&self, _path: &str) -> io::Result<()> {
-        todo!()
-    }
-    pub fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {
-        todo!()
-    }
-    pub fn sync_dir(&self, _path: &str) -> io::Result<()> {
-        todo!()
-    }
-}
-pub struct RealFile;
-impl RealFile {
-    pub fn len(&self) -> u64 {
-        todo!()
-    }
-    pub fn read_at(&self, _position: u64, _bytes_max: usize) -> io::Result<Bytes> {
-        todo!()
-    }
-    pub fn append(&mut self, _data: &[u8]) -> io::Result<u64> {
-        todo!()
-    }
-    pub fn write_at(&mut self, _position: u64, _data: &[u8]) -> io::Result<()> {
-        todo!()
-    }
-    pub fn truncate(&mut self, _len: u64) -> io::Result<()> {
-        todo!()
-    }
-    pub fn sync(&mut self) -> io::Result<()> {
-        todo!()
+        RealDisk::new(self.data_dir.clone())
     }
 }

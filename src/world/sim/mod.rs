@@ -1,194 +1,362 @@
-//! The simulated world, on madsim.
-use super::{ConnId, Event, HostPort, Rng, Time};
-use bytes::Bytes;
-use std::io;
+//! The simulated world, on madsim: time, network, disk and randomness as a function of one seed.
+//!
+//! madsim gives the executor, timers, and the killing and pausing of a machine's tasks; network and disk are ours (its
+//! own have no fault model to speak of). Each machine is a madsim node and its process one task of that node. The
+//! laboratory turns the world through [`Simulation`]; processes see it through `World` and `Endpoint` only.
+//!
+//! Equal seeds give equal runs, whatever else the host's process does. Draws are taken from streams named by their use
+//! (a link, a process); madsim's own generator only orders tasks that are ready at the same instant.
 
+mod clock;
+mod digest;
+mod disk;
+mod endpoint;
+mod file;
+mod inbox;
+mod link;
+mod net;
+#[cfg(test)]
+mod tests;
+
+use std::future::poll_fn;
+use std::ops::RangeInclusive;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
+
+use madsim::plugin::{Simulator, simulator};
+use madsim::rand::GlobalRng;
+use madsim::runtime::{Handle, Runtime};
+use madsim::task::NodeId;
+use madsim::time::TimeHandle;
+
+use self::clock::Clock;
+use self::digest::Digest;
+use self::net::{Incarnation, MachineId, Network, Stop};
+use super::{Endpoint, Rng, Time, World, streams};
+
+pub use self::disk::{SimDisk, SimFile};
+pub use self::endpoint::SimEndpoint;
+
+/// The wall clock of every machine when the simulation begins: 2024-01-01T00:00:00Z.
+const WALL_CLOCK_EPOCH_MS: i64 = 1_704_067_200_000;
+
+/// The name under which the supervisor draws, as a machine does under its own.
+const SUPERVISOR: &str = "lab";
+
+/// What all handles to one simulated world share.
+struct Core {
+    seed: u64,
+    clock: Clock,
+    digest: Arc<Digest>,
+    network: Mutex<Network>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("a simulation ends with its first panic")
+}
+
+impl Core {
+    fn new(seed: u64, config: &SimConfig) -> Core {
+        let (clock, digest) = (Clock::current(), Arc::<Digest>::default());
+        let network = Mutex::new(Network::new(seed, config, clock.clone(), digest.clone()));
+        Core { seed, clock, digest, network }
+    }
+
+    fn network(&self) -> MutexGuard<'_, Network> {
+        lock(&self.network)
+    }
+
+    fn rng(&self, machine: &str, incarnation: Incarnation, stream: &str) -> Rng {
+        streams::fork(self.seed, &["process", machine, &incarnation.0.to_string(), stream])
+    }
+}
+
+/// How madsim tells us that a node was killed, whoever killed it.
+struct Plugin {
+    core: OnceLock<Arc<Core>>,
+}
+
+impl Simulator for Plugin {
+    fn new(_rand: &GlobalRng, _time: &TimeHandle, _config: &madsim::Config) -> Plugin {
+        Plugin { core: OnceLock::new() }
+    }
+
+    fn reset_node(&self, node: NodeId) {
+        if let Some(core) = self.core.get() {
+            let mut network = core.network();
+            if let Some(machine) = network.machine_of(node) {
+                network.stop(machine, Stop::Process);
+            }
+        }
+    }
+}
+
+/// One process incarnation's handle to its machine.
 #[derive(Clone)]
-pub struct SimWorld;
+pub struct SimWorld {
+    core: Arc<Core>,
+    machine: Arc<str>,
+    disk: SimDisk,
+    incarnation: Incarnation,
+}
+
 impl SimWorld {
     pub fn now(&self) -> Time {
-        todo!()
+        self.core.clock.now()
     }
+
+    /// Every machine's wall clock is right; an offset per machine belongs here.
     pub fn wall_clock_ms(&self) -> i64 {
-        todo!()
+        WALL_CLOCK_EPOCH_MS + self.now().as_millis() as i64
     }
-    pub fn rng(&self, _stream: &str) -> Rng {
-        todo!()
+
+    pub fn rng(&self, stream: &str) -> Rng {
+        self.core.rng(&self.machine, self.incarnation, stream)
     }
+
     pub fn disk(&self) -> SimDisk {
-        todo!()
-    }
-}
-pub struct SimEndpoint;
-impl SimEndpoint {
-    pub fn connect(&mut self, _to: &HostPort) -> ConnId {
-        todo!()
-    }
-    pub fn send(&mut self, _conn: ConnId, _frame: Bytes) {
-        todo!()
-    }
-    pub fn close(&mut self, _conn: ConnId) {
-        todo!()
-    }
-    pub async fn next(&mut self, _deadline: Option<Time>) -> Option<Event> {
-        todo!()
-    }
-}
-#[derive(Clone)]
-pub struct SimDisk;
-impl SimDisk {
-    pub fn open(&self, _path: &str) -> io::Result<SimFile> {
-        todo!()
-    }
-    pub fn create(&self, _path: &str) -> io::Result<SimFile> {
-        todo!()
-    }
-    pub fn exists(&self, _path: &str) -> bool {
-        todo!()
-    }
-    pub fn create_dir_all(&self, _path: &str) -> io::Result<()> {
-        todo!()
-    }
-    pub fn read_dir(&self, _path: &str) -> io::Result<Vec<String>> {
-        todo!()
-    }
-    pub fn remove_file(&self, _path: &str) -> io::Result<()> {
-        todo!()
-    }
-    pub fn remove_dir_all(&self, _path: &str) -> io::Result<()> {
-        todo!()
-    }
-    pub fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {
-        todo!()
-    }
-    pub fn sync_dir(&self, _path: &str) -> io::Result<()> {
-        todo!()
-    }
-}
-pub struct SimFile;
-impl SimFile {
-    pub fn len(&self) -> u64 {
-        todo!()
-    }
-    pub fn read_at(&self, _position: u64, _bytes_max: usize) -> io::Result<Bytes> {
-        todo!()
-    }
-    pub fn append(&mut self, _data: &[u8]) -> io::Result<u64> {
-        todo!()
-    }
-    pub fn write_at(&mut self, _position: u64, _data: &[u8]) -> io::Result<()> {
-        todo!()
-    }
-    pub fn truncate(&mut self, _len: u64) -> io::Result<()> {
-        todo!()
-    }
-    pub fn sync(&mut self) -> io::Result<()> {
-        todo!()
+        self.disk.clone()
     }
 }
 
-/// What the lab turns: machines, links and time of one simulated world. Cheap to clone.
+/// What the lab turns: machines, links and time of one simulated world. Cheap to clone. Machines are named as they
+/// were added; an unknown name is a panic.
 #[derive(Clone)]
-pub struct Simulation;
+pub struct Simulation {
+    core: Arc<Core>,
+}
 
 /// The parameters of a simulated world.
 #[derive(Clone, Debug)]
 pub struct SimConfig {
     /// One-way latency of every link, drawn uniformly per frame from the link's own stream.
-    pub latency: std::ops::RangeInclusive<std::time::Duration>,
+    pub latency: RangeInclusive<Duration>,
 }
 
 impl Default for SimConfig {
     fn default() -> Self {
-        use std::time::Duration;
         SimConfig { latency: Duration::from_micros(200)..=Duration::from_micros(500) }
     }
 }
 
 /// A process's whole life on its machine, from boot to exit.
-pub type ProcessFuture = std::pin::Pin<Box<dyn Future<Output = ()>>>;
+pub type ProcessFuture = Pin<Box<dyn Future<Output = ()>>>;
 
+// The world as a whole.
 impl Simulation {
-    /// Runs `main` (the supervisor: nemesis and judge) in a fresh simulated world to its end.
+    /// Runs `main` (the supervisor: nemesis and judge) in a fresh simulated world to its end; processes that still run
+    /// are then killed. A panic in any process or in `main` unwinds out of this.
     /// Call it on a fresh thread: madsim seeds std's `RandomState` once per thread.
-    pub fn block_on<T, F: Future<Output = T>>(
-        _seed: u64,
-        _config: SimConfig,
-        _main: impl FnOnce(Simulation) -> F,
-    ) -> T {
-        todo!()
+    pub fn block_on<T, F: Future<Output = T>>(seed: u64, config: SimConfig, main: impl FnOnce(Simulation) -> F) -> T {
+        let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
+        runtime.add_simulator::<Plugin>();
+        runtime.block_on(async move {
+            let core = Arc::new(Core::new(seed, &config));
+            let is_first = simulator::<Plugin>().core.set(core.clone()).is_ok();
+            assert!(is_first, "the runtime is fresh");
+            let kernels = madsim::task::spawn({
+                let core = core.clone();
+                poll_fn(move |context| core.network().poll_kernels(context))
+            });
+            let simulation = Simulation { core };
+            let result = main(simulation.clone()).await;
+            simulation.kill_all();
+            kernels.abort();
+            result
+        })
     }
+
+    /// Has every process's future dropped while the runtime still runs; otherwise they and the runtime would keep each
+    /// other alive for ever.
+    fn kill_all(&self) {
+        let nodes: Vec<NodeId> = {
+            let network = self.core.network();
+            network.machine_ids().filter_map(|id| network.machine(id).node).collect()
+        };
+        nodes.into_iter().for_each(|node| Handle::current().kill(node));
+    }
+
     pub fn now(&self) -> Time {
-        todo!()
+        self.core.clock.now()
     }
-    pub async fn sleep_until(&self, _deadline: Time) {
-        todo!()
+
+    pub async fn sleep_until(&self, deadline: Time) {
+        self.core.clock.sleep_until(deadline).await;
     }
+
     /// A stream of the supervisor's own, by name.
-    pub fn rng(&self, _stream: &str) -> Rng {
-        todo!()
+    pub fn rng(&self, stream: &str) -> Rng {
+        self.core.rng(SUPERVISOR, Incarnation(0), stream)
     }
+
+    /// Frames delivered so far.
+    pub fn frames(&self) -> u64 {
+        self.core.network().frames()
+    }
+
+    /// Rolling digest over every delivery, disk change and process start or stop so far.
+    pub fn digest(&self) -> u64 {
+        self.core.digest.value()
+    }
+}
+
+// Machines.
+impl Simulation {
     /// Adds a machine and boots its process. `boot` is called again at each start. A machine that
     /// `listens` accepts connections on any port while its process runs.
     pub fn add_machine(
         &self,
-        _name: &str,
-        _listens: bool,
-        _boot: impl Fn(super::World, super::Endpoint) -> ProcessFuture + Send + Sync + 'static,
+        name: &str,
+        listens: bool,
+        boot: impl Fn(World, Endpoint) -> ProcessFuture + Send + Sync + 'static,
     ) {
-        todo!()
+        let machine = {
+            let mut network = self.core.network();
+            let machine = network.add_machine(name, listens);
+            network.start(machine);
+            machine
+        };
+        let (core, boot) = (self.core.clone(), Arc::new(boot));
+        let node = Handle::current()
+            .create_node()
+            .name(name)
+            .init(move || {
+                // The handles belong to the incarnation that is being started, whatever happens before its task runs.
+                let (incarnation, world, endpoint) = core.handles(machine);
+                let (core, boot) = (core.clone(), boot.clone());
+                async move {
+                    boot(world, endpoint).await;
+                    core.exited(machine, incarnation);
+                }
+            })
+            .build();
+        self.core.network().machine_mut(machine).node = Some(node.id());
     }
+
     /// The process is running (paused counts as running).
-    pub fn is_running(&self, _name: &str) -> bool {
-        todo!()
+    pub fn is_running(&self, name: &str) -> bool {
+        let network = self.core.network();
+        network.machine(network.find(name)).is_running
     }
-    /// Kills the process; the page cache stays, peers' connections are reset by the machine.
-    pub fn kill(&self, _name: &str) {
-        todo!()
+
+    /// Kills the process; the page cache stays, peers' connections are reset by the machine. No-op if none runs.
+    pub fn kill(&self, name: &str) {
+        if let Some(node) = self.running_node(name) {
+            Handle::current().kill(node);
+        }
     }
+
     /// Cuts the machine's power: what was not synced is dropped; the machine is silent until `start`.
-    pub fn power_off(&self, _name: &str) {
-        todo!()
+    pub fn power_off(&self, name: &str) {
+        let node = self.running_node(name);
+        {
+            let mut network = self.core.network();
+            let machine = network.find(name);
+            network.lose_power(machine);
+            network.machine(machine).disk.lose_power();
+        }
+        if let Some(node) = node {
+            Handle::current().kill(node);
+        }
     }
-    /// Boots the process again. No-op if it runs.
-    pub fn start(&self, _name: &str) {
-        todo!()
+
+    /// Boots the process again, with power. No-op if it runs.
+    pub fn start(&self, name: &str) {
+        let node = {
+            let mut network = self.core.network();
+            let machine = network.find(name);
+            if network.machine(machine).is_running {
+                return;
+            }
+            network.start(machine);
+            network.machine(machine).node.expect("a machine that was added has its node")
+        };
+        Handle::current().restart(node);
     }
-    pub fn pause(&self, _name: &str) {
-        todo!()
+
+    /// Stops the process's clock hand: it does nothing until `resume`, while its machine still accepts connections and
+    /// receives. No-op if it does not run.
+    pub fn pause(&self, name: &str) {
+        if let Some(node) = self.running_node(name) {
+            Handle::current().pause(node);
+        }
     }
-    pub fn resume(&self, _name: &str) {
-        todo!()
+
+    pub fn resume(&self, name: &str) {
+        if let Some(node) = self.running_node(name) {
+            Handle::current().resume(node);
+        }
     }
-    /// Delivers [`Event::Terminate`] to the process.
-    pub fn terminate(&self, _name: &str) {
-        todo!()
+
+    /// Delivers [`Event::Terminate`](super::Event::Terminate) to the process. No-op if it does not run.
+    pub fn terminate(&self, name: &str) {
+        let mut network = self.core.network();
+        let machine = network.find(name);
+        network.terminate(machine);
     }
+
+    /// Reads a machine's disk, as its page cache holds it, from outside, for the omniscient observer. Read-only.
+    pub fn disk(&self, name: &str) -> SimDisk {
+        let network = self.core.network();
+        SimDisk { disk: network.machine(network.find(name)).disk.clone(), incarnation: None }
+    }
+
+    fn running_node(&self, name: &str) -> Option<NodeId> {
+        let network = self.core.network();
+        let machine = network.machine(network.find(name));
+        if machine.is_running { machine.node } else { None }
+    }
+}
+
+impl Core {
+    /// The handles of the process that is being started on a machine.
+    fn handles(self: &Arc<Core>, machine: MachineId) -> (Incarnation, World, Endpoint) {
+        let network = self.network();
+        let machine_state = network.machine(machine);
+        let incarnation = machine_state.incarnation;
+        let world = SimWorld {
+            core: self.clone(),
+            machine: machine_state.name.clone(),
+            disk: SimDisk { disk: machine_state.disk.clone(), incarnation: Some(incarnation) },
+            incarnation,
+        };
+        let endpoint = SimEndpoint { core: self.clone(), machine, incarnation };
+        (incarnation, World::Sim(world), Endpoint::Sim(endpoint))
+    }
+
+    fn exited(&self, machine: MachineId, incarnation: Incarnation) {
+        let mut network = self.network();
+        if network.machine(machine).incarnation == incarnation {
+            network.stop(machine, Stop::Process);
+        }
+    }
+}
+
+// Links.
+impl Simulation {
     /// Cuts the directed link: frames on it wait for retransmission until `unblock`.
-    pub fn block(&self, _from: &str, _to: &str) {
-        todo!()
+    pub fn block(&self, from: &str, to: &str) {
+        let mut network = self.core.network();
+        let (from, to) = (network.find(from), network.find(to));
+        network.block(from, to);
     }
-    pub fn unblock(&self, _from: &str, _to: &str) {
-        todo!()
+
+    pub fn unblock(&self, from: &str, to: &str) {
+        let mut network = self.core.network();
+        let (from, to) = (network.find(from), network.find(to));
+        network.unblock(from, to);
     }
-    /// Adds a fixed delay to the directed link; zero removes it.
-    pub fn set_delay(&self, _from: &str, _to: &str, _delay: std::time::Duration) {
-        todo!()
+
+    /// Adds a fixed delay to what is sent on the directed link from now on; zero removes it.
+    pub fn set_delay(&self, from: &str, to: &str, delay: Duration) {
+        let mut network = self.core.network();
+        let (from, to) = (network.find(from), network.find(to));
+        network.set_delay(from, to, delay);
     }
+
     /// Removes every block and delay.
     pub fn heal(&self) {
-        todo!()
-    }
-    /// Reads a machine's disk from outside, for the omniscient observer.
-    pub fn disk(&self, _name: &str) -> SimDisk {
-        todo!()
-    }
-    /// Frames delivered so far.
-    pub fn frames(&self) -> u64 {
-        todo!()
-    }
-    /// Rolling digest over every delivery, disk change and process start or stop so far.
-    pub fn digest(&self) -> u64 {
-        todo!()
+        self.core.network().heal();
     }
 }

@@ -1,0 +1,69 @@
+//! The fingerprint of a run: equal for equal seeds, and almost surely different otherwise.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A rolling 64-bit digest over everything that happens, in order. Only values that are a function of the seed may
+/// enter: no pointer, no hash-map order, no madsim task id (those count per process of the host), no wall time.
+#[derive(Debug, Default)]
+pub(super) struct Digest(AtomicU64);
+
+impl Digest {
+    /// Mixes one happening in. The words say what it was; the first is its kind.
+    pub(super) fn record<const N: usize>(&self, kind: Kind, words: [u64; N]) {
+        let mut state = fold(self.value(), kind as u64);
+        for word in words {
+            state = fold(state, word);
+        }
+        // One thread runs a simulation, so a load and a store lose nothing.
+        self.0.store(state, Ordering::Relaxed);
+    }
+
+    pub(super) fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    ProcessStarted = 1,
+    ProcessStopped,
+    PowerLost,
+    Accepted,
+    Connected,
+    Frame,
+    Closed,
+    Terminate,
+    FileCreated,
+    FileWritten,
+    FileTruncated,
+    FileSynced,
+    DirCreated,
+    Removed,
+    Renamed,
+    DirSynced,
+}
+
+/// The multiply-fold step of xxh3 and wyhash, with two of xxh3's secret words.
+fn fold(state: u64, word: u64) -> u64 {
+    let product = u128::from(state ^ 0x1cad_2167_5d03_6f5b) * u128::from(word.rotate_left(32) ^ 0xdb97_9083_e96d_d4de);
+    (product as u64) ^ (product >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Digest, Kind};
+
+    #[test]
+    fn order_and_kind_matter() {
+        let of = |happenings: &[(Kind, u64)]| {
+            let digest = Digest::default();
+            happenings.iter().for_each(|&(kind, word)| digest.record(kind, [word]));
+            digest.value()
+        };
+        assert_eq!(of(&[(Kind::Frame, 1), (Kind::Frame, 2)]), of(&[(Kind::Frame, 1), (Kind::Frame, 2)]));
+        assert_ne!(of(&[(Kind::Frame, 1), (Kind::Frame, 2)]), of(&[(Kind::Frame, 2), (Kind::Frame, 1)]));
+        assert_ne!(of(&[(Kind::Frame, 1)]), of(&[(Kind::Closed, 1)]));
+        assert_ne!(of(&[(Kind::Frame, 0)]), of(&[]));
+    }
+}

@@ -1,0 +1,332 @@
+//! The simulated disk: page cache and durable state kept apart.
+//!
+//! [`File::sync`](super::super::File::sync) makes a file's content durable, [`Disk::sync_dir`](super::super::Disk)
+//! a directory's entries, and neither implies the other: a synced file whose entry is not durable is gone after a power
+//! loss. A power loss returns every directory to its durable entries and every file to its durable content; a process
+//! kill loses nothing. A handle belongs to one process incarnation: once that is dead, it changes nothing any more.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::digest::{Digest, Kind};
+use super::file::Inode;
+use super::lock;
+use super::net::{Incarnation, MachineId};
+use crate::world::path;
+
+/// What a directory's entry names. Shared by the current and the durable entries, and by open handles.
+#[derive(Clone)]
+enum Node {
+    File(Arc<Mutex<Inode>>),
+    Dir(Arc<Mutex<Directory>>),
+}
+
+#[derive(Default)]
+struct Directory {
+    current: BTreeMap<Arc<str>, Node>,
+    durable: BTreeMap<Arc<str>, Node>,
+}
+
+/// One machine's disk.
+pub(super) struct MachineDisk {
+    machine: MachineId,
+    digest: Arc<Digest>,
+    root: Arc<Mutex<Directory>>,
+    /// The incarnation that may write; 0 while none runs.
+    writer: AtomicU64,
+    inodes: AtomicU64,
+}
+
+impl MachineDisk {
+    pub(super) fn new(machine: MachineId, digest: Arc<Digest>) -> Arc<MachineDisk> {
+        Arc::new(MachineDisk {
+            machine,
+            digest,
+            root: Arc::default(),
+            writer: AtomicU64::new(0),
+            inodes: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn admit(&self, incarnation: Incarnation) {
+        self.writer.store(incarnation.0, Ordering::Relaxed);
+    }
+
+    /// From now on no process may write.
+    pub(super) fn fence(&self) {
+        self.writer.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn lose_power(&self) {
+        lose_power(&self.root);
+    }
+
+    fn record<const N: usize>(&self, kind: Kind, words: [u64; N]) {
+        self.digest.record(kind, [u64::from(self.machine.0)]);
+        self.digest.record(kind, words);
+    }
+}
+
+fn lose_power(dir: &Mutex<Directory>) {
+    let dir = &mut *lock(dir);
+    dir.current = dir.durable.clone();
+    for node in dir.current.values() {
+        match node {
+            Node::File(inode) => lock(inode).lose_power(),
+            Node::Dir(dir) => lose_power(dir),
+        }
+    }
+}
+
+/// A machine's disk as one process incarnation, or the observer, sees it.
+#[derive(Clone)]
+pub struct SimDisk {
+    pub(super) disk: Arc<MachineDisk>,
+    /// None: the observer, who only reads.
+    pub(super) incarnation: Option<Incarnation>,
+}
+
+/// Refuses the observer (`ReadOnlyFilesystem`) and a dead incarnation (`BrokenPipe`).
+fn check_writer(disk: &MachineDisk, incarnation: Option<Incarnation>) -> io::Result<()> {
+    match incarnation {
+        None => Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the observer does not write")),
+        Some(Incarnation(incarnation)) if incarnation == disk.writer.load(Ordering::Relaxed) => Ok(()),
+        Some(_) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "this process is dead")),
+    }
+}
+
+fn not_found(path: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("'{path}' does not exist"))
+}
+
+impl SimDisk {
+    fn dir(&self, names: &[&str]) -> io::Result<Arc<Mutex<Directory>>> {
+        let mut dir = self.disk.root.clone();
+        for name in names {
+            let node = lock(&dir).current.get(*name).cloned();
+            dir = match node {
+                Some(Node::Dir(dir)) => dir,
+                Some(Node::File(_)) => {
+                    return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("'{name}' is a file")));
+                }
+                None => return Err(not_found(&names.join("/"))),
+            };
+        }
+        Ok(dir)
+    }
+
+    fn node(&self, path: &str) -> io::Result<Node> {
+        let names = path::components(path)?;
+        match names.split_last() {
+            None => Ok(Node::Dir(self.disk.root.clone())),
+            Some((last, parents)) => {
+                lock(&*self.dir(parents)?).current.get(*last).cloned().ok_or_else(|| not_found(path))
+            }
+        }
+    }
+
+    fn file(&self, inode: Arc<Mutex<Inode>>) -> SimFile {
+        SimFile { disk: self.disk.clone(), incarnation: self.incarnation, inode }
+    }
+
+    fn record(&self, kind: Kind, path: &str) {
+        self.disk.record(kind, [xxh3_64(path.as_bytes())]);
+    }
+
+    /// See [`Disk::open`](super::super::Disk::open).
+    pub fn open(&self, path: &str) -> io::Result<SimFile> {
+        match self.node(path)? {
+            Node::File(inode) => Ok(self.file(inode)),
+            Node::Dir(_) => Err(io::Error::new(io::ErrorKind::IsADirectory, format!("'{path}' is a directory"))),
+        }
+    }
+
+    /// See [`Disk::create`](super::super::Disk::create).
+    pub fn create(&self, path: &str) -> io::Result<SimFile> {
+        check_writer(&self.disk, self.incarnation)?;
+        let (parents, last) = path::split_last(path)?;
+        let parent = self.dir(&parents)?;
+        let existing = lock(&*parent).current.get(last).cloned();
+        match existing {
+            Some(Node::File(inode)) => {
+                let mut file = self.file(inode);
+                file.truncate(0)?;
+                Ok(file)
+            }
+            Some(Node::Dir(_)) => Err(io::Error::new(io::ErrorKind::IsADirectory, format!("'{path}' is a directory"))),
+            None => {
+                self.record(Kind::FileCreated, path);
+                let number = self.disk.inodes.fetch_add(1, Ordering::Relaxed);
+                let inode = Arc::new(Mutex::new(Inode::new(number)));
+                lock(&*parent).current.insert(last.into(), Node::File(inode.clone()));
+                Ok(self.file(inode))
+            }
+        }
+    }
+
+    /// See [`Disk::exists`](super::super::Disk::exists).
+    pub fn exists(&self, path: &str) -> bool {
+        self.node(path).is_ok()
+    }
+
+    /// See [`Disk::create_dir_all`](super::super::Disk::create_dir_all). Each new directory is an entry of its parent,
+    /// durable once that is synced.
+    pub fn create_dir_all(&self, path: &str) -> io::Result<()> {
+        check_writer(&self.disk, self.incarnation)?;
+        let mut dir = self.disk.root.clone();
+        for name in path::components(path)? {
+            let node = lock(&dir).current.get(name).cloned();
+            dir = match node {
+                Some(Node::Dir(dir)) => dir,
+                Some(Node::File(_)) => {
+                    return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("'{name}' is a file")));
+                }
+                None => {
+                    self.record(Kind::DirCreated, path);
+                    let new = Arc::<Mutex<Directory>>::default();
+                    lock(&dir).current.insert(name.into(), Node::Dir(new.clone()));
+                    new
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// See [`Disk::read_dir`](super::super::Disk::read_dir).
+    pub fn read_dir(&self, path: &str) -> io::Result<Vec<String>> {
+        let dir = self.dir(&path::components(path)?)?;
+        Ok(lock(&*dir).current.keys().map(|name| name.to_string()).collect())
+    }
+
+    /// See [`Disk::remove_file`](super::super::Disk::remove_file). Open handles stay usable.
+    pub fn remove_file(&self, path: &str) -> io::Result<()> {
+        match self.node(path)? {
+            Node::File(_) => self.remove(path),
+            Node::Dir(_) => Err(io::Error::new(io::ErrorKind::IsADirectory, format!("'{path}' is a directory"))),
+        }
+    }
+
+    /// See [`Disk::remove_dir_all`](super::super::Disk::remove_dir_all). Durable once the parent is synced; until then
+    /// a power loss brings back the whole directory, as far as it was durable.
+    pub fn remove_dir_all(&self, path: &str) -> io::Result<()> {
+        match self.node(path)? {
+            Node::Dir(_) => self.remove(path),
+            Node::File(_) => Err(io::Error::new(io::ErrorKind::NotADirectory, format!("'{path}' is a file"))),
+        }
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        check_writer(&self.disk, self.incarnation)?;
+        let (parents, last) = path::split_last(path)?;
+        lock(&*self.dir(&parents)?).current.remove(last);
+        self.record(Kind::Removed, path);
+        Ok(())
+    }
+
+    /// See [`Disk::rename`](super::super::Disk::rename). Between two directories a file's new entry becomes durable with
+    /// the new parent and its removal with the old one; a directory stays within its parent (`Unsupported` otherwise).
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        check_writer(&self.disk, self.incarnation)?;
+        let node = self.node(from)?;
+        let ((from_parents, from_last), (to_parents, to_last)) = (path::split_last(from)?, path::split_last(to)?);
+        let target = lock(&*self.dir(&to_parents)?).current.get(to_last).cloned();
+        match (&node, &target) {
+            (Node::File(_), Some(Node::Dir(_))) => {
+                return Err(io::Error::new(io::ErrorKind::IsADirectory, format!("'{to}' is a directory")));
+            }
+            (Node::Dir(_), Some(Node::File(_))) => {
+                return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("'{to}' is a file")));
+            }
+            (Node::Dir(from), Some(Node::Dir(to))) if !Arc::ptr_eq(from, to) && !lock(to).current.is_empty() => {
+                return Err(io::Error::from(io::ErrorKind::DirectoryNotEmpty));
+            }
+            (Node::Dir(_), _) if from_parents != to_parents => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "a directory stays within its parent"));
+            }
+            (Node::File(_) | Node::Dir(_), _) => {}
+        }
+        lock(&*self.dir(&from_parents)?).current.remove(from_last);
+        lock(&*self.dir(&to_parents)?).current.insert(to_last.into(), node);
+        self.disk.record(Kind::Renamed, [xxh3_64(from.as_bytes()), xxh3_64(to.as_bytes())]);
+        Ok(())
+    }
+
+    /// See [`Disk::sync_dir`](super::super::Disk::sync_dir).
+    pub fn sync_dir(&self, path: &str) -> io::Result<()> {
+        check_writer(&self.disk, self.incarnation)?;
+        let dir = self.dir(&path::components(path)?)?;
+        let dir = &mut *lock(&*dir);
+        dir.durable = dir.current.clone();
+        self.record(Kind::DirSynced, path);
+        Ok(())
+    }
+}
+
+/// An open file: a rename or removal does not disturb it.
+pub struct SimFile {
+    disk: Arc<MachineDisk>,
+    incarnation: Option<Incarnation>,
+    inode: Arc<Mutex<Inode>>,
+}
+
+impl SimFile {
+    #[expect(clippy::len_without_is_empty, reason = "world::File has it")]
+    pub fn len(&self) -> u64 {
+        lock(&self.inode).len()
+    }
+
+    /// See [`File::read_at`](super::super::File::read_at). Bytes of one append come as a slice, without a copy.
+    pub fn read_at(&self, position: u64, bytes_max: usize) -> io::Result<Bytes> {
+        Ok(lock(&self.inode).read(position, bytes_max))
+    }
+
+    /// See [`File::append`](super::super::File::append).
+    pub fn append(&mut self, data: &[u8]) -> io::Result<u64> {
+        check_writer(&self.disk, self.incarnation)?;
+        let inode = &mut *lock(&self.inode);
+        let position = inode.append(data);
+        self.record_write(inode, position, data);
+        Ok(position)
+    }
+
+    /// See [`File::write_at`](super::super::File::write_at). `InvalidInput` beyond the end.
+    pub fn write_at(&mut self, position: u64, data: &[u8]) -> io::Result<()> {
+        check_writer(&self.disk, self.incarnation)?;
+        let inode = &mut *lock(&self.inode);
+        if position > inode.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the position is beyond the end of the file"));
+        }
+        inode.write(position, data);
+        self.record_write(inode, position, data);
+        Ok(())
+    }
+
+    /// See [`File::truncate`](super::super::File::truncate).
+    pub fn truncate(&mut self, len: u64) -> io::Result<()> {
+        check_writer(&self.disk, self.incarnation)?;
+        let inode = &mut *lock(&self.inode);
+        if len < inode.len() {
+            inode.truncate(len);
+            self.disk.record(Kind::FileTruncated, [inode.number, len]);
+        }
+        Ok(())
+    }
+
+    /// See [`File::sync`](super::super::File::sync).
+    pub fn sync(&mut self) -> io::Result<()> {
+        check_writer(&self.disk, self.incarnation)?;
+        let inode = &mut *lock(&self.inode);
+        inode.sync();
+        self.disk.record(Kind::FileSynced, [inode.number]);
+        Ok(())
+    }
+
+    fn record_write(&self, inode: &Inode, position: u64, data: &[u8]) {
+        self.disk.record(Kind::FileWritten, [inode.number, position, data.len() as u64, xxh3_64(data)]);
+    }
+}
