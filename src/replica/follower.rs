@@ -68,7 +68,10 @@ pub enum FetchOutcome {
     /// It answers a question that we no longer ask.
     Ignored,
     /// Applied. `high_watermark_changed`: consumers waiting here may be served (KIP-392).
-    Applied { appended: bool, high_watermark_changed: bool },
+    Applied {
+        appended: bool,
+        high_watermark_changed: bool,
+    },
     Truncated,
     /// To be retried after `replica.fetch.backoff.ms`: the caller sets the delay.
     Retry,

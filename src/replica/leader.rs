@@ -6,7 +6,6 @@ use super::isr::{AlterPartitionResult, CommittedIsr, IsrProposal, IsrState};
 use super::partition::{Effects, Partition, Role};
 use super::remote::RemoteReplica;
 use super::{Environment, ReplicaError};
-use crate::log::batch::BatchError;
 use crate::log::{AppendError, Appended};
 use crate::observe::Observation;
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, Offset};
@@ -108,7 +107,7 @@ impl Partition {
             return Err(ReplicaError::Refused(ErrorCode::NotEnoughReplicas));
         }
         let appended =
-            self.log.append_as_leader(records, self.leader_epoch, wall_clock_ms).map_err(refused_or_failed)?;
+            self.log.append_from_client(records, self.leader_epoch, wall_clock_ms).map_err(refused_or_failed)?;
         env.observe(
             now,
             Observation::Appended {
@@ -228,8 +227,7 @@ impl Partition {
         }
         let log_end = self.log.log_end();
         let is_in_sync = |id: &BrokerId| {
-            *id == env.id
-                || leader.remote(*id).is_some_and(|r| r.is_caught_up(log_end, now, env.replica_lag_time_max))
+            *id == env.id || leader.remote(*id).is_some_and(|r| r.is_caught_up(log_end, now, env.replica_lag_time_max))
         };
         let committed = leader.isr.isr().to_vec();
         let remaining: Vec<BrokerId> = committed.iter().copied().filter(is_in_sync).collect();
@@ -330,12 +328,7 @@ impl Partition {
 /// Kafka's error for a record set that the log refuses.
 fn refused_or_failed(error: AppendError) -> ReplicaError {
     match error {
-        AppendError::Batch(BatchError::Truncated { .. } | BatchError::Crc { .. }) => {
-            ReplicaError::Refused(ErrorCode::CorruptMessage)
-        }
-        AppendError::Batch(BatchError::Magic(_) | BatchError::Invalid(_)) => {
-            ReplicaError::Refused(ErrorCode::InvalidRecord)
-        }
+        AppendError::Batch(error) => ReplicaError::Refused(error.error_code()),
         AppendError::TooLarge { .. } => ReplicaError::Refused(ErrorCode::MessageTooLarge),
         AppendError::OutOfOrder { .. } => ReplicaError::Refused(ErrorCode::UnknownServerError),
         AppendError::Io(error) => ReplicaError::Io(error),

@@ -91,6 +91,10 @@ impl Partition {
         &mut self.log
     }
 
+    pub fn named_log_mut(&mut self) -> (&TopicPartition, &mut Log) {
+        (&self.topic_partition, &mut self.log)
+    }
+
     pub fn into_log(self) -> Log {
         self.log
     }

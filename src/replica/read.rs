@@ -1,8 +1,6 @@
 //! Reads: fetches of consumers and followers, offset and epoch lookups (`Partition.fetchRecords`,
 //! `fetchOffsetForTimestamp`, `lastOffsetForLeaderEpoch`).
 
-use std::io;
-
 use bytes::Bytes;
 
 use super::partition::{Effects, Partition};
@@ -187,10 +185,7 @@ impl Partition {
     ) -> Result<OffsetAndTimestamp, ReplicaError> {
         self.check_readable(epoch, requires_leader)?;
         let offset = self.log.log_start();
-        let leader_epoch = self.epoch_of(offset)?.or_else(|| {
-            self.log.epochs().latest().filter(|e| self.log.epochs().start_offset(*e).is_some_and(|s| s <= offset))
-        });
-        Ok(OffsetAndTimestamp { offset, timestamp_ms: -1, leader_epoch })
+        Ok(OffsetAndTimestamp { offset, timestamp_ms: -1, leader_epoch: self.log.epochs().epoch_at(offset) })
     }
 
     /// ListOffsets by timestamp: the first record at or after it; -3: the record with the largest one (KIP-734).
@@ -210,7 +205,7 @@ impl Partition {
         let readable_end = if is_client { self.log.high_watermark() } else { self.log.log_end() };
         match found.filter(|(offset, _)| *offset < readable_end) {
             Some((offset, timestamp_ms)) => {
-                let leader_epoch = self.epoch_of(offset)?;
+                let leader_epoch = self.log.epochs().epoch_at(offset);
                 Ok(Some(OffsetAndTimestamp { offset, timestamp_ms, leader_epoch }))
             }
             None if is_client => self.check_offsets_available().map(|()| None),
@@ -236,17 +231,6 @@ impl Partition {
                 Err(ReplicaError::Refused(ErrorCode::OffsetNotAvailable))
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Leader epoch of the batch that holds `offset`.
-    fn epoch_of(&self, offset: Offset) -> io::Result<Option<LeaderEpoch>> {
-        match self.log.read(offset, self.log.log_end(), 1, true) {
-            Ok(batch) => {
-                Ok(batch.get(12..16).map(|b| LeaderEpoch(i32::from_be_bytes(b.try_into().expect("four bytes")))))
-            }
-            Err(ReadError::OutOfRange { .. }) => Ok(None),
-            Err(ReadError::Io(error)) => Err(error),
         }
     }
 }
