@@ -296,7 +296,10 @@ mod tests {
         let mut bytes = batch_of(2, 10, 0).to_vec();
         stamp(&mut bytes, Offset(77), LeaderEpoch(5));
         let header = checked(&bytes, true).unwrap();
-        assert_eq!((header.base_offset, header.last_offset(), header.leader_epoch), (Offset(77), Offset(78), LeaderEpoch(5)));
+        assert_eq!(
+            (header.base_offset, header.last_offset(), header.leader_epoch),
+            (Offset(77), Offset(78), LeaderEpoch(5))
+        );
     }
 
     #[test]

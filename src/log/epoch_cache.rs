@@ -224,7 +224,10 @@ mod tests {
     fn finds_the_epoch_of_an_offset() {
         let cache = cache(&[(0, 10), (1, 20), (5, 30)]);
         let at = |offset: i64| cache.epoch_at(Offset(offset)).map(|epoch| epoch.0);
-        assert_eq!([at(5), at(10), at(20), at(25), at(30), at(50)], [None, Some(0), Some(1), Some(1), Some(5), Some(5)]);
+        assert_eq!(
+            [at(5), at(10), at(20), at(25), at(30), at(50)],
+            [None, Some(0), Some(1), Some(1), Some(5), Some(5)]
+        );
         assert_eq!(cache.start_offset(LeaderEpoch(1)), Some(Offset(20)));
         assert_eq!(cache.start_offset(LeaderEpoch(2)), None);
     }

@@ -78,8 +78,7 @@ impl Loader {
     /// Base offsets of the `.log` files, in order. Removes index files that have lost theirs.
     fn find_segments(&self) -> io::Result<Vec<Offset>> {
         let names = self.disk.read_dir(&self.dir)?;
-        let mut base_offsets: Vec<Offset> =
-            names.iter().filter_map(|name| segment::base_offset(name, "log")).collect();
+        let mut base_offsets: Vec<Offset> = names.iter().filter_map(|name| segment::base_offset(name, "log")).collect();
         base_offsets.sort();
         for name in &names {
             let of_index = segment::base_offset(name, "index").or_else(|| segment::base_offset(name, "timeindex"));

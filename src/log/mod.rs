@@ -6,10 +6,10 @@ mod checkpoint;
 mod directory;
 mod epoch_cache;
 mod loader;
-mod partition_log;
-mod segment;
 #[cfg(test)]
 mod model_tests;
+mod partition_log;
+mod segment;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -86,7 +86,7 @@ pub struct Log {
     /// In order of their base offsets, never empty; the last one is active. The ones with content that may
     /// not be durable come last.
     pub(super) segments: Vec<Segment>,
-    /// A segment file was created, and the directory not synced since.
+    /// A segment file was created or removed, and the directory not synced since.
     pub(super) entries_unsynced: bool,
     pub(super) log_start: Offset,
     pub(super) log_end: Offset,
@@ -283,13 +283,7 @@ impl Log {
     /// `bytes_max`, except that the first batch is returned whatever its size when `at_least_one`.
     /// Empty when `from == up_to` or beyond it. Never crosses into the next segment, as in Kafka; the CRC is
     /// not checked.
-    pub fn read(
-        &self,
-        from: Offset,
-        up_to: Offset,
-        bytes_max: usize,
-        at_least_one: bool,
-    ) -> Result<Bytes, ReadError> {
+    pub fn read(&self, from: Offset, up_to: Offset, bytes_max: usize, at_least_one: bool) -> Result<Bytes, ReadError> {
         if from < self.log_start || from > self.log_end {
             return Err(ReadError::OutOfRange { offset: from, log_start: self.log_start, log_end: self.log_end });
         }
@@ -361,6 +355,7 @@ impl Log {
         }
         let kept = self.segments.partition_point(|segment| segment.base_offset() <= to);
         self.remove_segments_from(kept)?;
+        self.sync_entries()?;
         let active = self.segments.last_mut().expect("the segment that holds the offset stays");
         self.log_end = active.truncate_to(to)?;
         self.log_start = self.log_start.min(self.log_end);
@@ -369,12 +364,13 @@ impl Log {
         self.truncate_epochs()
     }
 
-    /// Drops everything; the log starts anew at `offset`.
+    /// Drops everything; the log starts anew at `offset`. Durable when this returns; the checkpoints are due
+    /// afterwards, as for [`Log::truncate_to`].
     pub fn truncate_fully_and_start_at(&mut self, offset: Offset) -> io::Result<()> {
         assert!(offset >= Offset::ZERO, "cannot start at {offset}");
         self.remove_segments_from(0)?;
         self.segments.push(Segment::create(&self.disk, &self.dir, offset)?);
-        self.entries_unsynced = true;
+        self.sync_entries()?;
         self.log_start = offset;
         self.log_end = offset;
         self.high_watermark = offset;
@@ -382,18 +378,23 @@ impl Log {
         if self.epochs.clear() { self.epochs.write(&self.disk, &self.dir) } else { Ok(()) }
     }
 
-    /// Removes the segments from index `kept` on, the last one first, and makes that durable: a crash on the
-    /// way leaves a log that ends earlier.
+    /// Removes the segments from index `kept` on, the last one first: a crash on the way leaves a log that
+    /// ends earlier.
     fn remove_segments_from(&mut self, kept: usize) -> io::Result<()> {
-        if kept == self.segments.len() {
-            return Ok(());
-        }
         while self.segments.len() > kept {
             let segment = self.segments.pop().expect("there are more than the kept ones");
+            self.entries_unsynced = true;
             segment.remove(&self.disk)?;
         }
-        self.disk.sync_dir(&self.dir)?;
-        self.entries_unsynced = false;
+        Ok(())
+    }
+
+    /// Makes creations and removals of segment files durable.
+    fn sync_entries(&mut self) -> io::Result<()> {
+        if self.entries_unsynced {
+            self.disk.sync_dir(&self.dir)?;
+            self.entries_unsynced = false;
+        }
         Ok(())
     }
 
@@ -413,10 +414,7 @@ impl Log {
         for segment in &mut self.segments[first_dirty..] {
             segment.sync()?;
         }
-        if self.entries_unsynced {
-            self.disk.sync_dir(&self.dir)?;
-            self.entries_unsynced = false;
-        }
+        self.sync_entries()?;
         self.recovery_point = self.log_end;
         Ok(self.log_end)
     }

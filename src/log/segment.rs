@@ -287,7 +287,9 @@ impl Segment {
         let mut next_offset = self.base_offset;
         while let Some(header) = window.batch(position, file_bytes, check_crc)? {
             let is_in_order = header.base_offset >= next_offset && header.last_offset_delta >= 0;
-            let Some(last_offset) = header.base_offset.0.checked_add(i64::from(header.last_offset_delta)) else { break };
+            let Some(last_offset) = header.base_offset.0.checked_add(i64::from(header.last_offset_delta)) else {
+                break;
+            };
             let end = position + header.size_bytes as u64;
             if !is_in_order || last_offset - self.base_offset.0 > RELATIVE_MAX || end > RELATIVE_MAX as u64 {
                 break;

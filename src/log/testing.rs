@@ -1,0 +1,141 @@
+//! What the log's tests share: batches, and a machine whose process and power can be cut.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::records::{
+    Compression, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+};
+use uuid::Uuid;
+
+use super::batch;
+use super::directory::{LoadedLog, LogDirectory};
+use super::partition_log::LogConfig;
+use crate::protocol::{LeaderEpoch, Offset, TopicPartition};
+use crate::world::Disk;
+use crate::world::sim::{SimConfig, Simulation};
+
+/// A producer's batch of `count` records with values of `value_bytes`, at `timestamp`, `timestamp + 1`, ….
+pub fn batch_of(count: usize, value_bytes: usize, timestamp: i64) -> Bytes {
+    batch_at(&(0..count as i64).map(|at| timestamp + at).collect::<Vec<_>>(), value_bytes)
+}
+
+/// A producer's batch with one record per timestamp.
+pub fn batch_at(timestamps: &[i64], value_bytes: usize) -> Bytes {
+    let records: Vec<Record> =
+        timestamps.iter().enumerate().map(|(at, &timestamp)| record(at, timestamp, value_bytes)).collect();
+    let mut buffer = BytesMut::new();
+    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+    RecordBatchEncoder::encode(&mut buffer, &records, &options).unwrap();
+    buffer.freeze()
+}
+
+fn record(at: usize, timestamp: i64, value_bytes: usize) -> Record {
+    Record {
+        transactional: false,
+        control: false,
+        delete_horizon: false,
+        partition_leader_epoch: -1,
+        producer_id: NO_PRODUCER_ID,
+        producer_epoch: NO_PRODUCER_EPOCH,
+        timestamp_type: TimestampType::Creation,
+        offset: at as i64,
+        // The encoder begins another batch where offset and sequence do not run in step.
+        sequence: at as i32,
+        timestamp,
+        key: None,
+        value: Some(vec![timestamp as u8; value_bytes].into()),
+        headers: Default::default(),
+    }
+}
+
+/// The batch as a leader of `epoch` stores it at `base_offset`.
+pub fn stored(batch: &Bytes, base_offset: i64, epoch: i32) -> Bytes {
+    let mut bytes = batch.to_vec();
+    batch::stamp(&mut bytes, Offset(base_offset), LeaderEpoch(epoch));
+    bytes.into()
+}
+
+pub fn concat(batches: &[Bytes]) -> Bytes {
+    batches.concat().into()
+}
+
+pub fn orders() -> TopicPartition {
+    TopicPartition::new("orders", 0)
+}
+
+pub const TOPIC_ID: Uuid = Uuid::from_u128(7);
+pub const DIRECTORY_ID: Uuid = Uuid::from_u128(8);
+
+/// Opens the log directory `data`.
+pub fn open_directory(disk: &Disk, config: &LogConfig) -> (LogDirectory, Vec<LoadedLog>) {
+    try_open_directory(disk, config).expect("the log directory opens")
+}
+
+pub fn try_open_directory(disk: &Disk, config: &LogConfig) -> std::io::Result<(LogDirectory, Vec<LoadedLog>)> {
+    LogDirectory::open(disk.clone(), "data", |_| config.clone(), || DIRECTORY_ID)
+}
+
+/// One simulated machine. Its process does nothing; the test acts on the disk in its place.
+pub struct Machine {
+    simulation: Simulation,
+    disk: Arc<Mutex<Option<Disk>>>,
+}
+
+const NAME: &str = "broker-1";
+
+impl Machine {
+    /// Runs a test on a fresh machine.
+    pub fn run<T, F: Future<Output = T>>(test: impl FnOnce(Machine) -> F) -> T {
+        Simulation::block_on(1, SimConfig::default(), |simulation| async move {
+            let disk = Arc::new(Mutex::new(None));
+            let of_process = disk.clone();
+            simulation.add_machine(NAME, false, move |world, _endpoint| {
+                *of_process.lock().unwrap() = Some(world.disk());
+                Box::pin(std::future::pending())
+            });
+            let machine = Machine { simulation, disk };
+            machine.boot().await;
+            test(machine).await
+        })
+    }
+
+    async fn boot(&self) {
+        self.simulation.start(NAME);
+        self.simulation.sleep_until(self.simulation.now() + Duration::from_millis(1)).await;
+    }
+
+    /// The disk of the process that runs.
+    pub fn disk(&self) -> Disk {
+        self.disk.lock().unwrap().clone().expect("the process has started")
+    }
+
+    /// Kills the process and starts another: the page cache stays.
+    pub async fn kill(&self) -> Disk {
+        self.simulation.kill(NAME);
+        self.boot().await;
+        self.disk()
+    }
+
+    /// Cuts the power and boots again: what was not synced is gone.
+    pub async fn lose_power(&self) -> Disk {
+        self.simulation.power_off(NAME);
+        self.boot().await;
+        self.disk()
+    }
+}
+
+/// The file's bytes.
+pub fn read(disk: &Disk, path: &str) -> Vec<u8> {
+    let file = disk.open(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    file.read_at(0, file.len() as usize).unwrap().to_vec()
+}
+
+/// Flips one bit of a file, on the disk itself.
+pub fn flip_bit(disk: &Disk, path: &str, position: u64) {
+    let mut file = disk.open(path).unwrap();
+    let byte = file.read_at(position, 1).unwrap()[0];
+    file.write_at(position, &[byte ^ 0x04]).unwrap();
+    file.sync().unwrap();
+}
