@@ -24,3 +24,6 @@ pub use delivery::{DeliveryReport, Outcome, ProducerRecord, RecordId};
 pub use error::{ClientError, ErrorName};
 pub use producer::Producer;
 pub use subscription::{ConsumerError, PositionReset, ResetReason};
+
+#[cfg(test)]
+mod tests;
