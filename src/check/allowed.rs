@@ -130,15 +130,15 @@ fn allow_loss(context: &Context, table: &mut Table) {
     } else {
         return;
     };
-    for name in ["lost-write", "unseen", "inconsistent-offsets", "nonmonotonic-send"] {
-        table.allow(name, reason);
-    }
-    for name in ["poll-skip", "nonmonotonic-poll"] {
-        table.allow(name, "the log was cut below a consumer's position: it is reset, or walks over the gap (KIP-320)");
-    }
-    for name in VIOLATIONS_OF_LOSS {
-        table.allow(name, reason);
-    }
+    table.allow_loss_and_what_follows(reason);
+}
+
+/// Adds to a table what follows from a loss that the scenario itself claims (an expectation of lost writes
+/// that none would not meet), for losses that the configuration alone does not explain.
+pub fn allow_claimed_loss(rows: &mut Vec<Allowance>) {
+    let mut table = Table { rows: std::mem::take(rows) };
+    table.allow_loss_and_what_follows("the scenario expects acknowledged writes to be lost, and this follows from it");
+    *rows = table.rows;
 }
 
 #[derive(Default)]
@@ -150,6 +150,18 @@ impl Table {
     fn allow(&mut self, anomaly: &'static str, reason: &'static str) {
         if self.rows.iter().all(|row| row.anomaly != anomaly) {
             self.rows.push(Allowance { anomaly, reason });
+        }
+    }
+
+    fn allow_loss_and_what_follows(&mut self, reason: &'static str) {
+        for name in ["lost-write", "unseen", "inconsistent-offsets", "nonmonotonic-send"] {
+            self.allow(name, reason);
+        }
+        for name in ["poll-skip", "nonmonotonic-poll"] {
+            self.allow(name, "the log was cut below a consumer's position: it is reset, or walks over the gap (KIP-320)");
+        }
+        for name in VIOLATIONS_OF_LOSS {
+            self.allow(name, reason);
         }
     }
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use crate::history::HistoryEvent;
 
 pub(crate) use allowed::broker_of;
-pub use allowed::{Allowance, Context, VIOLATIONS_OF_LOSS, acks_name, allowed};
+pub use allowed::{Allowance, Context, VIOLATIONS_OF_LOSS, acks_name, allow_claimed_loss, allowed};
 
 /// The names of all anomalies that [`analyze`] looks for.
 pub const ANOMALIES: [&str; 14] = [

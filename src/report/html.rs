@@ -50,13 +50,13 @@ pub fn html(runs: &[(&RunReport, Option<&RunOutcome>)]) -> Result<String, miniji
     let leading = runs.iter().map(|(run, _)| *run).find(|run| run.verdict == worst).unwrap_or(first);
     let pages: Vec<RunPage<'_>> = runs.iter().map(|(run, outcome)| page(run, *outcome)).collect();
     environment.get_template("report.html")?.render(context! {
-        scenario => first.scenario,
-        title => first.title,
+        scenario => first.scenario.as_str(),
+        title => first.title.as_str(),
         verdict => worst.text(),
         class => class(worst),
         unexpected => runs.iter().filter(|(run, _)| run.verdict != Verdict::AsExpected).count(),
         command => leading.command(),
-        runs => minijinja::Value::from_serialize(&pages),
+        runs => minijinja::Value::from(minijinja::value::Serde(pages)),
     })
 }
 

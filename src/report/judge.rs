@@ -7,9 +7,7 @@ use std::time::Duration;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::account;
-use super::model::{
-    Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport, comparison_text, compares,
-};
+use super::model::{Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport};
 use crate::check::{self, Anomalies, Context, allowed};
 use crate::config::Acks;
 use crate::history::{EventType, HistoryEvent, MicroOp};
@@ -27,7 +25,8 @@ const EVIDENCE_MAX: usize = 8;
 /// Judges run `outcome` of `scenario`'s variant number `variant`.
 ///
 /// A metric that an expectation names is judged by the expectation alone; every other anomaly or
-/// violation must be absent or allowed by the table of [`crate::check::allowed`]. A fault that never fired
+/// violation must be absent, allowed by the table of [`crate::check::allowed`], or follow from a loss that
+/// an expectation claims. A fault that never fired
 /// is unexpected: the scenario did not happen.
 pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunReport {
     let point = &scenario.variants[variant];
@@ -86,6 +85,11 @@ fn judge_complete(variant: &Variant, report: &mut RunReport) -> (Verdict, Vec<St
         }
         report.expectations.push(judged);
     }
+    // `lost-write = "> 0"`: met only by a loss.
+    let claims_loss = |e: &Expectation| ["lost-write", "unseen"].contains(&e.metric.as_str()) && !e.compare.holds(0, e.value);
+    if variant.expect.iter().any(claims_loss) {
+        check::allow_claimed_loss(&mut report.allowed);
+    }
     let is_expected = |name: &str| variant.expect.iter().any(|expectation| expectation.metric == name);
     for (name, count) in &report.anomalies {
         if *count > 0 && !is_expected(name) && report.allowance(name).is_none() {
@@ -111,9 +115,9 @@ fn judge_expectation(expectation: &Expectation, report: &RunReport) -> Expectati
     let actual = metric_value(metric, report);
     ExpectationReport {
         metric: metric.clone(),
-        expected: format!("{} {value}", comparison_text(*compare)),
+        expected: format!("{compare} {value}"),
         actual,
-        passed: compares(actual, *compare, *value),
+        passed: compare.holds(actual, *value),
     }
 }
 

@@ -19,3 +19,6 @@ pub use junit::junit;
 pub use model::{
     Account, Counts, ExpectationReport, FaultReport, Report, RunReport, SCHEMA, Summary, Verdict, ViolationReport,
 };
+
+#[cfg(test)]
+mod tests;

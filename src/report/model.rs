@@ -6,7 +6,6 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use crate::check::Allowance;
-use crate::scenario::Comparison;
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -181,29 +180,5 @@ impl<'a> Report<'a> {
         let mut text = serde_json::to_string_pretty(self).expect("a report has string keys and finite numbers");
         text.push('\n');
         text
-    }
-}
-
-/// `>` and the like, as scenario files write them.
-pub fn comparison_text(compare: Comparison) -> &'static str {
-    match compare {
-        Comparison::Eq => "==",
-        Comparison::Ne => "!=",
-        Comparison::Lt => "<",
-        Comparison::Le => "<=",
-        Comparison::Gt => ">",
-        Comparison::Ge => ">=",
-    }
-}
-
-/// Whether `actual compare value` holds.
-pub fn compares(actual: u64, compare: Comparison, value: u64) -> bool {
-    match compare {
-        Comparison::Eq => actual == value,
-        Comparison::Ne => actual != value,
-        Comparison::Lt => actual < value,
-        Comparison::Le => actual <= value,
-        Comparison::Gt => actual > value,
-        Comparison::Ge => actual >= value,
     }
 }

@@ -1,0 +1,178 @@
+//! `faultline replay`: runs again what a report names, and compares event by event.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use indexmap::IndexMap;
+use serde::Deserialize;
+
+use super::pool::{self, Task};
+use super::{Exit, ReplayArgs, print, stderr_look};
+use crate::lab::outcome::{End, TraceEvent};
+use crate::lab::run::run_one;
+use crate::report::{SCHEMA, trace};
+use crate::scenario::{self, Scenario};
+
+/// What `replay` needs of a report.
+#[derive(Deserialize)]
+struct SavedReport {
+    schema: u32,
+    runs: Vec<SavedRun>,
+}
+
+#[derive(Deserialize)]
+struct SavedRun {
+    file: String,
+    variant: IndexMap<String, String>,
+    seed: u64,
+    digest: String,
+    verdict: String,
+    trace: Option<String>,
+}
+
+pub fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
+    let saved = read_report(&args.report)?;
+    let Some((scenarios, tasks)) = prepare(&saved)? else { return Ok(Exit::Usage) };
+    let directory = args.report.parent().unwrap_or(Path::new("."));
+    let results = pool::run_all(&tasks, args.jobs, |index, task| {
+        compare(&saved.runs[index], directory, &scenarios[task.scenario], task)
+    });
+    let mut text = String::new();
+    for (run, result) in saved.runs.iter().zip(&results) {
+        let _ = writeln!(text, "{}: {}", name(run), result.text);
+    }
+    print(&text)?;
+    Ok(results.iter().map(|result| result.exit).max().unwrap_or(Exit::AsExpected))
+}
+
+fn read_report(path: &Path) -> anyhow::Result<SavedReport> {
+    let place = || path.display().to_string();
+    let text = fs::read_to_string(path).with_context(place)?;
+    let saved: SavedReport =
+        serde_json::from_str(&text).with_context(|| format!("{} is not a report of `faultline run`", place()))?;
+    if saved.schema != SCHEMA {
+        bail!("{}: schema {} is not the one this build writes ({SCHEMA})", place(), saved.schema);
+    }
+    if let Some(run) = saved.runs.iter().find(|run| run.file.is_empty()) {
+        bail!("{}: the run with seed {} names no scenario file", place(), run.seed);
+    }
+    Ok(saved)
+}
+
+/// Loads each scenario once and finds each run's variant; `None` after mistakes in scenario files are told.
+fn prepare(saved: &SavedReport) -> anyhow::Result<Option<(Vec<Scenario>, Vec<Task>)>> {
+    let look = stderr_look();
+    let mut scenarios: IndexMap<&str, Scenario> = IndexMap::new();
+    let mut tasks = Vec::new();
+    for run in &saved.runs {
+        if !scenarios.contains_key(run.file.as_str()) {
+            match scenario::load(&PathBuf::from(&run.file)) {
+                Ok(scenario) => scenarios.insert(&run.file, scenario),
+                Err(error) => {
+                    let _ = writeln!(io::stderr(), "{}", error.render(look.color, look.width));
+                    return Ok(None);
+                }
+            };
+        }
+        let index = scenarios.get_index_of(run.file.as_str()).expect("just loaded");
+        let is_same = |point: &[(String, String)]| point.iter().map(|(k, v)| (k, v)).eq(run.variant.iter());
+        let Some(variant) = scenarios[index].variants.iter().position(|variant| is_same(&variant.point)) else {
+            bail!("{} has no variant {} any more", run.file, variant_text(run));
+        };
+        tasks.push(Task { scenario: index, variant, seed: run.seed });
+    }
+    Ok(Some((scenarios.into_values().collect(), tasks)))
+}
+
+struct Compared {
+    exit: Exit,
+    text: String,
+}
+
+fn compare(saved: &SavedRun, directory: &Path, scenario: &Scenario, task: Task) -> Compared {
+    let outcome = run_one(scenario, task.variant, task.seed);
+    let digest = format!("{:016x}", outcome.digest);
+    if digest == saved.digest {
+        return Compared { exit: Exit::AsExpected, text: format!("same digest {digest}") };
+    }
+    let mut text = format!("digest {digest}, the report says {}", saved.digest);
+    let broke = match &outcome.end {
+        End::Complete => None,
+        End::Panicked(why) => Some(format!("panicked: {why}")),
+        End::Unfinished(why) => Some(format!("did not finish: {why}")),
+    };
+    let was_broken = matches!(saved.verdict.as_str(), "panicked" | "unfinished");
+    let exit = if broke.is_some() && !was_broken { Exit::Broken } else { Exit::Unexpected };
+    if let Some(why) = broke {
+        let _ = write!(text, "; it {why}");
+    }
+    match saved.trace.as_ref().map(|name| fs::read_to_string(directory.join(name))) {
+        Some(Ok(lines)) => text.push_str(&first_difference(&lines, &outcome.trace)),
+        Some(Err(error)) => {
+            let _ = write!(text, "; its saved trace cannot be read: {error}");
+        }
+        None => text.push_str("; its trace was not saved"),
+    }
+    Compared { exit, text }
+}
+
+/// Names the first event in which a saved trace and a new one differ.
+fn first_difference(saved: &str, trace: &[TraceEvent]) -> String {
+    let mut saved_lines = saved.lines();
+    for (number, event) in (1..).zip(trace) {
+        let line = trace::saved_line(event);
+        let then = saved_lines.next();
+        if then != Some(line.as_str()) {
+            let then = then.unwrap_or("the end");
+            return format!("\n  first difference at event {number}:\n  - {then}\n  + {}", trace::Line(event));
+        }
+    }
+    match saved_lines.next() {
+        Some(line) => format!("\n  first difference at event {}:\n  - {line}\n  + the end", trace.len() + 1),
+        None => "; its trace is the same, so what differs is not in the trace".to_owned(),
+    }
+}
+
+fn name(run: &SavedRun) -> String {
+    format!("{} {} seed {}", run.file, variant_text(run), run.seed)
+}
+
+fn variant_text(run: &SavedRun) -> String {
+    if run.variant.is_empty() {
+        return "-".to_owned();
+    }
+    run.variant.iter().map(|(axis, value)| format!("{axis}={value}")).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::outcome::TraceKind;
+    use crate::world::Time;
+
+    fn event(ms: u64, what: TraceKind) -> TraceEvent {
+        TraceEvent { at: Time::from_millis(ms), machine: "broker-1".to_owned(), what }
+    }
+
+    fn saved(trace: &[TraceEvent]) -> String {
+        let mut out = Vec::new();
+        trace::write(&mut out, trace).expect("memory takes everything");
+        String::from_utf8(out).expect("JSON is UTF-8")
+    }
+
+    #[test]
+    fn the_first_differing_event_is_named() {
+        let before = [event(1, TraceKind::Started), event(2, TraceKind::Stopped { power_lost: true })];
+        let after = [event(1, TraceKind::Started), event(3, TraceKind::Stopped { power_lost: true })];
+        let text = first_difference(&saved(&before), &after);
+        assert!(text.contains("event 2:") && text.contains("0.003000s broker-1 lost power"), "{text}");
+        let longer = first_difference(&saved(&before[..1]), &before);
+        assert!(longer.contains("event 2:") && longer.contains("- the end"), "{longer}");
+        let shorter = first_difference(&saved(&before), &before[..1]);
+        assert!(shorter.contains("event 2:") && shorter.contains("+ the end"), "{shorter}");
+        assert!(first_difference(&saved(&before), &before).contains("is the same"));
+    }
+}
