@@ -13,6 +13,8 @@ mod path;
 pub mod real;
 pub mod sim;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use std::fmt;

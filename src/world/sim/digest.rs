@@ -46,8 +46,7 @@ pub(super) enum Kind {
 
 /// The multiply-fold step of xxh3 and wyhash, with two of xxh3's secret words.
 fn fold(state: u64, word: u64) -> u64 {
-    let product =
-        u128::from(state ^ 0x1cad_2167_5d03_6f5b) * u128::from(word.rotate_left(32) ^ 0xdb97_9083_e96d_d4de);
+    let product = u128::from(state ^ 0x1cad_2167_5d03_6f5b) * u128::from(word.rotate_left(32) ^ 0xdb97_9083_e96d_d4de);
     (product as u64) ^ (product >> 64) as u64
 }
 

@@ -158,9 +158,7 @@ impl SimDisk {
                 file.truncate(0)?;
                 Ok(file)
             }
-            Some(Node::Dir(_)) => {
-                Err(io::Error::new(io::ErrorKind::IsADirectory, format!("'{path}' is a directory")))
-            }
+            Some(Node::Dir(_)) => Err(io::Error::new(io::ErrorKind::IsADirectory, format!("'{path}' is a directory"))),
             None => {
                 self.record(Kind::FileCreated, path);
                 let number = self.disk.inodes.fetch_add(1, Ordering::Relaxed);

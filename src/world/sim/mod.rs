@@ -148,11 +148,7 @@ impl Simulation {
     /// Runs `main` (the supervisor: nemesis and judge) in a fresh simulated world to its end; processes that still run
     /// are then killed. A panic in any process or in `main` unwinds out of this.
     /// Call it on a fresh thread: madsim seeds std's `RandomState` once per thread.
-    pub fn block_on<T, F: Future<Output = T>>(
-        seed: u64,
-        config: SimConfig,
-        main: impl FnOnce(Simulation) -> F,
-    ) -> T {
+    pub fn block_on<T, F: Future<Output = T>>(seed: u64, config: SimConfig, main: impl FnOnce(Simulation) -> F) -> T {
         let runtime = Runtime::with_seed_and_config(seed, madsim::Config::default());
         runtime.add_simulator::<Plugin>();
         runtime.block_on(async move {

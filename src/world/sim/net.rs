@@ -86,7 +86,9 @@ enum EndState {
     Opening,
     Open,
     /// Closed here. `has_told`: the peer was or is being told; if not, it is told when it next sends something.
-    Gone { has_told: bool },
+    Gone {
+        has_told: bool,
+    },
 }
 
 /// What travels over a link.
@@ -498,12 +500,11 @@ impl Network {
             return;
         }
         let ends = &self.ends;
-        let is_on_link = |conn: ConnId| {
-            ends[conn.0 as usize].machine == to && ends[peer(conn).0 as usize].machine == from
-        };
-        let events = self.machines[to.index()].inbox.extract(|due| {
-            due.at > now && travels_on(&due.what).is_some_and(is_on_link)
-        });
+        let is_on_link =
+            |conn: ConnId| ends[conn.0 as usize].machine == to && ends[peer(conn).0 as usize].machine == from;
+        let events = self.machines[to.index()]
+            .inbox
+            .extract(|due| due.at > now && travels_on(&due.what).is_some_and(is_on_link));
         let knocks = self.knocks.extract(|due| due.at > now && is_on_link(due.what));
         let held = &mut self.links[from.index()][to.index()].held;
         held.extend(events.into_iter().filter_map(|due| {
