@@ -500,7 +500,7 @@ mod tests {
             ("lingering", &[10][..], 5, false, false, wait(10)),
             ("lingered out", &[10], 10, false, true, go),
             ("flushed", &[10], 0, true, true, go),
-            ("full", &[200], 0, false, true, go),
+            ("full to the byte", &[11, 63], 0, false, true, go),
             ("a second batch behind it", &[60, 60], 0, false, true, go),
         ];
         for (case, records, now, send_all, is_sendable, check) in cases {

@@ -90,8 +90,8 @@ fn nth_partition(topic: &TopicMetadata, turn: usize) -> i32 {
     if available == 0 {
         return (turn % topic.partitions.len()) as i32;
     }
-    let with_leader = topic.partitions.iter().enumerate().filter(|(_, p)| p.leader.is_some());
-    let (partition, _) = with_leader.skip(turn % available).next().expect("turn is taken modulo their number");
+    let mut with_leader = topic.partitions.iter().enumerate().filter(|(_, p)| p.leader.is_some());
+    let (partition, _) = with_leader.nth(turn % available).expect("turn is taken modulo their number");
     partition as i32
 }
 
