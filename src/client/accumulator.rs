@@ -347,7 +347,8 @@ impl RecordAccumulator {
                     continue;
                 }
                 let lingers_until = batch.last_attempt + self.linger;
-                let wait = match batch.backs_off_until(now) {
+                let backs_off_until = batch.backs_off_until(now);
+                let wait = match backs_off_until {
                     Some(until) => Some(until),
                     None if is_crowded || batch.is_full() || send_all || lingers_until <= now => None,
                     None => Some(lingers_until),
@@ -355,7 +356,7 @@ impl RecordAccumulator {
                 if let Some(until) = wait {
                     check.next_check_at = Some(check.next_check_at.map_or(until, |at| at.min(until)));
                 }
-                if batch.backs_off_until(now).is_none() {
+                if backs_off_until.is_none() {
                     candidates.push(Candidate { leader, topic, partition, is_sendable: wait.is_none() });
                 }
             }

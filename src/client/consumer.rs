@@ -188,7 +188,7 @@ impl Consumer {
         self.run_once(self.world.now(), net);
     }
 
-    /// Sets the position of an assigned partition; false if it is not assigned.
+    /// Sets the position of an assigned partition; false if it is not assigned. Acted on by the next poll or event.
     pub fn seek(&mut self, partition: &TopicPartition, offset: Offset) -> bool {
         let leader = self.metadata.leader(&partition.topic, partition.partition);
         let assigned = self.partitions.iter_mut().find(|p| p.partition == *partition);
@@ -229,7 +229,8 @@ impl Consumer {
         polled
     }
 
-    /// Whether the next [`Consumer::poll`] has fetched data to look at.
+    /// Whether the next [`Consumer::poll`] has fetched data to look at. True after a poll that `max.poll.records` cut
+    /// short: poll again then, no event will come for it.
     pub fn has_fetched(&self) -> bool {
         !self.completed_fetches.is_empty()
     }
