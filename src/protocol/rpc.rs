@@ -100,7 +100,9 @@ struct InFlight<T> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkState {
     /// No connection; the next attempt is allowed at `retry_at` (`reconnect.backoff.ms`).
-    Down { retry_at: Time },
+    Down {
+        retry_at: Time,
+    },
     Connecting,
     Ready,
 }
