@@ -19,6 +19,8 @@ mod metadata;
 mod offsets;
 mod produce;
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -183,6 +185,9 @@ impl Broker {
             } else {
                 break;
             }
+        }
+        if self.is_finished {
+            return;
         }
         self.isr.send_pending(now, &self.env, net);
         self.drive_fetchers(now, net);

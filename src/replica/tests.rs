@@ -1,4 +1,5 @@
 //! The rules of replication, one by one, on real logs.
+#![expect(unused_must_use, reason = "most steps only lead up to the effect that a test is about")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
