@@ -5,6 +5,15 @@ use std::time::Duration;
 
 use crate::log::LogConfig;
 
+mod catalogue;
+mod known;
+mod topic;
+
+pub use catalogue::{
+    ConfigError, Kind, ModelledKey, Scope, canonical_name, check, modelled, nearest, scopes_of, unknown_key,
+};
+pub use topic::{EffectiveTopicConfig, TopicConfig};
+
 /// Broker and cluster-wide topic defaults (Kafka's `KafkaConfig`), and the controller's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BrokerConfig {

@@ -364,7 +364,7 @@ impl Controller {
         let version = request.api_version;
         let is_served = SERVED.iter().any(|(served, min, max)| *served == key && (*min..=*max).contains(&version));
         match key {
-            ApiKey::ApiVersions => return Ok(Served::Answer(api_versions(&request, is_served))),
+            ApiKey::ApiVersions => Ok(Served::Answer(api_versions(&request, is_served))),
             _ if !is_served => Err(ServeError::Wire(unserved())),
             ApiKey::Fetch => self.fetch(now, conn, &request),
             ApiKey::BrokerRegistration => self.broker_registration(now, conn, &request),

@@ -1,7 +1,8 @@
 //! Golden scripts for the decision functions, in `testdata/*.txt`: a command, `----`, all that follows from it. Each
 //! opens with the claim it shows. `FAULTLINE_BLESS=1` rewrites the outputs; commit them only when understood.
 //!
-//! Records are replayed at once. Time stands still but for `advance`, which fences whom it must.
+//! Records are replayed at once. Time stands still but for `advance`, which fences whom it must, and
+//! `advance-unnoticed`, which leaves that for later.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -41,7 +42,8 @@ fn scripts_have_their_golden_output() {
         if std::env::var_os("FAULTLINE_BLESS").is_some() {
             std::fs::write(&path, actual).unwrap();
         } else {
-            assert_eq!(actual, expected, "{}", path.display());
+            let differs = actual.lines().zip(expected.lines()).position(|(a, e)| a != e);
+            assert!(actual == expected, "{}:{} differs; now:\n{actual}", path.display(), differs.map_or(0, |i| i + 1));
         }
     }
 }
@@ -111,6 +113,7 @@ impl Script {
             Some("register") => self.register(args),
             Some("heartbeat") => self.heartbeat(args),
             Some("advance") => self.advance(args),
+            Some("advance-unnoticed") => self.now += Duration::from_millis(args.words[1].parse().unwrap()),
             Some("controller-restart") => self.state.activate(self.now),
             Some("create") => self.create(args),
             Some("delete") => self.delete(args),

@@ -281,16 +281,18 @@ pub fn delete_topics(
     };
     let found: Vec<Result<Uuid, ApiError>> = wanted.iter().map(|(name, id)| find_topic(state, name, *id)).collect();
     let mut records = Vec::new();
-    let mut responses = Vec::new();
-    for ((name, id), result) in wanted.iter().zip(&found) {
-        let is_duplicate = result.as_ref().is_ok_and(|id| found.iter().flatten().filter(|f| *f == id).count() > 1);
-        let result = match result {
-            Ok(_) if is_duplicate => error(ErrorCode::InvalidRequest, "Duplicate topic name or id."),
-            Ok(id) => Ok(*id),
-            Err(error) => Err(error.clone()),
+    let mut responses: Vec<DeletableTopicResult> = Vec::new();
+    for ((name, id), found_id) in wanted.iter().zip(&found) {
+        if responses.iter().any(|r| r.name == *name && r.topic_id == *id) {
+            continue;
+        }
+        let is_duplicate = |id: &Uuid| found.iter().flatten().filter(|other| *other == id).count() > 1;
+        let deleted = match found_id {
+            Ok(id) if is_duplicate(id) => error(ErrorCode::InvalidRequest, "Duplicate topic name or id."),
+            Ok(_) | Err(_) => found_id.clone(),
         };
         let response = DeletableTopicResult::default();
-        responses.push(match result {
+        responses.push(match deleted {
             Ok(id) => {
                 records.push(MetadataRecord::RemoveTopic { id });
                 let name = TopicName(StrBytes::from_string(state.image.topics[&id].name.clone()));

@@ -108,6 +108,8 @@ pub enum Condition {
     Count { what: Counter, of: String, compare: Comparison, value: u64 },
     /// `isr(orders-0) == [1]`: the controller's committed in-sync replicas, as a set.
     Isr { partition: String, equals: Vec<u32> },
+    /// `isr(orders-0).size == 1`: how many replicas the controller's committed ISR holds.
+    IsrSize { partition: String, compare: Comparison, value: u64 },
     /// `leader(orders-0) == 2` / `!= 2` (`none` = 0).
     Leader { partition: String, negated: bool, broker: u32 },
     /// `fault(2).ended`, `fault(2).started`: 1-based index of another fault.
@@ -148,7 +150,7 @@ pub enum Target {
     Controller,
     /// `client(producer-1)`
     Client(String),
-    /// `same as fault 2`: the machines that fault resolved to. Written `fault(2)`.
+    /// Written `fault(2)`: the machines that fault 2 (1-based) resolved to.
     SameAs(usize),
 }
 
@@ -183,7 +185,8 @@ pub enum Action {
     Heal,
     /// Orderly stop (SIGTERM): leadership moves first, logs are flushed. With a duration: started again after it.
     ControlledShutdown,
-    /// Move leadership of every partition of a topic (or one partition) to its preferred replica.
+    /// Move leadership of every partition of a topic (or one partition) to its preferred replica. The file writes it
+    /// `target = "orders"` or `target = "orders-0"`; [`Fault::target`] is `None`.
     ElectPreferred {
         of: String,
     },
@@ -192,6 +195,8 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
     pub when: When,
+    /// How long after `when` holds for the first time; zero for one that starts `at` a time.
+    pub after: Duration,
     pub action: Action,
     /// For the actions that have one.
     pub target: Option<Target>,

@@ -1,0 +1,145 @@
+//! A topic's overrides of what its brokers say (Kafka's `LogConfig` seen from the topic), and the rules that need
+//! more than one key.
+
+use std::collections::BTreeMap;
+
+use super::{BrokerConfig, ConfigError, ProducerConfig};
+use crate::log::LogConfig;
+
+/// Topic-level configuration: `None` inherits the broker's.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TopicConfig {
+    /// `min.insync.replicas`
+    pub min_insync_replicas: Option<i32>,
+    /// `unclean.leader.election.enable`
+    pub unclean_leader_election_enable: Option<bool>,
+    /// `segment.bytes`
+    pub segment_bytes: Option<u64>,
+    /// `flush.messages`
+    pub flush_messages: Option<u64>,
+    /// `max.message.bytes`
+    pub max_message_bytes: Option<u64>,
+}
+
+/// What holds for a topic once its broker's configuration is taken in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EffectiveTopicConfig {
+    pub log: LogConfig,
+    pub min_insync_replicas: i32,
+    pub unclean_leader_election_enable: bool,
+}
+
+impl TopicConfig {
+    pub fn from_map(map: &BTreeMap<String, String>) -> Result<TopicConfig, ConfigError> {
+        let mut config = TopicConfig::default();
+        for (key, value) in map {
+            config.set(key, value)?;
+        }
+        Ok(config)
+    }
+
+    /// The topic's own value where it has one, the broker's elsewhere.
+    pub fn effective(&self, broker: &BrokerConfig) -> EffectiveTopicConfig {
+        EffectiveTopicConfig {
+            log: LogConfig {
+                segment_bytes: self.segment_bytes.unwrap_or(broker.log.segment_bytes),
+                flush_messages: self.flush_messages.unwrap_or(broker.log.flush_messages),
+                max_message_bytes: self.max_message_bytes.unwrap_or(broker.log.max_message_bytes),
+            },
+            min_insync_replicas: self.min_insync_replicas.unwrap_or(broker.min_insync_replicas),
+            unclean_leader_election_enable: self
+                .unclean_leader_election_enable
+                .unwrap_or(broker.unclean_leader_election_enable),
+        }
+    }
+}
+
+impl BrokerConfig {
+    /// What must hold between keys (`KafkaConfig.validateValues`).
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let wait = self.replica_fetch_wait_max;
+        let conflict = |key: &'static str, bound: std::time::Duration| ConfigError::Conflict {
+            keys: vec!["replica.fetch.wait.max.ms", key],
+            message: format!(
+                "`replica.fetch.wait.max.ms` ({}) must not exceed `{key}` ({})",
+                wait.as_millis(),
+                bound.as_millis()
+            ),
+        };
+        if wait > self.replica_socket_timeout {
+            return Err(conflict("replica.socket.timeout.ms", self.replica_socket_timeout));
+        }
+        if wait > self.replica_lag_time_max {
+            return Err(conflict("replica.lag.time.max.ms", self.replica_lag_time_max));
+        }
+        Ok(())
+    }
+}
+
+impl ProducerConfig {
+    /// Settles what must hold between keys (`KafkaProducer.configureDeliveryTimeout`). `is_set` says whether the user
+    /// set a key: Kafka raises a `delivery.timeout.ms` that was left at its default, and refuses one that was set.
+    pub fn settle(&mut self, is_set: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
+        let needed = self.linger + self.request_timeout;
+        if self.delivery_timeout >= needed {
+            return Ok(());
+        }
+        if !is_set("delivery.timeout.ms") {
+            self.delivery_timeout = needed;
+            return Ok(());
+        }
+        Err(ConfigError::Conflict {
+            keys: vec!["delivery.timeout.ms", "linger.ms", "request.timeout.ms"],
+            message: format!(
+                "`delivery.timeout.ms` ({}) must be at least `linger.ms` + `request.timeout.ms` ({} + {})",
+                self.delivery_timeout.as_millis(),
+                self.linger.as_millis(),
+                self.request_timeout.as_millis()
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_topic_overrides_its_broker_key_by_key() {
+        let mut broker = BrokerConfig::default();
+        broker.set("min.insync.replicas", "2").unwrap();
+        broker.set("segment.bytes", "4096").unwrap();
+        let map = BTreeMap::from([("flush.messages".to_owned(), "1".to_owned())]);
+        let effective = TopicConfig::from_map(&map).unwrap().effective(&broker);
+        assert_eq!(effective.min_insync_replicas, 2);
+        assert_eq!(effective.log.segment_bytes, 4096);
+        assert_eq!(effective.log.flush_messages, 1);
+        assert!(!effective.unclean_leader_election_enable);
+    }
+
+    #[test]
+    fn a_delivery_timeout_that_was_set_too_short_is_refused() {
+        let mut config = ProducerConfig { delivery_timeout: Duration::from_secs(30), ..ProducerConfig::default() };
+        assert!(config.settle(|key| key == "delivery.timeout.ms").is_err());
+        config.delivery_timeout = Duration::from_millis(30_005);
+        assert_eq!(config.settle(|_| true), Ok(()));
+    }
+
+    #[test]
+    fn a_delivery_timeout_left_alone_follows_the_request_timeout() {
+        let mut config = ProducerConfig { request_timeout: Duration::from_secs(300), ..ProducerConfig::default() };
+        assert_eq!(config.settle(|_| false), Ok(()));
+        assert_eq!(config.delivery_timeout, Duration::from_millis(300_005));
+    }
+
+    #[test]
+    fn a_fetch_wait_beyond_the_lag_time_is_refused() {
+        let mut config = BrokerConfig::default();
+        config.set("replica.lag.time.max.ms", "499").unwrap();
+        assert!(config.validate().is_err());
+        config.set("replica.lag.time.max.ms", "500").unwrap();
+        assert_eq!(config.validate(), Ok(()));
+    }
+}

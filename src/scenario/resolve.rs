@@ -1,0 +1,296 @@
+//! From what the file says to variants: one per point of the matrix, each with its configurations typed and checked.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::diagnostics::Mistakes;
+use super::draft::{AxisDraft, Draft, Kind, Setting, TopicDraft, WorkloadDraft, note_config, same_key};
+use super::expect::{ExpectDraft, contradiction};
+use super::model::{Axis, Cluster, Fault, Topic, Variant, Workload};
+use super::table::Spanned;
+use crate::config::{BrokerConfig, ConfigError, ConsumerConfig, ProducerConfig, Scope, TopicConfig};
+
+/// More runs than one file should ask for.
+const VARIANTS_MAX: usize = 256;
+
+/// The value of one axis at one point, with its place; `None` for the default `acks` axis, which has none.
+#[derive(Clone, Debug)]
+struct Pin<'a> {
+    name: &'a str,
+    value: &'a str,
+    span: Option<Range<usize>>,
+    scopes: &'a [Scope],
+}
+
+/// The axes of the scenario: those of `[matrix]`, and before them `acks` unless it is one of those or every produce
+/// workload sets it.
+pub(super) fn axes(draft: &Draft) -> Vec<Axis> {
+    let declared = draft.axes.iter().map(|axis| Axis {
+        name: axis.name.value.clone(),
+        values: axis.values.iter().map(|value| value.value.clone()).collect(),
+    });
+    let needs_acks = draft.workloads.iter().any(|workload| match &workload.kind {
+        Kind::Produce { acks, .. } => acks.is_none(),
+        Kind::Consume => false,
+    });
+    let mut axes: Vec<Axis> = Vec::new();
+    if needs_acks && !draft.axes.iter().any(|axis| axis.name.value == "acks") {
+        axes.push(Axis { name: "acks".to_owned(), values: ["0", "1", "all"].map(str::to_owned).to_vec() });
+    }
+    axes.extend(declared);
+    axes
+}
+
+/// Notes axes that would change nothing, or fight with a fixed value.
+pub(super) fn check_axes(draft: &Draft, mistakes: &mut Mistakes) {
+    for axis in &draft.axes {
+        let name = &axis.name.value;
+        if let Some(place) = fixed_elsewhere(draft, axis) {
+            mistakes
+                .add(&axis.name.span, format!("`{name}` is an axis and is also set in {place}"))
+                .help("which one counts would be a guess: remove one of them");
+        }
+        let is_for_clients = !axis.scopes.contains(&Scope::Broker);
+        if is_for_clients
+            && draft.workloads_are_complete
+            && !draft.workloads.iter().any(|workload| axis.scopes.contains(&workload.scope()))
+        {
+            let kinds: Vec<String> = axis.scopes.iter().map(Scope::to_string).collect();
+            let message = format!("axis `{name}` changes nothing: there is no {}", kinds.join(" or "));
+            mistakes.add(&axis.name.span, message);
+        }
+    }
+}
+
+/// Where else the configuration of an axis is set.
+fn fixed_elsewhere(draft: &Draft, axis: &AxisDraft) -> Option<String> {
+    let sets = |settings: &[Setting], scope: Scope| {
+        settings.iter().any(|setting| same_key(&setting.key.value, &axis.name.value, Some(scope)))
+    };
+    if axis.scopes.contains(&Scope::Broker) {
+        if sets(&draft.cluster.config, Scope::Broker) {
+            return Some("[cluster.config]".to_owned());
+        }
+        let topic = draft.topics.iter().find(|topic| sets(&topic.config, Scope::Broker));
+        return topic.map(|topic| format!("the config of topic `{}`", topic.name));
+    }
+    let by_name = |workload: &&WorkloadDraft| match &workload.kind {
+        Kind::Produce { acks: Some(_), .. } => axis.name.value == "acks",
+        Kind::Produce { acks: None, .. } | Kind::Consume => false,
+    };
+    let workload = draft
+        .workloads
+        .iter()
+        .filter(|workload| axis.scopes.contains(&workload.scope()))
+        .find(|workload| sets(&workload.config, workload.scope()) || by_name(workload));
+    workload.map(|workload| format!("the workload of `{}`", workload.name))
+}
+
+/// Every variant, in the order of the matrix: the first axis varies slowest.
+pub(super) fn variants(
+    draft: &Draft,
+    axes: &[Axis],
+    faults: &[Fault],
+    expect: &[ExpectDraft],
+    mistakes: &mut Mistakes,
+) -> Vec<Variant> {
+    let count = axes.iter().fold(1_usize, |count, axis| count.saturating_mul(axis.values.len()));
+    if count > VARIANTS_MAX {
+        let span = draft.axes.last().map_or(0..0, |axis| axis.name.span.clone());
+        let message = format!("the matrix has {count} variants, more than {VARIANTS_MAX}");
+        mistakes.add(&span, message).help("split the scenario");
+        return Vec::new();
+    }
+    (0..count).map(|index| variant(draft, &point(draft, axes, index), faults, expect, mistakes)).collect()
+}
+
+fn point<'a>(draft: &'a Draft, axes: &'a [Axis], mut index: usize) -> Vec<Pin<'a>> {
+    const ACKS: &[Scope] = &[Scope::Producer];
+    let mut pins: Vec<Pin<'a>> = Vec::new();
+    for axis in axes.iter().rev() {
+        let at = index % axis.values.len();
+        index /= axis.values.len();
+        let declared = draft.axes.iter().find(|declared| declared.name.value == axis.name);
+        pins.push(Pin {
+            name: &axis.name,
+            value: &axis.values[at],
+            span: declared.map(|declared| declared.values[at].span.clone()),
+            scopes: declared.map_or(ACKS, |declared| &declared.scopes),
+        });
+    }
+    pins.reverse();
+    pins
+}
+
+fn variant(
+    draft: &Draft,
+    pins: &[Pin<'_>],
+    faults: &[Fault],
+    expect: &[ExpectDraft],
+    mistakes: &mut Mistakes,
+) -> Variant {
+    let config = broker_config(draft, pins, mistakes);
+    let topics = draft.topics.iter().map(|topic| self::topic(topic, draft, &config, pins, mistakes)).collect();
+    let workloads = draft.workloads.iter().map(|workload| self::workload(workload, pins, mistakes)).collect();
+    let point: Vec<(String, String)> = pins.iter().map(|pin| (pin.name.to_owned(), pin.value.to_owned())).collect();
+    let expected: Vec<&ExpectDraft> = expect.iter().filter(|expect| expect.selector.matches(&point)).collect();
+    let variant = Variant {
+        point,
+        cluster: Cluster { brokers: draft.cluster.brokers, config, latency: draft.cluster.latency },
+        topics,
+        workloads,
+        faults: faults.to_vec(),
+        expect: expected.iter().map(|expect| expect.expectation.clone()).collect(),
+    };
+    if let Some((first, last)) = contradiction(&expected) {
+        let (one, other) = (&first.expectation, &last.expectation);
+        mistakes
+            .add(&last.span, format!("`{}` cannot meet every expectation in variant {}", other.metric, variant.label()))
+            .help(format!("{} {} and {} {} are both expected", one.compare, one.value, other.compare, other.value));
+    }
+    variant
+}
+
+/// Sets what a checked setting says; a value that was refused before is already noted.
+fn apply(settings: &[Setting], mut set: impl FnMut(&str, &str) -> Result<(), ConfigError>) {
+    for setting in settings {
+        set(&setting.key.value, &setting.value.value).expect("checked when it was read");
+    }
+}
+
+fn apply_pins(pins: &[Pin<'_>], scope: Scope, mut set: impl FnMut(&str, &str) -> Result<(), ConfigError>) {
+    for pin in pins.iter().filter(|pin| pin.scopes.contains(&scope)) {
+        set(pin.name, pin.value).expect("checked when it was read");
+    }
+}
+
+fn broker_config(draft: &Draft, pins: &[Pin<'_>], mistakes: &mut Mistakes) -> BrokerConfig {
+    let mut config = BrokerConfig::default();
+    apply(&draft.cluster.config, |key, value| config.set(key, value));
+    apply_pins(pins, Scope::Broker, |key, value| config.set(key, value));
+    if let Err(error) = config.validate() {
+        note_conflict(&error, Scope::Broker, &draft.cluster.config, pins, &draft.cluster.span, mistakes);
+    }
+    config
+}
+
+/// Notes a conflict between keys at the first of them that the file sets.
+fn note_conflict(
+    error: &ConfigError,
+    scope: Scope,
+    settings: &[Setting],
+    pins: &[Pin<'_>],
+    otherwise: &Range<usize>,
+    mistakes: &mut Mistakes,
+) {
+    let span = match error {
+        ConfigError::Conflict { keys, .. } => keys.iter().find_map(|key| origin(key, scope, settings, pins)),
+        ConfigError::Unknown { .. } | ConfigError::NotModelled { .. } | ConfigError::Invalid { .. } => None,
+    };
+    let span = span.unwrap_or_else(|| otherwise.clone());
+    note_config(error, &span, &span, mistakes);
+}
+
+/// Where the value of `key` comes from: a setting or an axis.
+fn origin(key: &str, scope: Scope, settings: &[Setting], pins: &[Pin<'_>]) -> Option<Range<usize>> {
+    let set = settings.iter().find(|setting| same_key(&setting.key.value, key, Some(scope)));
+    let pinned = || {
+        let pin = pins.iter().find(|pin| pin.scopes.contains(&scope) && same_key(pin.name, key, Some(scope)))?;
+        pin.span.clone()
+    };
+    set.map(|setting| setting.value.span.clone()).or_else(pinned)
+}
+
+fn topic(topic: &TopicDraft, draft: &Draft, broker: &BrokerConfig, pins: &[Pin<'_>], mistakes: &mut Mistakes) -> Topic {
+    let mut config = TopicConfig::default();
+    apply(&topic.config, |key, value| config.set(key, value));
+    let min_insync_replicas = config.effective(broker).min_insync_replicas;
+    if let Some(factor) = &topic.replication_factor {
+        let own = origin("min.insync.replicas", Scope::Topic, &topic.config, &[]);
+        let clusters = || origin("min.insync.replicas", Scope::Broker, &draft.cluster.config, pins);
+        let span = own.or_else(clusters);
+        check_min_insync_replicas(min_insync_replicas, topic, factor, span, mistakes);
+    }
+    let settings = topic.config.iter().map(|s| (s.key.value.clone(), s.value.value.clone()));
+    Topic {
+        name: topic.name.clone(),
+        partitions: topic.partitions,
+        replication_factor: topic.replication_factor.as_ref().map_or(1, |factor| factor.value),
+        config: settings.collect::<BTreeMap<_, _>>(),
+    }
+}
+
+fn check_min_insync_replicas(
+    min_insync_replicas: i32,
+    topic: &TopicDraft,
+    factor: &Spanned<i16>,
+    span: Option<Range<usize>>,
+    mistakes: &mut Mistakes,
+) {
+    if min_insync_replicas <= i32::from(factor.value) {
+        return;
+    }
+    let message = format!(
+        "`min.insync.replicas` is {min_insync_replicas}, but topic `{}` has {} replica{}",
+        topic.name,
+        factor.value,
+        if factor.value == 1 { "" } else { "s" }
+    );
+    mistakes
+        .add(&span.unwrap_or_else(|| factor.span.clone()), message)
+        .help("acks=all would be refused for ever: lower it, or raise the topic's `replication-factor`");
+}
+
+fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) -> Workload {
+    let (name, topic) = (draft.name.clone(), draft.topic.value.clone());
+    let start: Duration = draft.start.value;
+    match &draft.kind {
+        Kind::Produce { records, rate, value_bytes, keys, acks } => {
+            let config = producer_config(draft, acks.as_ref(), pins, mistakes);
+            let (records, rate, value_bytes, keys) = (*records, *rate, *value_bytes, *keys);
+            Workload::Produce { name, topic, records, rate, value_bytes, keys, start, config }
+        }
+        Kind::Consume => {
+            let mut config = ConsumerConfig { client_id: name.clone(), ..ConsumerConfig::default() };
+            apply_pins(pins, Scope::Consumer, |key, value| config.set(key, value));
+            apply(&draft.config, |key, value| config.set(key, value));
+            let set = |key: &str| is_set(key, draft, pins);
+            settle_reconnect_backoff(set, config.reconnect_backoff, &mut config.reconnect_backoff_max);
+            Workload::Consume { name, topic, start, config }
+        }
+    }
+}
+
+fn producer_config(
+    draft: &WorkloadDraft,
+    acks: Option<&Setting>,
+    pins: &[Pin<'_>],
+    mistakes: &mut Mistakes,
+) -> ProducerConfig {
+    let mut config = ProducerConfig { client_id: draft.name.clone(), ..ProducerConfig::default() };
+    apply_pins(pins, Scope::Producer, |key, value| config.set(key, value));
+    apply(&draft.config, |key, value| config.set(key, value));
+    if let Some(acks) = acks {
+        apply(std::slice::from_ref(acks), |key, value| config.set(key, value));
+    }
+    let set = |key: &str| is_set(key, draft, pins);
+    settle_reconnect_backoff(set, config.reconnect_backoff, &mut config.reconnect_backoff_max);
+    if let Err(error) = config.settle(set) {
+        note_conflict(&error, Scope::Producer, &draft.config, pins, &draft.span, mistakes);
+    }
+    config
+}
+
+fn is_set(key: &str, draft: &WorkloadDraft, pins: &[Pin<'_>]) -> bool {
+    let pinned = pins.iter().any(|pin| pin.name == key && pin.scopes.contains(&draft.scope()));
+    pinned || draft.config.iter().any(|setting| setting.key.value == key)
+}
+
+/// Kafka's clients stop backing off exponentially when only the first wait is set
+/// (`CommonClientConfigs.postProcessReconnectBackoffConfigs`).
+fn settle_reconnect_backoff(is_set: impl Fn(&str) -> bool, first: Duration, max: &mut Duration) {
+    if is_set("reconnect.backoff.ms") && !is_set("reconnect.backoff.max.ms") {
+        *max = first;
+    }
+}
