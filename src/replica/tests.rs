@@ -67,7 +67,7 @@ fn node(disk: &crate::world::Disk, id: i32, brokers: i32) -> Node {
     Node { env, partition: Partition::new(orders(), topic_id, log, 1), observed, _directory: directory }
 }
 
-fn with_cluster(brokers: i32, min_insync_replicas: usize, test: impl FnOnce(&mut Cluster)) {
+fn with_cluster(brokers: i32, min_insync_replicas: i32, test: impl FnOnce(&mut Cluster)) {
     Machine::run(|machine| async move {
         let disk = machine.disk();
         drop(open_directory(&disk, &LogConfig::default()));
