@@ -272,10 +272,14 @@ impl Broker {
                 return Ok(());
             }
         };
+        // Answers come in the order of the questions.
+        let mut questions = asked.iter().cycle();
         for topic in response.responses {
             for data in topic.partitions {
                 let key = (topic.topic_id, data.partition_index);
-                let Some((_, asked)) = asked.iter().find(|(other, _)| *other == key) else { continue };
+                let Some((_, asked)) = questions.by_ref().take(asked.len()).find(|(other, _)| *other == key) else {
+                    continue;
+                };
                 self.on_fetched_partition(now, leader, key, *asked, data)?;
             }
         }
@@ -355,7 +359,7 @@ fn fetch_request(
             .with_last_fetched_epoch(last_fetched_epoch.0)
             .with_log_start_offset(partition.log().log_start().0)
             .with_partition_max_bytes(config.replica_fetch_max_bytes);
-        match topics.iter_mut().find(|t| t.topic_id == *topic_id) {
+        match topics.iter_mut().rfind(|t| t.topic_id == *topic_id) {
             Some(topic) => topic.partitions.push(data),
             None => topics.push(FetchTopic::default().with_topic_id(*topic_id).with_partitions(vec![data])),
         }

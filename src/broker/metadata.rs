@@ -11,7 +11,7 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, Replic
 use kafka_protocol::messages::fetch_response::PartitionData;
 use uuid::Uuid;
 
-use super::{Broker, BrokerOptions, EffectiveTopicConfig, Hosted, Key, Touched, effective_topic_config, rpc_config};
+use super::{Broker, BrokerOptions, Hosted, Key, Touched, effective_topic_config, rpc_config};
 use crate::metadata::{ImageChanges, MetadataImage, PartitionState, decode_records};
 use crate::protocol::rpc::{Completion, PeerId, RpcClient};
 use crate::protocol::{BrokerId, TopicPartition};
@@ -294,10 +294,9 @@ impl Broker {
         let Some(topic) = self.env.image.topics.get(&topic_id) else { return };
         for index in topic.partitions.keys() {
             if let Some(hosted) = self.partitions.get_mut(&(topic_id, *index)) {
-                let EffectiveTopicConfig { log, min_insync_replicas } =
-                    effective_topic_config(&topic.config, &self.options.config);
-                hosted.partition.log_mut().set_config(log);
-                hosted.partition.set_min_insync_replicas(min_insync_replicas);
+                let config = effective_topic_config(&topic.config, &self.options.config);
+                hosted.partition.log_mut().set_config(config.log);
+                hosted.partition.set_min_insync_replicas(config.min_insync_replicas);
             }
         }
     }

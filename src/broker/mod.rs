@@ -19,6 +19,8 @@ mod metadata;
 mod offsets;
 mod produce;
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -36,8 +38,8 @@ use self::fetchers::Fetchers;
 use self::isr::AlterPartitionManager;
 use self::lifecycle::{Lifecycle, random_uuid};
 use self::metadata::MetadataFetcher;
-use crate::config::BrokerConfig;
-use crate::log::{LoadedLog, LogConfig, LogDirectory};
+use crate::config::{BrokerConfig, EffectiveTopicConfig, TopicConfig};
+use crate::log::{LoadedLog, LogDirectory};
 use crate::metadata::MetadataImage;
 use crate::observe::{Observation, Observer};
 use crate::protocol::rpc::RpcConfig;
@@ -183,6 +185,9 @@ impl Broker {
             } else {
                 break;
             }
+        }
+        if self.is_finished {
+            return;
         }
         self.isr.send_pending(now, &self.env, net);
         self.drive_fetchers(now, net);
@@ -366,28 +371,16 @@ fn log_loaded(loaded: &LoadedLog) -> Observation {
     }
 }
 
-/// A topic's effective configuration: its overrides over what the broker gives.
-struct EffectiveTopicConfig {
-    log: LogConfig,
-    min_insync_replicas: usize,
-}
-
+/// A topic's overrides over what the broker gives. The controller has checked them: one that we do not know comes
+/// from a newer controller and leaves the others as they are.
 fn effective_topic_config(overrides: &BTreeMap<String, String>, config: &BrokerConfig) -> EffectiveTopicConfig {
-    fn number<T: std::str::FromStr>(overrides: &BTreeMap<String, String>, name: &str, default: T) -> T {
-        overrides.get(name).and_then(|v| v.parse().ok()).unwrap_or(default)
+    let mut topic = TopicConfig::default();
+    for (key, value) in overrides {
+        if let Err(error) = topic.set(key, value) {
+            tracing::warn!(%error, "a topic configuration is not understood");
+        }
     }
-    EffectiveTopicConfig {
-        log: LogConfig {
-            segment_bytes: number(overrides, "segment.bytes", config.log.segment_bytes),
-            flush_messages: number(overrides, "flush.messages", config.log.flush_messages),
-            max_message_bytes: number(overrides, "max.message.bytes", config.log.max_message_bytes),
-        },
-        min_insync_replicas: number(
-            overrides,
-            "min.insync.replicas",
-            usize::try_from(config.min_insync_replicas).unwrap_or(1),
-        ),
-    }
+    topic.effective(config)
 }
 
 /// How the broker's own connections are made. `reconnect_backoff` differs by channel; versions are fixed, as all

@@ -11,7 +11,7 @@ mod model_tests;
 mod partition_log;
 mod segment;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod uuid_text;

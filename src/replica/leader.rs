@@ -30,8 +30,8 @@ impl LeaderState {
     }
 
     /// `min.insync.replicas`, but never more than there are replicas.
-    fn effective_min_isr(&self, min_insync_replicas: usize) -> usize {
-        min_insync_replicas.min(self.remotes.len() + 1)
+    fn effective_min_isr(&self, min_insync_replicas: i32) -> usize {
+        usize::try_from(min_insync_replicas).unwrap_or(0).min(self.remotes.len() + 1)
     }
 
     /// May this replica be proposed for the ISR, as far as the cluster metadata says (`isReplicaIsrEligible`)?

@@ -22,7 +22,7 @@ pub struct Partition {
     pub(super) topic_id: Uuid,
     pub(super) log: Log,
     /// `min.insync.replicas` of the topic.
-    pub(super) min_insync_replicas: usize,
+    pub(super) min_insync_replicas: i32,
     /// [`BrokerId::NONE`]: there is none, or we do not know it yet.
     pub(super) leader: BrokerId,
     pub(super) leader_epoch: LeaderEpoch,
@@ -61,7 +61,7 @@ pub enum Transition {
 
 impl Partition {
     /// A replica that has heard nothing from the controller yet.
-    pub fn new(topic_partition: TopicPartition, topic_id: Uuid, log: Log, min_insync_replicas: usize) -> Partition {
+    pub fn new(topic_partition: TopicPartition, topic_id: Uuid, log: Log, min_insync_replicas: i32) -> Partition {
         Partition {
             topic_partition,
             topic_id,
@@ -111,7 +111,7 @@ impl Partition {
         matches!(self.role, Role::Leader(_))
     }
 
-    pub fn set_min_insync_replicas(&mut self, min_insync_replicas: usize) {
+    pub fn set_min_insync_replicas(&mut self, min_insync_replicas: i32) {
         self.min_insync_replicas = min_insync_replicas;
     }
 
