@@ -13,7 +13,8 @@ use crate::protocol::{BrokerId, LeaderEpoch, TopicPartition};
 use crate::scenario::{Variant, Workload};
 
 /// Violations that follow when records below the high watermark are lost for a legitimate reason.
-pub const VIOLATIONS_OF_LOSS: [&str; 3] = ["high-watermark-went-back", "leader-completeness", "log-matching"];
+pub const VIOLATIONS_OF_LOSS: [&str; 4] =
+    ["candidate-completeness", "high-watermark-went-back", "leader-completeness", "log-matching"];
 
 /// One line of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]

@@ -85,9 +85,10 @@ fn judge_complete(variant: &Variant, report: &mut RunReport) -> (Verdict, Vec<St
         }
         report.expectations.push(judged);
     }
+    let is_explained = report.allowance("lost-write").is_some();
     // `lost-write = "> 0"`: met only by a loss.
     let claims_loss = |e: &Expectation| ["lost-write", "unseen"].contains(&e.metric.as_str()) && !e.compare.holds(0, e.value);
-    if variant.expect.iter().any(claims_loss) {
+    if !is_explained && variant.expect.iter().any(claims_loss) {
         check::allow_claimed_loss(&mut report.allowed);
     }
     let is_expected = |name: &str| variant.expect.iter().any(|expectation| expectation.metric == name);

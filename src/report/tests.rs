@@ -118,6 +118,8 @@ impl RunOf {
             trace.push(at(sent + 1, "broker-1", appended(true, 0, value)));
             if self.acks == "1" {
                 trace.push(at(sent + 1, "broker-1", acknowledged(value)));
+                let (partition, offset) = ("orders-0".to_owned(), Some(value));
+                trace.push(at(sent + 2, "producer-1", TraceKind::Acked { partition, value: value as u64, offset }));
             }
             if !TAIL.contains(&value) || !self.loses_tail {
                 trace.push(at(sent + 1, "broker-2", appended(false, 0, value)));
