@@ -1,1 +1,403 @@
-//! TODO
+//! The broker: one process that owns its partitions' replicas, serves clients and other brokers, fetches from
+//! leaders, and follows the controller's metadata.
+//!
+//! Everything happens synchronously in the handling of one event; decisions about a partition are in
+//! [`replica`](crate::replica), this is the shell that routes requests to them and carries the answers. By subject:
+//! `requests` (dispatch), `produce`, `fetch`, `offsets`, `admin` (API by API), `delayed` (Kafka's purgatory),
+//! `fetchers` (replication), `isr` (AlterPartition), `metadata` (the metadata log), `lifecycle` (registration,
+//! heartbeats, shutdown).
+//! What it does not do: keep fetch sessions, coordinate groups or transactions, or keep the metadata log on disk.
+
+mod admin;
+mod connections;
+mod delayed;
+mod fetch;
+mod fetchers;
+mod isr;
+mod lifecycle;
+mod metadata;
+mod offsets;
+mod produce;
+mod requests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use kafka_protocol::protocol::StrBytes;
+use rustc_hash::FxBuildHasher;
+use uuid::Uuid;
+
+use self::admin::Forwarding;
+use self::connections::Connections;
+use self::delayed::Purgatory;
+use self::fetchers::Fetchers;
+use self::isr::AlterPartitionManager;
+use self::lifecycle::{Lifecycle, random_uuid};
+use self::metadata::MetadataFetcher;
+use crate::config::BrokerConfig;
+use crate::log::{LoadedLog, LogConfig, LogDirectory};
+use crate::metadata::MetadataImage;
+use crate::observe::{Observation, Observer};
+use crate::protocol::rpc::RpcConfig;
+use crate::protocol::{BrokerEpoch, BrokerId, TopicPartition};
+use crate::replica::{Effects, Environment, Partition};
+use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
+
+/// What a broker is started with.
+#[derive(Clone, Debug)]
+pub struct BrokerOptions {
+    pub id: BrokerId,
+    /// Where it listens; advertised to clients and brokers as it is.
+    pub listen: HostPort,
+    pub controller: HostPort,
+    pub config: BrokerConfig,
+    /// The log directory, relative to the machine's disk.
+    pub log_dir: String,
+}
+
+/// A partition, by topic id and index.
+type Key = (Uuid, i32);
+
+type Partitions = IndexMap<Key, Hosted, FxBuildHasher>;
+
+/// A partition that this broker has a replica of, and the requests that wait for it.
+struct Hosted {
+    partition: Partition,
+    waiting_produce: Vec<u64>,
+    waiting_fetch: Vec<u64>,
+}
+
+/// What changed on a partition that requests may be waiting for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Touched {
+    /// The log end: fetches of followers.
+    LogEnd,
+    /// The high watermark, the ISR or the leadership: all of them.
+    All,
+}
+
+/// A broker process.
+pub struct Broker {
+    world: World,
+    options: BrokerOptions,
+    env: Environment,
+    log_dir: LogDirectory,
+    partitions: Partitions,
+    /// Logs found on disk that no metadata has claimed yet.
+    unclaimed: BTreeMap<TopicPartition, LoadedLog>,
+    connections: Connections,
+    purgatory: Purgatory,
+    touched: Vec<(Key, Touched)>,
+    fetchers: Fetchers,
+    lifecycle: Lifecycle,
+    metadata: MetadataFetcher,
+    isr: AlterPartitionManager,
+    forwarding: Forwarding,
+    timers: Timers,
+    /// Producer ids given out in this registration.
+    producer_ids: i64,
+    is_finished: bool,
+}
+
+/// When the periodic work is due next.
+struct Timers {
+    high_watermark_checkpoint: Time,
+    recovery_point_checkpoint: Time,
+    isr_shrink: Time,
+}
+
+impl Timers {
+    fn next(&self) -> Time {
+        self.high_watermark_checkpoint.min(self.recovery_point_checkpoint).min(self.isr_shrink)
+    }
+}
+
+impl Broker {
+    /// Opens the log directory, recovering every log that needs it. Nothing is sent before
+    /// [`Process::start`]. Errors are the disk's.
+    pub fn open(world: World, options: BrokerOptions, observer: Observer) -> io::Result<Broker> {
+        let now = world.now();
+        let config = &options.config;
+        let new_id = || random_uuid(&mut world.rng("directory-id"));
+        let (log_dir, loaded) = LogDirectory::open(world.disk(), &options.log_dir, |_| config.log.clone(), new_id)?;
+        let env = Environment {
+            id: options.id,
+            machine: format!("broker-{}", options.id),
+            observer,
+            broker_epoch: BrokerEpoch::NONE,
+            replica_lag_time_max: config.replica_lag_time_max,
+            image: MetadataImage::default(),
+        };
+        let mut unclaimed = BTreeMap::new();
+        for log in loaded {
+            env.observe(now, log_loaded(&log));
+            unclaimed.insert(log.partition.clone(), log);
+        }
+        let timers = Timers {
+            high_watermark_checkpoint: now + config.replica_high_watermark_checkpoint_interval,
+            recovery_point_checkpoint: now + config.log_flush_offset_checkpoint_interval,
+            isr_shrink: now + config.replica_lag_time_max / 2,
+        };
+        Ok(Broker {
+            fetchers: Fetchers::new(&world, &options),
+            lifecycle: Lifecycle::new(&world, &options, &log_dir),
+            metadata: MetadataFetcher::new(&world, &options),
+            isr: AlterPartitionManager::new(&world, &options),
+            forwarding: Forwarding::new(&world, &options),
+            world,
+            options,
+            env,
+            log_dir,
+            partitions: Partitions::default(),
+            unclaimed,
+            connections: Connections::default(),
+            purgatory: Purgatory::default(),
+            touched: Vec::new(),
+            timers,
+            producer_ids: 0,
+            is_finished: false,
+        })
+    }
+
+    /// Notes what a change of a partition calls for; [`Broker::settle`] does it.
+    fn apply_effects(&mut self, now: Time, key: Key, effects: Effects) {
+        if effects.high_watermark_advanced {
+            self.touched.push((key, Touched::All));
+        }
+        if let Some(proposal) = effects.isr_proposal {
+            self.submit_isr_proposal(now, key, proposal);
+        }
+    }
+
+    /// Does all that follows from the event just handled, until nothing is left that need not wait.
+    fn settle(&mut self, now: Time, net: &mut Endpoint) {
+        while !self.is_finished {
+            if let Some((key, touched)) = self.touched.pop() {
+                self.complete_waiting(now, key, touched, net);
+            } else if let Some(id) = self.purgatory.pop_orphan() {
+                self.complete_orphan(now, id, net);
+            } else if let Some((conn, frame)) = self.connections.next_runnable() {
+                self.handle_request(now, conn, frame, net);
+            } else {
+                break;
+            }
+        }
+        self.isr.send_pending(now, &self.env, net);
+        self.drive_fetchers(now, net);
+    }
+
+    /// The only log directory failed: the broker halts without a clean shutdown (KIP-112).
+    fn halt_on_disk_failure(&mut self, error: &io::Error) {
+        tracing::error!(broker = self.env.id.0, %error, "the log directory failed, the broker halts");
+        self.is_finished = true;
+    }
+
+    fn run_periodic(&mut self, now: Time) -> io::Result<()> {
+        if self.timers.high_watermark_checkpoint <= now {
+            let interval = self.options.config.replica_high_watermark_checkpoint_interval;
+            self.timers.high_watermark_checkpoint = now + interval;
+            self.log_dir.checkpoint_high_watermarks(logs(&self.partitions, &self.unclaimed))?;
+        }
+        if self.timers.recovery_point_checkpoint <= now {
+            let interval = self.options.config.log_flush_offset_checkpoint_interval;
+            self.timers.recovery_point_checkpoint = now + interval;
+            self.checkpoint_recovery_points()?;
+        }
+        if self.timers.isr_shrink <= now {
+            // Twice per replica.lag.time.max.ms: a laggard is out after 1.5 times that at the latest.
+            self.timers.isr_shrink = now + self.options.config.replica_lag_time_max / 2;
+            self.shrink_isrs(now);
+        }
+        Ok(())
+    }
+
+    /// Also due after a truncation, or recovery would start beyond the end of the log (`LogManager.truncateTo`).
+    fn checkpoint_recovery_points(&mut self) -> io::Result<()> {
+        self.log_dir.checkpoint_recovery_points(logs(&self.partitions, &self.unclaimed))
+    }
+
+    fn shrink_isrs(&mut self, now: Time) {
+        for index in 0..self.partitions.len() {
+            let (key, hosted) = self.partitions.get_index_mut(index).expect("below the length");
+            let key = *key;
+            if let Some(proposal) = hosted.partition.maybe_shrink_isr(now, &self.env) {
+                self.submit_isr_proposal(now, key, proposal);
+            }
+        }
+    }
+
+    /// The end of an orderly stop: flush, checkpoint, leave the marker (`LogManager.shutdown`).
+    fn shut_down(&mut self, now: Time) {
+        let hosted = self.partitions.values_mut().map(|h| h.partition.named_log_mut());
+        let unclaimed = self.unclaimed.iter_mut().map(|(partition, loaded)| (partition, &mut loaded.log));
+        let closed = self.log_dir.close(hosted.chain(unclaimed), self.env.broker_epoch);
+        match closed {
+            Ok(()) => {
+                for hosted in self.partitions.values() {
+                    let (partition, log) = (hosted.partition.topic_partition().clone(), hosted.partition.log());
+                    self.env.observe(now, Observation::Flushed { partition, offset: log.recovery_point() });
+                }
+                self.env.observe(now, Observation::CleanShutdown);
+                self.is_finished = true;
+            }
+            Err(error) => self.halt_on_disk_failure(&error),
+        }
+    }
+}
+
+impl Process for Broker {
+    fn start(&mut self, net: &mut Endpoint) {
+        let now = self.world.now();
+        self.lifecycle.start(now, &self.env, &self.options, net);
+        self.fetch_metadata(now, net);
+    }
+
+    fn on_event(&mut self, event: Event, net: &mut Endpoint) {
+        let now = self.world.now();
+        match event {
+            Event::Accepted(conn) => self.connections.open(conn),
+            Event::Frame(conn, frame) if self.connections.owns(conn) => {
+                if let Some(frame) = self.connections.receive(conn, frame, net) {
+                    self.handle_request(now, conn, frame, net);
+                }
+            }
+            Event::Closed(conn) if self.connections.owns(conn) => self.connections.forget(conn),
+            Event::Terminate => self.begin_shutdown(now, net),
+            Event::Connected(_) | Event::Frame(..) | Event::Closed(_) => self.on_peer_event(now, &event, net),
+        }
+        self.settle(now, net);
+    }
+
+    fn on_timer(&mut self, net: &mut Endpoint) {
+        let now = self.world.now();
+        if let Err(error) = self.run_periodic(now) {
+            self.halt_on_disk_failure(&error);
+            return;
+        }
+        self.expire_waiting(now, net);
+        self.on_peer_timers(now, net);
+        self.settle(now, net);
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let others = [
+            self.purgatory.deadline(),
+            self.lifecycle.deadline(),
+            self.metadata.deadline(),
+            self.isr.deadline(),
+            self.forwarding.deadline(),
+            self.fetchers.deadline(),
+        ];
+        others.into_iter().flatten().chain([self.timers.next()]).min()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+}
+
+impl Broker {
+    /// An event of one of the connections that we opened.
+    fn on_peer_event(&mut self, now: Time, event: &Event, net: &mut Endpoint) {
+        let mut replies = Vec::new();
+        if self.fetchers.rpc.on_event(now, event, net, &mut replies) {
+            return self.on_fetcher_replies(now, replies, net);
+        }
+        let mut replies = Vec::new();
+        if self.metadata.rpc.on_event(now, event, net, &mut replies) {
+            return self.on_metadata_replies(now, replies, net);
+        }
+        let mut replies = Vec::new();
+        if self.lifecycle.rpc.on_event(now, event, net, &mut replies) {
+            return self.on_lifecycle_replies(now, replies, net);
+        }
+        let mut replies = Vec::new();
+        if self.isr.rpc.on_event(now, event, net, &mut replies) {
+            return self.on_isr_replies(now, replies);
+        }
+        let mut replies = Vec::new();
+        if self.forwarding.rpc.on_event(now, event, net, &mut replies) {
+            self.on_forwarding_replies(now, replies, net);
+        }
+    }
+
+    fn on_peer_timers(&mut self, now: Time, net: &mut Endpoint) {
+        let mut replies = Vec::new();
+        self.fetchers.rpc.on_timer(now, net, &mut replies);
+        self.on_fetcher_replies(now, replies, net);
+        self.fetchers.wake(now);
+        let mut replies = Vec::new();
+        self.metadata.rpc.on_timer(now, net, &mut replies);
+        self.on_metadata_replies(now, replies, net);
+        self.fetch_metadata(now, net);
+        let mut replies = Vec::new();
+        self.lifecycle.rpc.on_timer(now, net, &mut replies);
+        self.on_lifecycle_replies(now, replies, net);
+        self.on_lifecycle_timer(now, net);
+        let mut replies = Vec::new();
+        self.isr.rpc.on_timer(now, net, &mut replies);
+        self.on_isr_replies(now, replies);
+        let mut replies = Vec::new();
+        self.forwarding.rpc.on_timer(now, net, &mut replies);
+        self.on_forwarding_replies(now, replies, net);
+    }
+}
+
+/// Every log with its partition.
+fn logs<'a>(
+    partitions: &'a Partitions,
+    unclaimed: &'a BTreeMap<TopicPartition, LoadedLog>,
+) -> impl Iterator<Item = (&'a TopicPartition, &'a crate::log::Log)> {
+    let hosted = partitions.values().map(|h| (h.partition.topic_partition(), h.partition.log()));
+    hosted.chain(unclaimed.iter().map(|(partition, loaded)| (partition, &loaded.log)))
+}
+
+fn log_loaded(loaded: &LoadedLog) -> Observation {
+    Observation::LogLoaded {
+        partition: loaded.partition.clone(),
+        log_start: loaded.log.log_start(),
+        log_end: loaded.log.log_end(),
+        high_watermark: loaded.log.high_watermark(),
+        batches: loaded.recovery.batches.clone(),
+        dropped_bytes: loaded.recovery.dropped_bytes,
+        clean: loaded.recovery.clean,
+    }
+}
+
+/// A topic's effective configuration: its overrides over what the broker gives.
+struct EffectiveTopicConfig {
+    log: LogConfig,
+    min_insync_replicas: usize,
+}
+
+fn effective_topic_config(overrides: &BTreeMap<String, String>, config: &BrokerConfig) -> EffectiveTopicConfig {
+    fn number<T: std::str::FromStr>(overrides: &BTreeMap<String, String>, name: &str, default: T) -> T {
+        overrides.get(name).and_then(|v| v.parse().ok()).unwrap_or(default)
+    }
+    EffectiveTopicConfig {
+        log: LogConfig {
+            segment_bytes: number(overrides, "segment.bytes", config.log.segment_bytes),
+            flush_messages: number(overrides, "flush.messages", config.log.flush_messages),
+            max_message_bytes: number(overrides, "max.message.bytes", config.log.max_message_bytes),
+        },
+        min_insync_replicas: number(
+            overrides,
+            "min.insync.replicas",
+            usize::try_from(config.min_insync_replicas).unwrap_or(1),
+        ),
+    }
+}
+
+/// How the broker's own connections are made. `reconnect_backoff` differs by channel; versions are fixed, as all
+/// nodes run the same build.
+fn rpc_config(options: &BrokerOptions, channel: &str, reconnect_backoff: Duration) -> RpcConfig {
+    RpcConfig {
+        client_id: StrBytes::from_string(format!("broker-{}-{channel}", options.id)),
+        reconnect_backoff,
+        reconnect_backoff_max: reconnect_backoff,
+        connection_setup_timeout: options.config.socket_connection_setup_timeout,
+        discover_versions: false,
+    }
+}

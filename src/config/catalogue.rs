@@ -53,7 +53,7 @@ pub enum ConfigError {
     Unknown { scope: Scope, key: String, suggestion: Option<&'static str>, belongs_to: Vec<Scope> },
     #[error("Kafka has the {scope} configuration `{key}`, Faultline does not model it yet")]
     NotModelled { scope: Scope, key: String },
-    #[error("`{key}` cannot be {value:?}: it must be {expected}")]
+    #[error("`{key}` cannot be `{value}`: it must be {expected}")]
     Invalid { key: &'static str, value: String, expected: String },
     /// Each value is fine by itself, together they are not.
     #[error("{message}")]
@@ -94,12 +94,19 @@ impl ConfigError {
 /// What a key's value may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    Int { min: i64, max: i64 },
+    Int {
+        min: i64,
+        max: i64,
+    },
     Bool,
     /// A number of milliseconds, at least `min`.
-    Millis { min: i64 },
+    Millis {
+        min: i64,
+    },
     /// A number of seconds, at least `min`.
-    Seconds { min: i64 },
+    Seconds {
+        min: i64,
+    },
     /// One of these words.
     Choice(&'static [&'static str]),
 }
@@ -335,12 +342,7 @@ const BROKER: &[Key<BrokerConfig>] = &[
     key!("controller.socket.timeout.ms", "30000", millis(1), controller_socket_timeout),
     key!("controlled.shutdown.enable", "true", Kind::Bool, controlled_shutdown_enable),
     key!("auto.leader.rebalance.enable", "true", Kind::Bool, auto_leader_rebalance_enable),
-    key!(
-        "leader.imbalance.check.interval.seconds",
-        "300",
-        Kind::Seconds { min: 1 },
-        leader_imbalance_check_interval
-    ),
+    key!("leader.imbalance.check.interval.seconds", "300", Kind::Seconds { min: 1 }, leader_imbalance_check_interval),
     key!("leader.imbalance.per.broker.percentage", "10", int(0), leader_imbalance_per_broker_percentage),
     key!("unclean.leader.election.interval.ms", "300000", millis(1), unclean_leader_election_interval),
     key!("auto.create.topics.enable", "true", Kind::Bool, auto_create_topics_enable),
@@ -479,8 +481,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 fn set<C>(keys: &[Key<C>], scope: Scope, config: &mut C, name: &str, value: &str) -> Result<(), ConfigError> {
-    let key =
-        keys.iter().find(|k| k.name == name || k.alias == Some(name)).ok_or_else(|| unknown_key(scope, name))?;
+    let key = keys.iter().find(|k| k.name == name || k.alias == Some(name)).ok_or_else(|| unknown_key(scope, name))?;
     let setting = key.kind.parse(value.trim());
     match setting {
         Some(setting) if (key.set)(config, setting) => Ok(()),
@@ -612,7 +613,9 @@ mod tests {
         let error = unknown_key(Scope::Broker, "linger.ms");
         assert_eq!(
             error.help().as_deref(),
-            Some("`linger.ms` is a producer configuration: set it in the `config` of a [[workload]] with kind = \"produce\"")
+            Some(
+                "`linger.ms` is a producer configuration: set it in the `config` of a [[workload]] with kind = \"produce\""
+            )
         );
     }
 

@@ -1,9 +1,309 @@
-//! Runs one (scenario, variant, seed).
+//! One run, from boot to verdict's input: boot, create topics, workload under faults, heal, full read.
 
-use super::outcome::RunOutcome;
-use crate::scenario::Scenario;
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+use std::time::Duration;
 
-/// Runs `variant` (an index into the scenario's variants) under `seed` on a fresh thread.
-pub fn run_one(_scenario: &Scenario, _variant: usize, _seed: u64) -> RunOutcome {
-    todo!()
+use futures_util::future::{Either, select};
+
+use super::cluster::{AdminRequest, Cluster, run as run_process};
+use super::nemesis::Nemesis;
+use super::outcome::{End, Phase, RunOutcome};
+use super::recorder::{Recorder, State};
+use super::workload::{ConsumeProcess, ProduceProcess, ProduceSpec};
+use crate::protocol::TopicPartition;
+use crate::scenario::{Scenario, Variant, Workload};
+use crate::world::Time;
+use crate::world::sim::{SimConfig, Simulation};
+
+/// Simulated time that booting, creating topics, healing and the final read may take, each.
+const PHASE_MAX: Duration = Duration::from_secs(300);
+/// Simulated time that the workload phase may take beyond the last fault: a producer gives up after its
+/// `delivery.timeout.ms`, so this is reached only when something hangs.
+const WORKLOAD_MAX: Duration = Duration::from_secs(3600);
+
+/// Runs variant number `variant` of a scenario with `seed` on a thread of its own. Never panics: a panic
+/// inside is the run's end.
+pub fn run_one(scenario: &Scenario, variant: usize, seed: u64) -> RunOutcome {
+    let variant = scenario.variants[variant].clone();
+    let duration = scenario.duration;
+    #[allow(clippy::disallowed_types, reason = "wall time is reported, never used")]
+    let clock = std::time::Instant::now();
+    let recorder = Recorder::new();
+    let inside = recorder.clone();
+    install_panic_hook();
+    let thread = std::thread::Builder::new()
+        .name(format!("run-{seed}"))
+        .stack_size(8 << 20)
+        .spawn(move || panic::catch_unwind(AssertUnwindSafe(|| simulate(&variant, duration, seed, inside))).map_err(|_| panic_text()))
+        .expect("a thread can be spawned");
+    let result = thread.join().expect("panics are caught inside");
+    let wall_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (end, facts) = match result {
+        Ok((end, facts)) => (end, facts),
+        Err(text) => (End::Panicked(text), Facts::default()),
+    };
+    let state = std::mem::take(&mut *recorder.lock());
+    outcome(seed, end, facts, state, wall_ms)
+}
+
+/// What only the supervisor knows.
+#[derive(Default)]
+struct Facts {
+    digest: u64,
+    started_at: Time,
+    ended_at: Time,
+    messages: u64,
+}
+
+fn outcome(seed: u64, end: End, facts: Facts, state: State, wall_ms: u64) -> RunOutcome {
+    let read_back = state.ghost.partitions.iter().map(|(p, g)| {
+        (p.to_string(), u64::try_from(g.true_high_watermark.0).unwrap_or(0))
+    });
+    RunOutcome {
+        seed,
+        end,
+        read_back: read_back.collect(),
+        events: state.trace.len() as u64,
+        history: state.history,
+        trace: state.trace,
+        faults: state.faults,
+        violations: state.ghost.violations,
+        samples: state.ghost.samples,
+        digest: facts.digest,
+        started_at: facts.started_at,
+        ended_at: facts.ended_at,
+        wall_ms,
+        messages: facts.messages,
+    }
+}
+
+fn simulate(variant: &Variant, duration: Option<Duration>, seed: u64, recorder: Recorder) -> (End, Facts) {
+    let (low, high) = variant.cluster.latency;
+    let config = SimConfig { latency: low..=high };
+    Simulation::block_on(seed, config, |sim| supervise(sim, variant.clone(), duration, recorder))
+}
+
+/// One run's supervisor: goes through the phases and says what it waited for if one does not end.
+struct Supervisor {
+    sim: Simulation,
+    cluster: Cluster,
+    recorder: Recorder,
+    variant: Variant,
+}
+
+async fn supervise(sim: Simulation, variant: Variant, duration: Option<Duration>, recorder: Recorder) -> (End, Facts) {
+    let cluster = Cluster::start(sim.clone(), recorder.clone(), &variant);
+    let supervisor = Supervisor { sim: sim.clone(), cluster, recorder: recorder.clone(), variant };
+    let mut facts = Facts::default();
+    let end = match supervisor.phases(duration, &mut facts).await {
+        Ok(()) => End::Complete,
+        Err(waiting_for) => End::Unfinished(waiting_for),
+    };
+    facts.ended_at = sim.now();
+    facts.messages = sim.frames();
+    facts.digest = sim.digest();
+    (end, facts)
+}
+
+impl Supervisor {
+    async fn phases(&self, duration: Option<Duration>, facts: &mut Facts) -> Result<(), String> {
+        self.boot().await?;
+        let started_at = self.sim.now();
+        facts.started_at = started_at;
+        self.recorder.phase(started_at, Phase::Workload);
+        let clients = self.start_workloads();
+        let mut nemesis = Nemesis::new(self.cluster.clone(), &self.variant, clients, started_at);
+        let until = duration.map(|d| started_at + d);
+        self.workload(&mut nemesis, until).await?;
+        self.recorder.phase(self.sim.now(), Phase::Healed);
+        self.heal(&mut nemesis).await?;
+        self.recorder.phase(self.sim.now(), Phase::FinalRead);
+        self.final_read().await?;
+        self.recorder.phase(self.sim.now(), Phase::Done);
+        Ok(())
+    }
+
+    /// Waits until `done` holds; looks again whenever the recorder says that something changed.
+    async fn wait(&self, what: &str, deadline: Time, done: impl Fn(&State) -> bool) -> Result<(), String> {
+        loop {
+            if done(&self.recorder.lock()) {
+                return Ok(());
+            }
+            if self.sim.now() >= deadline {
+                return Err(what.to_owned());
+            }
+            self.changed_or(deadline).await;
+        }
+    }
+
+    async fn changed_or(&self, deadline: Time) {
+        let changed = std::pin::pin!(self.recorder.changed());
+        let sleep = std::pin::pin!(self.sim.sleep_until(deadline));
+        match select(changed, sleep).await {
+            Either::Left(_) | Either::Right(_) => {}
+        }
+    }
+
+    async fn boot(&self) -> Result<(), String> {
+        let deadline = self.sim.now() + PHASE_MAX;
+        let brokers = self.cluster.brokers as usize;
+        let active = |state: &State| state.ghost.active.values().filter(|active| **active).count();
+        self.wait("every broker to be unfenced at the start", deadline, |s| active(s) == brokers).await?;
+        let admin = self.cluster.administer(AdminRequest::CreateTopics(self.variant.topics.clone()));
+        self.wait("the topics to be created", deadline, |s| s.admin_done.contains_key(&admin)).await?;
+        if let Some(Err(error)) = self.recorder.lock().admin_done.get(&admin) {
+            return Err(format!("the topics to be created: {error}"));
+        }
+        let partitions = self.partitions();
+        self.wait("a leader for every partition at the start", deadline, |s| {
+            partitions.iter().all(|p| s.ghost.is_led(p))
+        })
+        .await
+    }
+
+    fn start_workloads(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut producers = 0;
+        for workload in &self.variant.workloads {
+            let (bootstrap, recorder) = (self.cluster.bootstrap(), self.recorder.clone());
+            match workload {
+                Workload::Produce { name, topic, records, rate, value_bytes, keys, start, config } => {
+                    producers += 1;
+                    let spec = ProduceSpec {
+                        name: name.clone(),
+                        number: producers,
+                        topic: topic.clone(),
+                        records: *records,
+                        rate: *rate,
+                        value_bytes: *value_bytes,
+                        keys: *keys,
+                        config: config.clone(),
+                    };
+                    self.recorder.lock().busy.push(name.clone());
+                    names.push(name.clone());
+                    let (start, sim) = (self.sim.now() + *start, self.sim.clone());
+                    self.sim.add_machine(name, false, move |world, net| {
+                        let (spec, bootstrap, recorder) = (spec.clone(), bootstrap.clone(), recorder.clone());
+                        let sim = sim.clone();
+                        Box::pin(async move {
+                            sleep_until(&sim, start).await;
+                            run_process(ProduceProcess::new(world, spec, bootstrap, recorder), net).await;
+                        })
+                    });
+                }
+                Workload::Consume { name, topic, start, config } => {
+                    names.push(name.clone());
+                    let partitions: Vec<TopicPartition> =
+                        self.partitions().into_iter().filter(|p| p.topic.0.as_str() == topic).collect();
+                    let (start, sim, config) = (self.sim.now() + *start, self.sim.clone(), config.clone());
+                    self.sim.add_machine(name, false, move |world, net| {
+                        let (partitions, config) = (partitions.clone(), config.clone());
+                        let (bootstrap, recorder, sim) = (bootstrap.clone(), recorder.clone(), sim.clone());
+                        Box::pin(async move {
+                            sleep_until(&sim, start).await;
+                            let process = ConsumeProcess::new(world, partitions, config, bootstrap, recorder);
+                            run_process(process, net).await;
+                        })
+                    });
+                }
+            }
+        }
+        names
+    }
+
+    /// The workloads under the schedule of faults, until both are over (or `until`, where the scenario says).
+    async fn workload(&self, nemesis: &mut Nemesis, until: Option<Time>) -> Result<(), String> {
+        let bound = self.sim.now() + WORKLOAD_MAX;
+        loop {
+            nemesis.step();
+            let now = self.sim.now();
+            let over = match until {
+                Some(until) => now >= until,
+                None => self.recorder.lock().busy.is_empty() && nemesis.is_idle(),
+            };
+            if over {
+                return Ok(());
+            }
+            if now >= bound {
+                return Err("the workloads to end".to_owned());
+            }
+            let next = [nemesis.deadline(), until].into_iter().flatten().min();
+            self.changed_or(next.unwrap_or(bound)).await;
+        }
+    }
+
+    /// Ends every fault and waits until the cluster is whole again. What does not recover is a violation of
+    /// liveness, and the run goes on to read what can be read.
+    async fn heal(&self, nemesis: &mut Nemesis) -> Result<(), String> {
+        let deadline = self.sim.now() + PHASE_MAX;
+        self.recorder.lock().stop_sending = true;
+        loop {
+            nemesis.heal_everything();
+            if nemesis.is_idle() || self.sim.now() >= deadline {
+                break;
+            }
+            self.changed_or(self.sim.now() + Duration::from_secs(1)).await;
+        }
+        self.wait("the workloads to end after everything was healed", deadline, |s| s.busy.is_empty()).await?;
+        let partitions = self.partitions();
+        let whole = |state: &State| partitions.iter().all(|p| state.ghost.is_whole(p));
+        if self.wait("every replica to be in sync", self.sim.now() + PHASE_MAX, whole).await.is_err() {
+            let now = self.sim.now();
+            let mut state = self.recorder.lock();
+            for partition in partitions.iter().filter(|p| !state.ghost.is_whole(p)).cloned().collect::<Vec<_>>() {
+                let detail = state.ghost.why_not_whole(&partition);
+                state.ghost.violate("liveness", now, &partition, detail);
+            }
+        }
+        Ok(())
+    }
+
+    async fn final_read(&self) -> Result<(), String> {
+        let deadline = self.sim.now() + PHASE_MAX;
+        let (bootstrap, recorder, partitions) = (self.cluster.bootstrap(), self.recorder.clone(), self.partitions());
+        self.sim.add_machine("final-reader", false, move |world, net| {
+            let (bootstrap, recorder, partitions) = (bootstrap.clone(), recorder.clone(), partitions.clone());
+            Box::pin(async move {
+                run_process(ConsumeProcess::final_reader(world, partitions, bootstrap, recorder), net).await;
+            })
+        });
+        self.wait("the final read to reach the end of every partition", deadline, |s| s.read_done).await
+    }
+
+    fn partitions(&self) -> Vec<TopicPartition> {
+        let topics = self.variant.topics.iter();
+        topics.flat_map(|t| (0..t.partitions).map(|p| TopicPartition::new(&t.name, p))).collect()
+    }
+}
+
+async fn sleep_until(sim: &Simulation, at: Time) {
+    if sim.now() < at {
+        sim.sleep_until(at).await;
+    }
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// A panic inside a run becomes the run's result instead of noise on stderr.
+fn install_panic_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let default = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let of_a_run = std::thread::current().name().is_some_and(|name| name.starts_with("run-"));
+            if of_a_run {
+                PANIC.with(|p| *p.borrow_mut() = Some(info.to_string()));
+            } else {
+                default(info);
+            }
+        }));
+    });
+}
+
+fn panic_text() -> String {
+    PANIC.with(|p| p.borrow_mut().take()).unwrap_or_else(|| "a panic without a message".to_owned())
 }

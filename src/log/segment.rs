@@ -213,6 +213,8 @@ impl Segment {
         let Some(candidates) = self.batches.get(first..).filter(|candidates| !candidates.is_empty()) else {
             return if self.is_broken { Err(self.broken()) } else { Ok(None) };
         };
+        // No batch is smaller than its header: that many are enough to look at.
+        let candidates = &candidates[..candidates.len().min(bytes_max / HEADER_BYTES + 1)];
         let start = u64::from(candidates[0].position);
         let fits = |batch: &Stored| batch.info.last_offset < up_to && batch.end() - start <= bytes_max as u64;
         let count = match candidates.last() {

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use super::testing::*;
 use super::{AppendError, Log, LogConfig, LogDirectory, ReadError, RecoveryReport};
 use crate::protocol::{BrokerEpoch, ErrorCode, LeaderEpoch, Offset};
-use crate::world::Disk;
+use crate::world::real::RealWorld;
+use crate::world::{Disk, World};
 
 const SEGMENT_0: &str = "data/orders-0/00000000000000000000.log";
 
@@ -179,23 +180,17 @@ fn a_roll_says_what_it_made_durable() {
 #[test]
 fn indexes_have_kafkas_layout() {
     on_fresh_disk(|disk| {
-        let (mut directory, mut log) = create(&disk, &LogConfig::default());
+        let (_, mut log) = create(&disk, &LogConfig::default());
+        let batch_bytes = batch_of(2, 2_000, 0).len() as u32;
+        assert!((2_049..=4_096).contains(&batch_bytes), "two batches exceed index.interval.bytes, one does not");
         for at in 0..3 {
             log.append_from_client(&batch_of(2, 2_000, 100 * at), LeaderEpoch(1), 0).unwrap();
         }
-        directory.close([(&orders(), &mut log)].into_iter(), BrokerEpoch(1)).unwrap();
-        let batch_bytes = batch_of(2, 2_000, 0).len() as u32;
-        // The third append finds more than 4096 bytes... as does the second.
-        let mut index = Vec::new();
-        let mut time_index = Vec::new();
-        for at in 1..3_u32 {
-            index.extend([(2 * at + 1).to_be_bytes(), (at * batch_bytes).to_be_bytes()].concat());
-            time_index.extend((i64::from(at) * 100 + 1).to_be_bytes());
-            time_index.extend((2 * at + 1).to_be_bytes());
-        }
-        assert_eq!(batch_bytes > 4096, false, "one batch is below the interval");
-        assert_eq!(read(&disk, "data/orders-0/00000000000000000000.index"), index[8..]);
-        assert_eq!(read(&disk, "data/orders-0/00000000000000000000.timeindex"), time_index[12..]);
+        // One entry, for the third batch: last offset 5, its position; largest timestamp so far, its offset.
+        let index = [5_u32.to_be_bytes(), (2 * batch_bytes).to_be_bytes()].concat();
+        let time_index = [&201_i64.to_be_bytes()[..], &5_u32.to_be_bytes()[..]].concat();
+        assert_eq!(read(&disk, "data/orders-0/00000000000000000000.index"), index);
+        assert_eq!(read(&disk, "data/orders-0/00000000000000000000.timeindex"), time_index);
     });
 }
 
@@ -598,6 +593,28 @@ fn finds_offsets_by_timestamp() {
         log.truncate_to(Offset(6)).unwrap();
         assert_eq!(log.max_timestamp().unwrap(), Some((Offset(4), 50)));
     });
+}
+
+#[test]
+fn a_log_lives_on_a_real_disk_too() {
+    let root = tempfile::tempdir().unwrap();
+    let disk = World::Real(RealWorld::new(root.path().to_path_buf()).unwrap()).disk();
+    let (mut directory, mut log) = create(&disk, &small_segments());
+    for epoch in 1..=5 {
+        append(&mut log, 1, epoch);
+    }
+    let held = log.batches();
+    directory.close([(&orders(), &mut log)].into_iter(), BrokerEpoch(7)).unwrap();
+    let (directory, mut log, recovery) = reopen(&disk, &small_segments());
+    assert!(recovery.clean && recovery.batches == held);
+    assert_eq!(directory.previous_broker_epoch(), BrokerEpoch(7));
+    log.truncate_to(Offset(3)).unwrap();
+    drop(log);
+    let (mut directory, log, recovery) = reopen(&disk, &small_segments());
+    assert!(!recovery.clean && recovery.batches == held[..3]);
+    assert_eq!(read_offsets(&log, 2, 3, usize::MAX), [(2, 2)]);
+    directory.delete_log(&orders()).unwrap();
+    assert!(!disk.exists("data/orders-0"));
 }
 
 #[test]

@@ -4,5 +4,5 @@
 mod image;
 mod records;
 
-pub use image::{BrokerRegistration, ImageChanges, MetadataImage, PartitionState, TopicImage};
+pub use image::{BrokerRegistration, ImageChanges, MetadataImage, PartitionState, TOPIC_RESOURCE, TopicImage};
 pub use records::{MetadataRecord, decode_records, encode_records};

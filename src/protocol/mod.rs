@@ -1,6 +1,7 @@
 //! Ids, error codes and wire frames over the `kafka-protocol` crate. Knows nothing of brokers or logs.
 
 mod ids;
+pub mod primitives;
 pub mod rpc;
 pub mod wire;
 

@@ -70,7 +70,7 @@ impl ScenarioError {
         let mistake = Mistake {
             line: 0,
             column: 0,
-            message: format!("the file cannot be read: {error}"),
+            message: format!("{file} cannot be read: {error}"),
             help: None,
             label: None,
             span: None,
@@ -92,9 +92,35 @@ impl ScenarioError {
             .with_context_lines(1)
             .without_syntax_highlighting()
             .with_break_words(false);
-        let mut out = String::new();
-        handler.render_report(&mut out, self).expect("writing to a string does not fail");
-        out
+        let render = |mistake| {
+            let mut out = String::new();
+            let located = Located { mistake, source_code: &self.source_code };
+            handler.render_report(&mut out, &located).expect("writing to a string does not fail");
+            out
+        };
+        self.mistakes.iter().map(render).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A mistake together with the file that it is in.
+#[derive(Debug, thiserror::Error)]
+#[error("{mistake}")]
+struct Located<'a> {
+    mistake: &'a Mistake,
+    source_code: &'a NamedSource<String>,
+}
+
+impl Diagnostic for Located<'_> {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.mistake.help()
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        self.mistake.labels()
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(self.source_code)
     }
 }
 
@@ -146,6 +172,10 @@ impl Mistakes {
 
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.found.len()
     }
 
     /// In the order of the file, each said once (the variants of a matrix can find the same one).

@@ -89,8 +89,14 @@ pub(super) struct Draft {
     pub duration: Option<Spanned<Duration>>,
     pub cluster: ClusterDraft,
     pub topics: Vec<TopicDraft>,
+    /// Whether every `[[topic]]` could be read: if not, a name that is missing says nothing.
+    pub topics_are_complete: bool,
     pub axes: Vec<AxisDraft>,
+    /// Whether every axis and all of its values could be read.
+    pub axes_are_complete: bool,
     pub workloads: Vec<WorkloadDraft>,
+    /// Whether every `[[workload]]` could be read.
+    pub workloads_are_complete: bool,
 }
 
 /// Reads all but `[[fault]]` and `[expect]`.
@@ -100,10 +106,24 @@ pub(super) fn read(root: &Section<'_>, mistakes: &mut Mistakes) -> Draft {
     let seed = root.integer("seed", 0..=i64::MAX, mistakes).map_or(1, |seed| seed.value as u64);
     let duration = root.positive_duration("duration", mistakes);
     let cluster = cluster(root, mistakes);
-    let topics = topics(root, cluster.brokers, mistakes);
-    let workloads = workloads(root, &topics, duration.as_ref(), mistakes);
+    let before = mistakes.len();
     let axes = axes(root, mistakes);
-    Draft { title, seed, duration, cluster, topics, axes, workloads }
+    let axes_are_complete = mistakes.len() == before;
+    let mut draft = Draft {
+        title,
+        seed,
+        duration,
+        cluster,
+        topics: Vec::new(),
+        topics_are_complete: true,
+        axes,
+        axes_are_complete,
+        workloads: Vec::new(),
+        workloads_are_complete: true,
+    };
+    topics(root, &mut draft, mistakes);
+    workloads(root, &mut draft, mistakes);
+    draft
 }
 
 /// The claim: the file's first line, as a comment.
@@ -114,7 +134,10 @@ fn title(file: &str, mistakes: &mut Mistakes) -> String {
         Some(title) if !title.is_empty() => title.to_owned(),
         Some(_) | None => {
             mistakes
-                .add(&(start..start + line.len()), "the claim is missing: a scenario begins with a comment that states it")
+                .add(
+                    &(start..start + line.len()),
+                    "the claim is missing: a scenario begins with a comment that states it",
+                )
                 .help("for example `# An isolated leader stops acknowledging acks=all.`");
             String::new()
         }
@@ -137,30 +160,35 @@ fn cluster(root: &Section<'_>, mistakes: &mut Mistakes) -> ClusterDraft {
     draft
 }
 
-fn topics(root: &Section<'_>, brokers: u32, mistakes: &mut Mistakes) -> Vec<TopicDraft> {
-    let mut topics: Vec<TopicDraft> = Vec::new();
-    for section in root.tables("topic", mistakes) {
+fn topics(root: &Section<'_>, draft: &mut Draft, mistakes: &mut Mistakes) {
+    let sections = root.tables("topic", mistakes);
+    for section in &sections {
         section.allow(TOPIC_KEYS, mistakes);
-        let replication_factor = replication_factor(&section, brokers, mistakes);
+        let replication_factor = replication_factor(section, draft.cluster.brokers, mistakes);
         let partitions = section.integer("partitions", 1..=PARTITIONS_MAX, mistakes).map_or(1, |n| n.value as i32);
-        let config = settings(&section, "the topic's config", Scope::Topic, mistakes);
+        let config = settings(section, "the topic's config", Scope::Topic, mistakes);
         let Some(name) = section.text("name", mistakes) else {
             if !section.has("name") {
                 section.missing("name", "name = \"orders\"", mistakes);
             }
+            draft.topics_are_complete = false;
             continue;
         };
         check_topic_name(&name, mistakes);
-        if topics.iter().any(|topic| topic.name == name.value) {
+        if draft.topics.iter().any(|topic| topic.name == name.value) {
             mistakes.add(&name.span, format!("topic `{}` is declared twice", name.value));
             continue;
         }
-        topics.push(TopicDraft { name: name.value, partitions, replication_factor, config });
+        draft.topics.push(TopicDraft { name: name.value, partitions, replication_factor, config });
     }
-    if topics.is_empty() && mistakes.is_empty() {
-        mistakes.add(&root.span, "the scenario has no topic").help("add a [[topic]] with a name and a replication-factor");
+    if sections.is_empty() {
+        draft.topics_are_complete = false;
+        if !root.has("topic") {
+            mistakes
+                .add(&root.span, "the scenario has no topic")
+                .help("add a [[topic]] with a name and a replication-factor");
+        }
     }
-    topics
 }
 
 fn replication_factor(section: &Section<'_>, brokers: u32, mistakes: &mut Mistakes) -> Option<Spanned<i16>> {
@@ -192,20 +220,15 @@ fn check_topic_name(name: &Text, mistakes: &mut Mistakes) {
     }
 }
 
-fn workloads(
-    root: &Section<'_>,
-    topics: &[TopicDraft],
-    duration: Option<&Spanned<Duration>>,
-    mistakes: &mut Mistakes,
-) -> Vec<WorkloadDraft> {
+fn workloads(root: &Section<'_>, draft: &mut Draft, mistakes: &mut Mistakes) {
     let (mut producers, mut consumers) = (0, 0);
-    let mut workloads = Vec::new();
     let sections = root.tables("workload", mistakes);
     for section in &sections {
         let Some(kind) = section.text("kind", mistakes) else {
             if !section.has("kind") {
                 section.missing("kind", "kind = \"produce\"", mistakes);
             }
+            draft.workloads_are_complete = false;
             continue;
         };
         let (name, known) = match kind.value.as_str() {
@@ -221,31 +244,28 @@ fn workloads(
                 mistakes
                     .add(&kind.span, format!("unknown kind of workload `{other}`"))
                     .suggest(other, WORKLOAD_KINDS.iter().copied());
+                draft.workloads_are_complete = false;
                 continue;
             }
         };
         section.allow(known, mistakes);
-        workloads.extend(workload(section, name, topics, duration, mistakes));
+        match workload(section, name, draft, mistakes) {
+            Some(workload) => draft.workloads.push(workload),
+            None => draft.workloads_are_complete = false,
+        }
     }
     if sections.is_empty() && !root.has("workload") {
         mistakes
             .add(&root.span, "the scenario has no workload: nothing would be sent")
             .help("add a [[workload]] with kind = \"produce\"");
     }
-    workloads
 }
 
-fn workload(
-    section: &Section<'_>,
-    name: String,
-    topics: &[TopicDraft],
-    duration: Option<&Spanned<Duration>>,
-    mistakes: &mut Mistakes,
-) -> Option<WorkloadDraft> {
+fn workload(section: &Section<'_>, name: String, draft: &Draft, mistakes: &mut Mistakes) -> Option<WorkloadDraft> {
     let is_producer = name.starts_with("producer");
     let scope = if is_producer { Scope::Producer } else { Scope::Consumer };
     let start = section.duration("start", mistakes).unwrap_or(Spanned { value: Duration::ZERO, span: 0..0 });
-    if let Some(end) = duration.filter(|end| start.value >= end.value && !start.span.is_empty()) {
+    if let Some(end) = draft.duration.as_ref().filter(|end| start.value >= end.value && !start.span.is_empty()) {
         mistakes.add(&start.span, format!("this workload starts after the scenario's end ({:?})", end.value));
     }
     let config = settings(section, "the workload's config", scope, mistakes);
@@ -254,10 +274,11 @@ fn workload(
         section.missing("topic", "topic = \"orders\"", mistakes);
     }
     let topic = section.text("topic", mistakes)?;
-    if !topics.iter().any(|known| known.name == topic.value) {
+    if draft.topics_are_complete && !draft.topics.iter().any(|known| known.name == topic.value) {
         mistakes
             .add(&topic.span, format!("unknown topic `{}`", topic.value))
-            .suggest(&topic.value, topics.iter().map(|known| known.name.as_str()));
+            .suggest(&topic.value, draft.topics.iter().map(|known| known.name.as_str()));
+        return None;
     }
     Some(WorkloadDraft { name, topic, start, config, kind: kind?, span: section.span.clone() })
 }
@@ -366,7 +387,8 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
             axis.scopes == scopes && same_key(&axis.name.value, &entry.key.value, scopes.first().copied())
         });
         if let Some(other) = duplicate {
-            let message = format!("`{}` and `{}` are two names of one configuration", other.name.value, entry.key.value);
+            let message =
+                format!("`{}` and `{}` are two names of one configuration", other.name.value, entry.key.value);
             mistakes.add(&entry.key.span, message);
             continue;
         }

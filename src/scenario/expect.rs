@@ -17,8 +17,8 @@ pub(super) struct ExpectDraft {
     pub span: Range<usize>,
 }
 
-/// Reads `[expect]` against the final axes.
-pub(super) fn read(root: &Section<'_>, axes: &[Axis], mistakes: &mut Mistakes) -> Vec<ExpectDraft> {
+/// Reads `[expect]` against the final axes; `None` if they could not be read, so that no selector can be judged.
+pub(super) fn read(root: &Section<'_>, axes: Option<&[Axis]>, mistakes: &mut Mistakes) -> Vec<ExpectDraft> {
     let Some(section) = root.table("expect", "[expect]", mistakes) else { return Vec::new() };
     let mut drafts = Vec::new();
     for entry in section.entries() {
@@ -27,7 +27,7 @@ pub(super) fn read(root: &Section<'_>, axes: &[Axis], mistakes: &mut Mistakes) -
     drafts
 }
 
-fn selected(entry: &Entry<'_>, axes: &[Axis], file: &str, mistakes: &mut Mistakes) -> Vec<ExpectDraft> {
+fn selected(entry: &Entry<'_>, axes: Option<&[Axis]>, file: &str, mistakes: &mut Mistakes) -> Vec<ExpectDraft> {
     let selector = selector(entry, axes, mistakes);
     let Some(table) = entry.item.as_table_like() else {
         mistakes
@@ -47,11 +47,12 @@ fn selected(entry: &Entry<'_>, axes: &[Axis], file: &str, mistakes: &mut Mistake
 }
 
 /// The selector, if its axes and values exist.
-fn selector(entry: &Entry<'_>, axes: &[Axis], mistakes: &mut Mistakes) -> Option<Selector> {
+fn selector(entry: &Entry<'_>, axes: Option<&[Axis]>, mistakes: &mut Mistakes) -> Option<Selector> {
     let mut pins = match entry.key.read(expression::selector, mistakes)?.value {
         Selector::Every => return Some(Selector::Every),
         Selector::Where(pins) => pins,
     };
+    let axes = axes?;
     for (name, value) in &mut pins {
         let Some(axis) = axes.iter().find(|axis| axis.name == *name) else {
             let found = mistakes.add(&entry.key.span, format!("no variant is meant: the matrix has no axis `{name}`"));

@@ -295,9 +295,10 @@ const OPERATORS: &[(&str, Comparison)] = &[
 /// An expected number: `> 0`, `== 3`.
 pub(super) fn comparison(text: &str) -> Result<(Comparison, u64), Slip> {
     let (compare, operand) = operator(text, 0).map_err(|slip| slip.help("for example \"> 0\", or the number alone"))?;
-    let value = text[operand..].trim().parse().map_err(|_| {
-        Slip::new(operand..text.len(), "a whole number is needed here").help("for example \"> 0\"")
-    })?;
+    let value = text[operand..]
+        .trim()
+        .parse()
+        .map_err(|_| Slip::new(operand..text.len(), "a whole number is needed here").help("for example \"> 0\""))?;
     Ok((compare, value))
 }
 
@@ -491,10 +492,7 @@ mod tests {
             read("isr(orders-0).size < 3"),
             Condition::IsrSize { partition: orders(), compare: Comparison::Lt, value: 3 }
         );
-        assert_eq!(
-            read("leader(orders-0) != 2"),
-            Condition::Leader { partition: orders(), negated: true, broker: 2 }
-        );
+        assert_eq!(read("leader(orders-0) != 2"), Condition::Leader { partition: orders(), negated: true, broker: 2 });
         assert_eq!(
             read("leader(orders-0) == none"),
             Condition::Leader { partition: orders(), negated: false, broker: 0 }

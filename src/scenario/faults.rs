@@ -46,9 +46,15 @@ impl<'a> Names<'a> {
     }
 
     fn partition(&self, text: &str) -> Result<(), Dangling> {
+        if !self.draft.topics_are_complete {
+            return Ok(());
+        }
         let topics = || self.draft.topics.iter().map(|topic| topic.name.as_str());
         if topics().any(|topic| topic == text) && !self.is_partition(text) {
-            return Err((format!("`{text}` is a topic, here a partition is needed"), Some(format!("write `{text}-0`"))));
+            return Err((
+                format!("`{text}` is a topic, here a partition is needed"),
+                Some(format!("write `{text}-0`")),
+            ));
         }
         let Some(partition) = TopicPartition::parse(text) else {
             let help = "a partition is written topic-number, for example `orders-0`".to_owned();
@@ -59,7 +65,11 @@ impl<'a> Names<'a> {
             Some(known) if partition.partition < known.partitions => Ok(()),
             Some(known) => {
                 let last = known.partitions - 1;
-                let help = if last == 0 { format!("it has one: `{topic}-0`") } else { format!("its last is `{topic}-{last}`") };
+                let help = if last == 0 {
+                    format!("it has one: `{topic}-0`")
+                } else {
+                    format!("its last is `{topic}-{last}`")
+                };
                 Err((format!("topic `{topic}` has no partition {}", partition.partition), Some(help)))
             }
             None => {
@@ -79,6 +89,9 @@ impl<'a> Names<'a> {
 
     /// A topic or one of its partitions.
     fn topic_or_partition(&self, text: &str) -> Result<(), Dangling> {
+        if !self.draft.topics_are_complete {
+            return Ok(());
+        }
         let topics = || self.draft.topics.iter().map(|topic| topic.name.as_str());
         if topics().any(|topic| topic == text) {
             return Ok(());
@@ -113,7 +126,7 @@ impl<'a> Names<'a> {
 
     fn client(&self, name: &str) -> Result<(), Dangling> {
         let clients: Vec<&str> = self.draft.workloads.iter().map(|workload| workload.name.as_str()).collect();
-        if clients.contains(&name) {
+        if clients.contains(&name) || !self.draft.workloads_are_complete {
             return Ok(());
         }
         let help = (!clients.is_empty()).then(|| format!("clients are named by their order: {}", clients.join(", ")));
@@ -173,6 +186,9 @@ impl<'a> Names<'a> {
             (_, Comparison::Ge | Comparison::Eq) => value,
             (_, Comparison::Lt | Comparison::Le | Comparison::Ne) => return Ok(()),
         };
+        if !self.draft.workloads_are_complete {
+            return Ok(());
+        }
         let topic = if self.is_partition(of) { of.rsplit_once('-').map_or(of, |(topic, _)| topic) } else { of };
         let on_topic = self.draft.workloads.iter().filter(|workload| workload.topic.value == topic);
         let sent = on_topic.fold(0_u64, |sum, workload| match workload.kind {
@@ -259,12 +275,7 @@ fn check_keys(section: &Section<'_>, action: &str, keys: &[&str], mistakes: &mut
 }
 
 /// When the fault starts: exactly one of `at` and `when`, and `after` only with `when`.
-fn when(
-    section: &Section<'_>,
-    own: usize,
-    names: &Names<'_>,
-    mistakes: &mut Mistakes,
-) -> Option<(When, Duration)> {
+fn when(section: &Section<'_>, own: usize, names: &Names<'_>, mistakes: &mut Mistakes) -> Option<(When, Duration)> {
     let after = section.duration("after", mistakes);
     match (section.has("at"), section.has("when")) {
         (true, true) => {
@@ -315,17 +326,11 @@ fn at(section: &Section<'_>, names: &Names<'_>, mistakes: &mut Mistakes) -> Opti
 
 type Read = (Action, Option<Target>, String);
 
-fn action(
-    section: &Section<'_>,
-    what: &Text,
-    own: usize,
-    names: &Names<'_>,
-    mistakes: &mut Mistakes,
-) -> Option<Read> {
+fn action(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mistakes: &mut Mistakes) -> Option<Read> {
     let aimed = |action: Action, mistakes: &mut Mistakes| {
         let target = target(section, "target", what, own, names, mistakes)?;
-        if let Some(why) = misfit(&action, &target.value) {
-            mistakes.add(&target.span, why).help("a client can be paused, isolated or delayed");
+        if let Some((why, instead)) = misfit(&action, &target.value) {
+            mistakes.add(&target.span, why).help(instead);
             return None;
         }
         let text = target.value.to_string();
@@ -347,15 +352,17 @@ fn action(
     }
 }
 
-/// Why this action cannot be done to this target, if it cannot.
-fn misfit(action: &Action, target: &Target) -> Option<String> {
+/// Why this action cannot be done to this target, if it cannot, and what can.
+fn misfit(action: &Action, target: &Target) -> Option<(&'static str, &'static str)> {
     let is_client = matches!(target, Target::Client(_));
     match action {
         Action::Crash | Action::PowerLoss | Action::Restart | Action::ControlledShutdown if is_client => {
-            Some("a client is not a server: this fault is for brokers and the controller".to_owned())
+            let why = "a client is not a server: this fault is for brokers and the controller";
+            Some((why, "a client can be paused, isolated or delayed"))
         }
         Action::ControlledShutdown if *target == Target::Controller => {
-            Some("a controlled shutdown moves leadership away from a broker; the controller leads no partition".to_owned())
+            let why = "a controlled shutdown moves leadership away from a broker; the controller leads no partition";
+            Some((why, "the controller can be stopped with `crash`"))
         }
         Action::Crash
         | Action::PowerLoss
@@ -447,11 +454,12 @@ fn check_overlap(groups: &[Vec<Spanned<Target>>], mistakes: &mut Mistakes) -> Op
         for member in group {
             let others = groups[..i].iter().flatten();
             if let Some(other) = others.into_iter().find(|other| overlaps(&other.value, &member.value)) {
-                let message = format!("the groups overlap: `{}` is in another group", member.value);
-                let found = mistakes.add(&member.span, message);
-                if other.value != member.value {
-                    found.help(format!("`{}` includes it", other.value));
-                }
+                let message = if other.value == member.value {
+                    format!("the groups overlap: `{}` is in another group too", member.value)
+                } else {
+                    format!("the groups overlap: `{}` and `{}` share a machine", other.value, member.value)
+                };
+                mistakes.add(&member.span, message).help("a machine is on one side of a partition");
                 return None;
             }
         }
@@ -462,7 +470,10 @@ fn check_overlap(groups: &[Vec<Spanned<Target>>], mistakes: &mut Mistakes) -> Op
 /// Whether two targets surely share a machine.
 fn overlaps(one: &Target, other: &Target) -> bool {
     let is_broker = |target: &Target| {
-        matches!(target, Target::Broker(_) | Target::Brokers | Target::Leader(_) | Target::Follower(..) | Target::Isr(_))
+        matches!(
+            target,
+            Target::Broker(_) | Target::Brokers | Target::Leader(_) | Target::Follower(..) | Target::Isr(_)
+        )
     };
     let within = |whole: &Target, part: &Target| match (whole, part) {
         (Target::Brokers, part) => is_broker(part),
@@ -482,13 +493,7 @@ fn overlaps(one: &Target, other: &Target) -> bool {
     one == other || within(one, other) || within(other, one)
 }
 
-fn delay(
-    section: &Section<'_>,
-    what: &Text,
-    own: usize,
-    names: &Names<'_>,
-    mistakes: &mut Mistakes,
-) -> Option<Read> {
+fn delay(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mistakes: &mut Mistakes) -> Option<Read> {
     let from = target(section, "from", what, own, names, mistakes);
     let to = target(section, "to", what, own, names, mistakes);
     if !section.has("by") {

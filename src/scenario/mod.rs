@@ -50,7 +50,8 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, ScenarioErr
     resolve::check_axes(&draft, &mut mistakes);
     let axes = resolve::axes(&draft);
     let faults = faults::read(&root, &draft, &mut mistakes);
-    let expect = expect::read(&root, &axes, &mut mistakes);
+    let are_axes_known = draft.axes_are_complete && draft.workloads_are_complete;
+    let expect = expect::read(&root, are_axes_known.then_some(&axes), &mut mistakes);
     let variants = resolve::variants(&draft, &axes, &faults, &expect, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(mistakes.into_error(file, text));
@@ -107,3 +108,6 @@ fn collect_below(directory: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
 fn describe(error: &io::Error, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests;

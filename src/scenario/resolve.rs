@@ -52,7 +52,10 @@ pub(super) fn check_axes(draft: &Draft, mistakes: &mut Mistakes) {
                 .help("which one counts would be a guess: remove one of them");
         }
         let is_for_clients = !axis.scopes.contains(&Scope::Broker);
-        if is_for_clients && !draft.workloads.iter().any(|workload| axis.scopes.contains(&workload.scope())) {
+        if is_for_clients
+            && draft.workloads_are_complete
+            && !draft.workloads.iter().any(|workload| axis.scopes.contains(&workload.scope()))
+        {
             let kinds: Vec<String> = axis.scopes.iter().map(Scope::to_string).collect();
             let message = format!("axis `{name}` changes nothing: there is no {}", kinds.join(" or "));
             mistakes.add(&axis.name.span, message);
@@ -76,9 +79,11 @@ fn fixed_elsewhere(draft: &Draft, axis: &AxisDraft) -> Option<String> {
         Kind::Produce { acks: Some(_), .. } => axis.name.value == "acks",
         Kind::Produce { acks: None, .. } | Kind::Consume => false,
     };
-    let workload = draft.workloads.iter().filter(|workload| axis.scopes.contains(&workload.scope())).find(|workload| {
-        sets(&workload.config, workload.scope()) || by_name(workload)
-    });
+    let workload = draft
+        .workloads
+        .iter()
+        .filter(|workload| axis.scopes.contains(&workload.scope()))
+        .find(|workload| sets(&workload.config, workload.scope()) || by_name(workload));
     workload.map(|workload| format!("the workload of `{}`", workload.name))
 }
 
@@ -197,13 +202,7 @@ fn origin(key: &str, scope: Scope, settings: &[Setting], pins: &[Pin<'_>]) -> Op
     set.map(|setting| setting.value.span.clone()).or_else(pinned)
 }
 
-fn topic(
-    topic: &TopicDraft,
-    draft: &Draft,
-    broker: &BrokerConfig,
-    pins: &[Pin<'_>],
-    mistakes: &mut Mistakes,
-) -> Topic {
+fn topic(topic: &TopicDraft, draft: &Draft, broker: &BrokerConfig, pins: &[Pin<'_>], mistakes: &mut Mistakes) -> Topic {
     let mut config = TopicConfig::default();
     apply(&topic.config, |key, value| config.set(key, value));
     let min_insync_replicas = config.effective(broker).min_insync_replicas;

@@ -130,11 +130,11 @@ fn run_simulated(make_client: impl Fn(HostPort) -> EchoClient + Send + Sync + 's
 /// Runs `client` against a server over loopback.
 fn run_real(make_client: impl Fn(HostPort) -> EchoClient) {
     on_tokio(async {
-        let mut server_net = RealEndpoint::bind(Some(&HostPort::new("127.0.0.1", 0))).await.unwrap();
+        let server_net = RealEndpoint::bind(Some(&HostPort::new("127.0.0.1", 0))).await.unwrap();
         let address = server_net.local_addr().unwrap();
         let terminate = server_net.terminate_handle();
         let server = tokio::spawn(async move {
-            let mut net = Endpoint::Real(std::mem::replace(&mut server_net, RealEndpoint::bind(None).await.unwrap()));
+            let mut net = Endpoint::Real(server_net);
             run(&mut EchoServer::default(), &mut net).await;
         });
         let mut net = Endpoint::Real(RealEndpoint::bind(None).await.unwrap());

@@ -2,15 +2,19 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::net::MachineId;
+
 /// A rolling 64-bit digest over everything that happens, in order. Only values that are a function of the seed may
 /// enter: no pointer, no hash-map order, no madsim task id (those count per process of the host), no wall time.
 #[derive(Debug, Default)]
 pub(super) struct Digest(AtomicU64);
 
 impl Digest {
-    /// Mixes one happening in. The words say what it was; the first is its kind.
-    pub(super) fn record<const N: usize>(&self, kind: Kind, words: [u64; N]) {
-        let mut state = fold(self.value(), kind as u64);
+    /// Mixes one happening in: what, on which machine, and the rest of what tells it from others.
+    pub(super) fn record<const N: usize>(&self, kind: Kind, machine: MachineId, words: [u64; N]) {
+        let mut state = fold(self.value(), u64::from(machine.0) << 32 | kind as u64);
         for word in words {
             state = fold(state, word);
         }
@@ -44,6 +48,11 @@ pub(super) enum Kind {
     DirSynced,
 }
 
+/// Stands for the bytes of a frame, a write or a name.
+pub(super) fn fingerprint(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
+}
+
 /// The multiply-fold step of xxh3 and wyhash, with two of xxh3's secret words.
 fn fold(state: u64, word: u64) -> u64 {
     let product = u128::from(state ^ 0x1cad_2167_5d03_6f5b) * u128::from(word.rotate_left(32) ^ 0xdb97_9083_e96d_d4de);
@@ -53,17 +62,20 @@ fn fold(state: u64, word: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{Digest, Kind};
+    use crate::world::sim::net::MachineId;
 
     #[test]
-    fn order_and_kind_matter() {
-        let of = |happenings: &[(Kind, u64)]| {
+    fn order_kind_machine_and_words_matter() {
+        let of = |happenings: &[(Kind, u32, u64)]| {
             let digest = Digest::default();
-            happenings.iter().for_each(|&(kind, word)| digest.record(kind, [word]));
+            happenings.iter().for_each(|&(kind, machine, word)| digest.record(kind, MachineId(machine), [word]));
             digest.value()
         };
-        assert_eq!(of(&[(Kind::Frame, 1), (Kind::Frame, 2)]), of(&[(Kind::Frame, 1), (Kind::Frame, 2)]));
-        assert_ne!(of(&[(Kind::Frame, 1), (Kind::Frame, 2)]), of(&[(Kind::Frame, 2), (Kind::Frame, 1)]));
-        assert_ne!(of(&[(Kind::Frame, 1)]), of(&[(Kind::Closed, 1)]));
-        assert_ne!(of(&[(Kind::Frame, 0)]), of(&[]));
+        let (one, two) = ((Kind::Frame, 0, 1), (Kind::Frame, 0, 2));
+        assert_eq!(of(&[one, two]), of(&[one, two]));
+        assert_ne!(of(&[one, two]), of(&[two, one]));
+        assert_ne!(of(&[one]), of(&[(Kind::Closed, 0, 1)]));
+        assert_ne!(of(&[one]), of(&[(Kind::Frame, 1, 1)]));
+        assert_ne!(of(&[(Kind::Frame, 0, 0)]), of(&[]));
     }
 }

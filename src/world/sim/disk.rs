@@ -11,9 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::digest::{Digest, Kind};
+use super::digest::{Digest, Kind, fingerprint};
 use super::file::Inode;
 use super::lock;
 use super::net::{Incarnation, MachineId};
@@ -67,8 +66,7 @@ impl MachineDisk {
     }
 
     fn record<const N: usize>(&self, kind: Kind, words: [u64; N]) {
-        self.digest.record(kind, [u64::from(self.machine.0)]);
-        self.digest.record(kind, words);
+        self.digest.record(kind, self.machine, words);
     }
 }
 
@@ -135,7 +133,7 @@ impl SimDisk {
     }
 
     fn record(&self, kind: Kind, path: &str) {
-        self.disk.record(kind, [xxh3_64(path.as_bytes())]);
+        self.disk.record(kind, [fingerprint(path.as_bytes())]);
     }
 
     /// See [`Disk::open`](super::super::Disk::open).
@@ -252,7 +250,7 @@ impl SimDisk {
         }
         lock(&*self.dir(&from_parents)?).current.remove(from_last);
         lock(&*self.dir(&to_parents)?).current.insert(to_last.into(), node);
-        self.disk.record(Kind::Renamed, [xxh3_64(from.as_bytes()), xxh3_64(to.as_bytes())]);
+        self.disk.record(Kind::Renamed, [fingerprint(from.as_bytes()), fingerprint(to.as_bytes())]);
         Ok(())
     }
 
@@ -327,6 +325,6 @@ impl SimFile {
     }
 
     fn record_write(&self, inode: &Inode, position: u64, data: &[u8]) {
-        self.disk.record(Kind::FileWritten, [inode.number, position, data.len() as u64, xxh3_64(data)]);
+        self.disk.record(Kind::FileWritten, [inode.number, position, data.len() as u64, fingerprint(data)]);
     }
 }

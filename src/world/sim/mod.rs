@@ -275,8 +275,7 @@ impl Simulation {
         Handle::current().restart(node);
     }
 
-    /// Stops the process's clock hand: it does nothing until `resume`, while its machine still accepts connections and
-    /// receives. No-op if it does not run.
+    /// Freezes the process until `resume`; its machine still accepts connections and receives. No-op if it does not run.
     pub fn pause(&self, name: &str) {
         if let Some(node) = self.running_node(name) {
             Handle::current().pause(node);

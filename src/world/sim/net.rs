@@ -21,11 +21,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use madsim::task::NodeId;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::SimConfig;
 use super::clock::Clock;
-use super::digest::{Digest, Kind};
+use super::digest::{Digest, Kind, fingerprint};
 use super::disk::MachineDisk;
 use super::inbox::Inbox;
 use super::link::{Held, Latency, Link, RETRANSMISSION_TIMEOUT};
@@ -216,7 +215,7 @@ impl Network {
         machine.inbox = Inbox::new(&self.clock);
         machine.disk.admit(machine.incarnation);
         let incarnation = machine.incarnation;
-        self.digest.record(Kind::ProcessStarted, [id.0.into(), incarnation.0, now.as_nanos()]);
+        self.digest.record(Kind::ProcessStarted, id, [incarnation.0, now.as_nanos()]);
         for conn in std::mem::take(&mut machine.unanswered) {
             self.transmit_at(conn, Packet::Knock, now + RETRANSMISSION_TIMEOUT, now);
         }
@@ -232,7 +231,7 @@ impl Network {
         }
         machine.is_running = false;
         machine.disk.fence();
-        self.digest.record(Kind::ProcessStopped, [id.0.into(), machine.incarnation.0, now.as_nanos(), why as u64]);
+        self.digest.record(Kind::ProcessStopped, id, [machine.incarnation.0, now.as_nanos(), why as u64]);
         let in_flight = machine.inbox.extract(|due| due.at > now);
         machine.inbox = Inbox::new(&self.clock);
         let open = std::mem::take(&mut machine.open);
@@ -249,7 +248,7 @@ impl Network {
     pub(super) fn lose_power(&mut self, id: MachineId) {
         self.stop(id, Stop::PowerLoss);
         self.machines[id.index()].has_power = false;
-        self.digest.record(Kind::PowerLost, [id.0.into(), self.clock.now().as_nanos()]);
+        self.digest.record(Kind::PowerLost, id, [self.clock.now().as_nanos()]);
         for link in &mut self.links[id.index()] {
             link.held.clear();
         }
@@ -353,24 +352,24 @@ impl Network {
     /// Takes note of an event that reaches its process; false if the process is not to see it any more.
     fn deliver(&mut self, id: MachineId, event: &Event, now: Time) -> bool {
         let at = now.as_nanos();
-        let from = |network: &Network, conn| u64::from(network.end(peer(conn)).machine.0) << 32 | u64::from(id.0);
+        let from = |network: &Network, conn| u64::from(network.end(peer(conn)).machine.0);
         match event {
             Event::Frame(conn, bytes) => {
                 if self.end(*conn).state != EndState::Open {
                     return false;
                 }
                 self.frames += 1;
-                self.digest.record(Kind::Frame, [from(self, *conn), at, conn.0, xxh3_64(bytes)]);
+                self.digest.record(Kind::Frame, id, [from(self, *conn), at, conn.0, fingerprint(bytes)]);
             }
             Event::Accepted(conn) => {
-                self.digest.record(Kind::Accepted, [from(self, *conn), at, conn.0]);
+                self.digest.record(Kind::Accepted, id, [from(self, *conn), at, conn.0]);
             }
             Event::Connected(conn) => {
                 if self.end(*conn).state != EndState::Opening {
                     return false;
                 }
                 self.end_mut(*conn).state = EndState::Open;
-                self.digest.record(Kind::Connected, [from(self, *conn), at, conn.0]);
+                self.digest.record(Kind::Connected, id, [from(self, *conn), at, conn.0]);
                 for frame in self.early.remove(conn).unwrap_or_default() {
                     self.send(id, *conn, frame);
                 }
@@ -382,9 +381,9 @@ impl Network {
                 self.end_mut(*conn).state = EndState::Gone { has_told: true };
                 self.early.remove(conn);
                 self.machine_mut(id).open.remove(conn);
-                self.digest.record(Kind::Closed, [from(self, *conn), at, conn.0]);
+                self.digest.record(Kind::Closed, id, [from(self, *conn), at, conn.0]);
             }
-            Event::Terminate => self.digest.record(Kind::Terminate, [id.0.into(), at]),
+            Event::Terminate => self.digest.record(Kind::Terminate, id, [at]),
         }
         true
     }

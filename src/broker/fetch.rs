@@ -1,0 +1,308 @@
+//! Fetch, of consumers and of followers (`KafkaApis.handleFetchRequest`, `ReplicaManager.fetchMessages`,
+//! `DelayedFetch`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::messages::FetchRequest;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::fetch_response::{
+    EpochEndOffset, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
+};
+use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
+
+use super::connections::ReplyTo;
+use super::delayed::Delayed;
+use super::{Broker, Key, Partitions};
+use crate::observe::Observation;
+use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset};
+use crate::replica::{Effects, FetchProgress, FetchedData, ReadRequest, Reader, ReplicaError};
+use crate::world::{Endpoint, Time};
+
+/// A fetch that waits for data.
+pub(super) struct DelayedFetch {
+    to: ReplyTo,
+    fetch: Fetch,
+    pub deadline: Time,
+}
+
+/// A fetch request, resolved.
+struct Fetch {
+    request: FetchRequest,
+    reader: Reader,
+    bytes_max: usize,
+    bytes_min: usize,
+    /// For each partition of the request, in order: which it is, or why it is none.
+    partitions: Vec<Result<Key, ErrorCode>>,
+}
+
+/// What a read of all partitions came to.
+struct ReadOutcome {
+    response: FetchResponse,
+    bytes: usize,
+    /// An error or a divergence: the reader must hear of it at once.
+    is_urgent: bool,
+}
+
+impl Fetch {
+    /// Each partition that exists, with what is asked of it.
+    fn reads(&self) -> impl Iterator<Item = (Key, &FetchPartition)> {
+        let asked = self.request.topics.iter().flat_map(|t| &t.partitions);
+        self.partitions.iter().zip(asked).filter_map(|(key, asked)| Some((*key.as_ref().ok()?, asked)))
+    }
+
+    fn is_from_follower(&self) -> bool {
+        matches!(self.reader, Reader::Follower { .. })
+    }
+}
+
+impl DelayedFetch {
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        self.fetch.reads().map(|(key, _)| key)
+    }
+
+    /// Is there enough to answer, or something that must not wait?
+    pub fn is_complete(&self, partitions: &Partitions) -> bool {
+        let mut bytes = 0;
+        for (key, asked) in self.fetch.reads() {
+            let Some(hosted) = partitions.get(&key) else { return true };
+            let request = read_request(asked, partition_bytes_max(asked), true);
+            let wanted = self.fetch.bytes_min.saturating_sub(bytes);
+            match hosted.partition.fetch_progress(self.fetch.reader, &request, wanted) {
+                FetchProgress::Decided => return true,
+                FetchProgress::Bytes(more) => bytes += more,
+            }
+        }
+        bytes >= self.fetch.bytes_min
+    }
+}
+
+impl Broker {
+    pub(super) fn handle_fetch(&mut self, now: Time, to: ReplyTo, request: FetchRequest, net: &mut Endpoint) {
+        // We hand out no sessions, as a broker whose session cache is full (KIP-227).
+        if request.session_id != 0 {
+            let error_code = ErrorCode::FetchSessionIdNotFound.code();
+            let response = FetchResponse::default().with_error_code(error_code);
+            return self.connections.respond::<FetchRequest>(to, &response, net);
+        }
+        let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+        let fetch = self.resolve(to.api_version, request);
+        let outcome = self.read_from_logs(now, &fetch, true);
+        if self.is_finished {
+            return;
+        }
+        let has_partitions = fetch.partitions.iter().any(Result::is_ok);
+        if wait.is_zero() || !has_partitions || outcome.bytes >= fetch.bytes_min || outcome.is_urgent {
+            return self.answer_fetch(now, to, &fetch, outcome.response, net);
+        }
+        let delayed = DelayedFetch { to, fetch, deadline: now + wait };
+        // Noting the follower's progress may have moved the very high watermark that is waited for.
+        if delayed.is_complete(&self.partitions) {
+            return self.finish_fetch(now, delayed, net);
+        }
+        let keys: Vec<Key> = delayed.keys().collect();
+        let id = self.purgatory.add(Delayed::Fetch(delayed));
+        for key in keys {
+            self.partitions.get_mut(&key).expect("read without an error").waiting_fetch.push(id);
+        }
+    }
+
+    fn resolve(&self, api_version: i16, request: FetchRequest) -> Fetch {
+        let (replica, epoch) = match api_version {
+            ..15 => (request.replica_id.0, -1),
+            15.. => (request.replica_state.replica_id.0, request.replica_state.replica_epoch),
+        };
+        let reader = if replica >= 0 {
+            Reader::Follower { id: BrokerId(replica), epoch: BrokerEpoch(epoch) }
+        } else {
+            // From version 11 on a consumer may read from followers (KIP-392).
+            Reader::Consumer { only_leader: api_version < 11 }
+        };
+        let bytes_max = usize::try_from(request.max_bytes.min(self.options.config.fetch_max_bytes)).unwrap_or(0);
+        let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
+        let mut partitions = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let topic_id = self.topic_id_of(api_version, topic);
+            for partition in &topic.partitions {
+                partitions.push(topic_id.and_then(|id| self.known_partition(Some((id, partition.partition)))));
+            }
+        }
+        Fetch { request, reader, bytes_max, bytes_min, partitions }
+    }
+
+    fn topic_id_of(&self, api_version: i16, topic: &FetchTopic) -> Result<Uuid, ErrorCode> {
+        if api_version < 13 {
+            let id = self.env.image.topic_ids.get(topic.topic.as_str());
+            return id.copied().ok_or(ErrorCode::UnknownTopicOrPartition);
+        }
+        let is_known = self.env.image.topics.contains_key(&topic.topic_id);
+        if is_known { Ok(topic.topic_id) } else { Err(ErrorCode::UnknownTopicId) }
+    }
+
+    /// Reads every partition in the order of the request, within its byte limits (KIP-74).
+    fn read_from_logs(&mut self, now: Time, fetch: &Fetch, update_fetch_state: bool) -> ReadOutcome {
+        let mut outcome = ReadOutcome { response: FetchResponse::default(), bytes: 0, is_urgent: false };
+        outcome.response.responses.reserve_exact(fetch.request.topics.len());
+        let mut keys = fetch.partitions.iter();
+        for topic in &fetch.request.topics {
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for asked in &topic.partitions {
+                let key = *keys.next().expect("one key for each partition");
+                partitions.push(self.read_one(now, fetch, key, asked, update_fetch_state, &mut outcome));
+            }
+            outcome.response.responses.push(
+                FetchableTopicResponse::default()
+                    .with_topic(topic.topic.clone())
+                    .with_topic_id(topic.topic_id)
+                    .with_partitions(partitions),
+            );
+        }
+        outcome
+    }
+
+    fn read_one(
+        &mut self,
+        now: Time,
+        fetch: &Fetch,
+        key: Result<Key, ErrorCode>,
+        asked: &FetchPartition,
+        update_fetch_state: bool,
+        outcome: &mut ReadOutcome,
+    ) -> PartitionData {
+        let key = match key {
+            Ok(key) => key,
+            Err(error) => return partition_error(asked.partition, error),
+        };
+        let bytes_max = partition_bytes_max(asked).min(fetch.bytes_max.saturating_sub(outcome.bytes));
+        let read = read_request(asked, bytes_max, outcome.bytes == 0);
+        let result = match self.partitions.get_mut(&key) {
+            Some(hosted) => hosted.partition.fetch(now, &self.env, fetch.reader, &read, update_fetch_state),
+            None => Err(ReplicaError::Refused(ErrorCode::NotLeaderOrFollower)),
+        };
+        match result {
+            Ok((data, effects)) => {
+                if effects != Effects::default() {
+                    self.apply_effects(now, key, effects);
+                }
+                outcome.bytes += data.records.len();
+                outcome.is_urgent |= data.diverging_epoch.is_some();
+                partition_data(asked.partition, data, fetch.request.isolation_level)
+            }
+            Err(ReplicaError::Refused(error)) => {
+                outcome.is_urgent = true;
+                partition_error(asked.partition, error)
+            }
+            Err(ReplicaError::Io(error)) => {
+                self.halt_on_disk_failure(&error);
+                partition_error(asked.partition, ErrorCode::KafkaStorageError)
+            }
+        }
+    }
+
+    pub(super) fn finish_fetch(&mut self, now: Time, delayed: DelayedFetch, net: &mut Endpoint) {
+        let outcome = self.read_from_logs(now, &delayed.fetch, false);
+        if !self.is_finished {
+            self.answer_fetch(now, delayed.to, &delayed.fetch, outcome.response, net);
+        }
+    }
+
+    fn answer_fetch(&mut self, now: Time, to: ReplyTo, fetch: &Fetch, mut response: FetchResponse, net: &mut Endpoint) {
+        if to.api_version >= 16 {
+            self.add_fetch_leader_hints(fetch, &mut response);
+        }
+        if !fetch.is_from_follower() {
+            self.observe_served(now, fetch, &response);
+        }
+        self.connections.respond::<FetchRequest>(to, &response, net);
+    }
+
+    /// Tells a reader that came to the wrong broker where the leader is (KIP-951).
+    fn add_fetch_leader_hints(&self, fetch: &Fetch, response: &mut FetchResponse) {
+        let mut leaders = Vec::new();
+        let answers = response.responses.iter_mut().flat_map(|t| &mut t.partitions);
+        for (key, answer) in fetch.partitions.iter().zip(answers) {
+            let is_misdirected = answer.error_code == ErrorCode::NotLeaderOrFollower.code()
+                || answer.error_code == ErrorCode::FencedLeaderEpoch.code();
+            let Some((id, index)) = key.as_ref().ok().filter(|_| is_misdirected) else { continue };
+            if let Some(state) = self.env.image.topics.get(id).and_then(|t| t.partitions.get(index)) {
+                leaders.push(state.leader);
+                answer.current_leader = LeaderIdAndEpoch::default()
+                    .with_leader_id(state.leader.0.into())
+                    .with_leader_epoch(state.leader_epoch.0);
+            }
+        }
+        leaders.sort();
+        leaders.dedup();
+        let registered = leaders.iter().filter_map(|id| self.env.image.brokers.get(id));
+        response.node_endpoints = registered
+            .map(|broker| {
+                NodeEndpoint::default()
+                    .with_node_id(broker.id.0.into())
+                    .with_host(StrBytes::from_string(broker.endpoint.host.clone()))
+                    .with_port(i32::from(broker.endpoint.port))
+            })
+            .collect();
+    }
+
+    fn observe_served(&self, now: Time, fetch: &Fetch, response: &FetchResponse) {
+        let answers = response.responses.iter().flat_map(|t| &t.partitions);
+        let asked = fetch.request.topics.iter().flat_map(|t| &t.partitions);
+        for ((key, asked), answer) in fetch.partitions.iter().zip(asked).zip(answers) {
+            let hosted = key.as_ref().ok().and_then(|key| self.partitions.get(key));
+            let to = answer.records.as_ref().and_then(end_of_records);
+            if let (Some(hosted), Some(to)) = (hosted, to) {
+                let partition = hosted.partition.topic_partition().clone();
+                self.env.observe(now, Observation::Served { partition, from: Offset(asked.fetch_offset), to });
+            }
+        }
+    }
+}
+
+fn partition_bytes_max(asked: &FetchPartition) -> usize {
+    usize::try_from(asked.partition_max_bytes).unwrap_or(0)
+}
+
+fn read_request(asked: &FetchPartition, bytes_max: usize, at_least_one: bool) -> ReadRequest {
+    let epoch = |e: i32| (e >= 0).then_some(LeaderEpoch(e));
+    ReadRequest {
+        offset: Offset(asked.fetch_offset),
+        current_leader_epoch: epoch(asked.current_leader_epoch),
+        last_fetched_epoch: epoch(asked.last_fetched_epoch),
+        bytes_max,
+        at_least_one,
+    }
+}
+
+fn partition_data(index: i32, data: FetchedData, isolation_level: i8) -> PartitionData {
+    const READ_COMMITTED: i8 = 1;
+    let diverging_epoch = data.diverging_epoch.map_or_else(EpochEndOffset::default, |(epoch, end)| {
+        EpochEndOffset::default().with_epoch(epoch.0).with_end_offset(end.0)
+    });
+    PartitionData::default()
+        .with_partition_index(index)
+        .with_high_watermark(data.high_watermark.0)
+        .with_last_stable_offset(data.high_watermark.0)
+        .with_log_start_offset(data.log_start.0)
+        .with_diverging_epoch(diverging_epoch)
+        .with_aborted_transactions((isolation_level == READ_COMMITTED).then(Vec::new))
+        .with_records(Some(data.records))
+}
+
+fn partition_error(index: i32, error: ErrorCode) -> PartitionData {
+    PartitionData::default().with_partition_index(index).with_error_code(error.code()).with_high_watermark(-1)
+}
+
+/// The offset after the last record of a set of whole batches.
+fn end_of_records(records: &Bytes) -> Option<Offset> {
+    let mut end = None;
+    let mut at = 0;
+    while let Some(header) = records.get(at..at + 27) {
+        let base_offset = i64::from_be_bytes(header[0..8].try_into().expect("eight bytes"));
+        let length = i32::from_be_bytes(header[8..12].try_into().expect("four bytes"));
+        let last_offset_delta = i32::from_be_bytes(header[23..27].try_into().expect("four bytes"));
+        end = Some(Offset(base_offset + i64::from(last_offset_delta) + 1));
+        at += 12 + usize::try_from(length).ok()?;
+    }
+    end
+}

@@ -1,0 +1,146 @@
+//! Dispatch: which API in which versions, and who handles it (`KafkaApis.handle`, `ApiVersionManager`).
+
+use bytes::Bytes;
+use kafka_protocol::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, ElectLeadersRequest,
+    FetchRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+    ProduceRequest,
+};
+use kafka_protocol::protocol::Request;
+
+use super::Broker;
+use super::admin::Forwarded;
+use super::connections::ReplyTo;
+use crate::protocol::ErrorCode;
+use crate::protocol::wire::RequestFrame;
+use crate::world::{ConnId, Endpoint, Time};
+
+/// One API that we serve.
+struct ServedApi {
+    key: ApiKey,
+    /// What ApiVersions says. librdkafka 2.0 tells features by exact old versions, so the minimum stays 0 even
+    /// where older versions are refused.
+    advertised_min: i16,
+    min: i16,
+    max: i16,
+}
+
+const fn api(key: ApiKey, advertised_min: i16, min: i16, max: i16) -> ServedApi {
+    ServedApi { key, advertised_min, min, max }
+}
+
+const SERVED: [ServedApi; 11] = [
+    // Up to 11: a client that may send 12 takes us to know transactions version 2.
+    api(ApiKey::Produce, 0, 3, 11),
+    api(ApiKey::Fetch, 0, 4, 16),
+    api(ApiKey::ListOffsets, 0, 1, 9),
+    api(ApiKey::Metadata, 0, 0, 12),
+    api(ApiKey::ApiVersions, 0, 0, 3),
+    api(ApiKey::CreateTopics, 0, 2, 7),
+    api(ApiKey::DeleteTopics, 0, 1, 6),
+    api(ApiKey::InitProducerId, 0, 0, 4),
+    api(ApiKey::OffsetForLeaderEpoch, 0, 2, 4),
+    api(ApiKey::ElectLeaders, 0, 0, 2),
+    api(ApiKey::DescribeCluster, 0, 0, 1),
+];
+
+impl Broker {
+    /// Handles one request; its connection is muted until it is answered. Whatever cannot be understood costs
+    /// the connection, and nothing else.
+    pub(super) fn handle_request(&mut self, now: Time, conn: ConnId, frame: Bytes, net: &mut Endpoint) {
+        let Ok(request) = RequestFrame::decode(frame) else {
+            return self.connections.close(conn, net);
+        };
+        let to = ReplyTo { conn, correlation_id: request.correlation_id, api_version: request.api_version };
+        let api = SERVED.iter().find(|api| api.key as i16 == request.api_key);
+        match api {
+            Some(api) if (api.min..=api.max).contains(&request.api_version) => {
+                self.dispatch(now, api.key, to, &request, net);
+            }
+            // A client that is newer than we are learns what we know (KIP-511).
+            Some(api) if api.key == ApiKey::ApiVersions => {
+                let mut response = api_versions();
+                response.error_code = ErrorCode::UnsupportedVersion.code();
+                self.connections.respond_in_version::<ApiVersionsRequest>(to, &response, 0, net);
+            }
+            Some(_) | None => self.connections.close(conn, net),
+        }
+    }
+
+    fn dispatch(&mut self, now: Time, key: ApiKey, to: ReplyTo, request: &RequestFrame, net: &mut Endpoint) {
+        match key {
+            ApiKey::Produce => {
+                if let Some(body) = self.decode::<ProduceRequest>(to, request, net) {
+                    self.handle_produce(now, to, &body, net);
+                }
+            }
+            ApiKey::Fetch => {
+                if let Some(body) = self.decode::<FetchRequest>(to, request, net) {
+                    self.handle_fetch(now, to, body, net);
+                }
+            }
+            ApiKey::ListOffsets => {
+                if let Some(body) = self.decode::<ListOffsetsRequest>(to, request, net) {
+                    self.handle_list_offsets(to, &body, net);
+                }
+            }
+            ApiKey::OffsetForLeaderEpoch => {
+                if let Some(body) = self.decode::<OffsetForLeaderEpochRequest>(to, request, net) {
+                    self.handle_offset_for_leader_epoch(to, &body, net);
+                }
+            }
+            ApiKey::Metadata => {
+                if let Some(body) = self.decode::<MetadataRequest>(to, request, net) {
+                    self.handle_metadata(now, to, &body, net);
+                }
+            }
+            ApiKey::DescribeCluster => {
+                if let Some(body) = self.decode::<DescribeClusterRequest>(to, request, net) {
+                    self.handle_describe_cluster(to, &body, net);
+                }
+            }
+            ApiKey::InitProducerId => {
+                if let Some(body) = self.decode::<InitProducerIdRequest>(to, request, net) {
+                    self.handle_init_producer_id(to, &body, net);
+                }
+            }
+            ApiKey::CreateTopics => {
+                if let Some(body) = self.decode::<CreateTopicsRequest>(to, request, net) {
+                    self.forward(now, to, Forwarded::CreateTopics(body), net);
+                }
+            }
+            ApiKey::DeleteTopics => {
+                if let Some(body) = self.decode::<DeleteTopicsRequest>(to, request, net) {
+                    self.forward(now, to, Forwarded::DeleteTopics(body), net);
+                }
+            }
+            ApiKey::ElectLeaders => {
+                if let Some(body) = self.decode::<ElectLeadersRequest>(to, request, net) {
+                    self.forward(now, to, Forwarded::ElectLeaders(body), net);
+                }
+            }
+            ApiKey::ApiVersions => self.connections.respond::<ApiVersionsRequest>(to, &api_versions(), net),
+            _ => self.connections.close(to.conn, net),
+        }
+    }
+
+    fn decode<R: Request>(&mut self, to: ReplyTo, request: &RequestFrame, net: &mut Endpoint) -> Option<R> {
+        let body = request.body::<R>();
+        if body.is_err() {
+            self.connections.close(to.conn, net);
+        }
+        body.ok()
+    }
+}
+
+/// No tagged fields: librdkafka 2.0 miscounts their lengths.
+fn api_versions() -> ApiVersionsResponse {
+    let keys = SERVED.iter().map(|api| {
+        ApiVersion::default()
+            .with_api_key(api.key as i16)
+            .with_min_version(api.advertised_min)
+            .with_max_version(api.max)
+    });
+    ApiVersionsResponse::default().with_api_keys(keys.collect())
+}

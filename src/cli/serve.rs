@@ -1,0 +1,126 @@
+//! `faultline serve`: the same brokers on real sockets and a real directory.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::broker::{Broker, BrokerOptions};
+use crate::config::BrokerConfig;
+use crate::controller::{Controller, ControllerConfig};
+use crate::observe::Observer;
+use crate::protocol::BrokerId;
+use crate::world::real::{RealEndpoint, RealWorld};
+use crate::world::{self, Endpoint, HostPort, World};
+
+/// Serve real Kafka clients on this machine.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:\n  faultline serve\n  kcat -b 127.0.0.1:9092 -L\n  faultline serve --brokers 3 --listen 127.0.0.1:19092 --data-dir /tmp/three")]
+pub struct ServeArgs {
+    /// How many brokers to run; they listen on consecutive ports.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub brokers: u16,
+    /// Where the first broker listens. Clients must be able to reach this very address: it is what brokers advertise.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092", value_parser = host_port)]
+    pub listen: HostPort,
+    /// Where logs are kept, in Kafka's file layout. Made if it does not exist; what is there is served again.
+    #[arg(long, value_name = "DIR", default_value = "faultline-data")]
+    pub data_dir: PathBuf,
+}
+
+fn host_port(text: &str) -> Result<HostPort, String> {
+    let wrong = || format!("expected HOST:PORT, for example 127.0.0.1:9092, not `{text}`");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse::<u16>().map_err(|_| wrong())?;
+    if host.is_empty() {
+        return Err(wrong());
+    }
+    Ok(HostPort::new(host, port))
+}
+
+/// Runs until Ctrl-C or SIGTERM; brokers then shut down in an orderly way. The error is for the person who
+/// started it: an address in use, a directory that cannot be written.
+pub fn serve(args: &ServeArgs) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("the runtime does not start: {e}"))?;
+    tokio::task::LocalSet::new().block_on(&runtime, run(args))
+}
+
+async fn run(args: &ServeArgs) -> Result<(), String> {
+    let data_dir = &args.data_dir;
+    let loopback = HostPort::new("127.0.0.1", 0);
+    let world = open_world(data_dir, "controller")?;
+    let net = RealEndpoint::bind(Some(&loopback)).await.map_err(|e| format!("no port for the controller: {e}"))?;
+    let port = net.local_addr().expect("a bound endpoint has an address").port();
+    let controller_address = HostPort::new("127.0.0.1", port);
+    let config = serve_config();
+    let options = ControllerConfig {
+        node_id: BrokerId(3000),
+        listen: controller_address.clone(),
+        broker: config.clone(),
+        log_dir: ".".to_owned(),
+    };
+    let controller = Controller::open(World::Real(world), options, observer())
+        .map_err(|e| format!("{}: the controller does not start: {e}", data_dir.join("controller").display()))?;
+    let controller_stop = net.terminate_handle();
+    let controller = spawn(controller, net);
+    let mut brokers = Vec::new();
+    for index in 0..args.brokers {
+        let port = args.listen.port.checked_add(index).ok_or("the brokers' ports would exceed 65535")?;
+        let listen = HostPort::new(args.listen.host.clone(), port);
+        let net = RealEndpoint::bind(Some(&listen)).await.map_err(|e| format!("cannot listen on {listen}: {e}"))?;
+        let name = format!("broker-{}", index + 1);
+        let world = open_world(data_dir, &name)?;
+        let options = BrokerOptions {
+            id: BrokerId(i32::from(index) + 1),
+            listen: listen.clone(),
+            controller: controller_address.clone(),
+            config: config.clone(),
+            log_dir: ".".to_owned(),
+        };
+        let broker = Broker::open(World::Real(world), options, observer())
+            .map_err(|e| format!("{}: the broker does not start: {e}", data_dir.join(&name).display()))?;
+        eprintln!("{name} listens on {listen}");
+        brokers.push((net.terminate_handle(), spawn(broker, net)));
+    }
+    eprintln!("data in {}; stop with Ctrl-C", data_dir.display());
+    stop_signal().await.map_err(|e| format!("signals cannot be awaited: {e}"))?;
+    eprintln!("stopping");
+    for (stop, _) in &brokers {
+        stop.terminate();
+    }
+    for (_, broker) in brokers {
+        broker.await.map_err(|e| format!("a broker panicked: {e}"))?;
+    }
+    controller_stop.terminate();
+    controller.await.map_err(|e| format!("the controller panicked: {e}"))
+}
+
+/// Kafka's defaults, but for what a single machine needs: topics on demand must fit the brokers there are,
+/// and groups (when they come) should not wait.
+fn serve_config() -> BrokerConfig {
+    BrokerConfig::default()
+}
+
+fn open_world(data_dir: &std::path::Path, name: &str) -> Result<RealWorld, String> {
+    let dir = data_dir.join(name);
+    RealWorld::new(dir.clone()).map_err(|e| format!("{}: {e}", dir.display()))
+}
+
+/// What a process states about itself becomes a debug log line.
+fn observer() -> Observer {
+    std::sync::Arc::new(|_, machine, observation| tracing::debug!(machine, ?observation))
+}
+
+fn spawn(mut process: impl world::Process + 'static, net: RealEndpoint) -> tokio::task::JoinHandle<()> {
+    tokio::task::spawn_local(async move { world::run(&mut process, &mut Endpoint::Real(net)).await })
+}
+
+async fn stop_signal() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    let terminate = std::pin::pin!(terminate.recv());
+    futures_util::future::select(interrupt, terminate).await;
+    Ok(())
+}

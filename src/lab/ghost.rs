@@ -1,0 +1,290 @@
+//! The omniscient observer: ghost state about every replica's log, fed by observations, and the
+//! invariants that no client can see. Each is checked at the event that could break it.
+//!
+//! The *true high watermark* of a partition is the highest that any leader ever reached; the records below
+//! it are the *committed log*. When a run legitimately loses them (unclean election, power loss of the last
+//! in-sync replica) the violation is stated once and the ghost goes on with what the new leader holds.
+
+use std::collections::BTreeMap;
+
+use super::outcome::{ReplicaSample, Violation};
+use crate::observe::{BatchInfo, Observation};
+use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
+use crate::world::Time;
+
+/// Ghost state of a whole run.
+#[derive(Default)]
+pub struct Ghost {
+    pub partitions: BTreeMap<TopicPartition, PartitionGhost>,
+    /// Brokers that the controller has unfenced.
+    pub active: BTreeMap<BrokerId, bool>,
+    pub violations: Vec<Violation>,
+    pub samples: BTreeMap<String, Vec<ReplicaSample>>,
+}
+
+/// One partition: the controller's view, the committed log, each replica's log.
+pub struct PartitionGhost {
+    pub leader: BrokerId,
+    pub leader_epoch: LeaderEpoch,
+    pub isr: Vec<BrokerId>,
+    /// The same, as machine names.
+    isr_machines: Vec<String>,
+    pub replicas: Vec<BrokerId>,
+    /// The highest high watermark that a leader ever reached.
+    pub true_high_watermark: Offset,
+    committed: Vec<BatchInfo>,
+    logs: BTreeMap<String, ReplicaGhost>,
+    leaders: BTreeMap<LeaderEpoch, String>,
+}
+
+impl Default for PartitionGhost {
+    fn default() -> Self {
+        PartitionGhost {
+            leader: BrokerId::NONE,
+            leader_epoch: LeaderEpoch::NONE,
+            isr: Vec::new(),
+            isr_machines: Vec::new(),
+            replicas: Vec::new(),
+            true_high_watermark: Offset::ZERO,
+            committed: Vec::new(),
+            logs: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct ReplicaGhost {
+    batches: Vec<BatchInfo>,
+    log_end: i64,
+    high_watermark: i64,
+    /// The epoch in which it leads, by its own belief.
+    leads: Option<LeaderEpoch>,
+    sampled_at: Time,
+}
+
+/// Plots need no finer steps.
+const SAMPLE_INTERVAL_MS: u64 = 10;
+
+impl ReplicaGhost {
+    fn set_end(&mut self) {
+        self.log_end = self.batches.last().map_or(0, |b| b.last_offset.0 + 1);
+    }
+
+    /// Batches that overlap [from, to).
+    fn range(&self, from: Offset, to: Offset) -> &[BatchInfo] {
+        range(&self.batches, from, to)
+    }
+}
+
+fn range(batches: &[BatchInfo], from: Offset, to: Offset) -> &[BatchInfo] {
+    let start = batches.partition_point(|b| b.last_offset < from);
+    let end = batches.partition_point(|b| b.base_offset < to);
+    &batches[start.min(end)..end]
+}
+
+/// `broker-2` for broker 2.
+pub fn machine_of(broker: BrokerId) -> String {
+    format!("broker-{broker}")
+}
+
+impl Ghost {
+    pub fn partition(&self, partition: &str) -> Option<&PartitionGhost> {
+        TopicPartition::parse(partition).and_then(|p| self.partitions.get(&p))
+    }
+
+    /// Updates the ghost by one fact and checks what it could break.
+    pub fn observe(&mut self, at: Time, machine: &str, observation: &Observation) {
+        match observation {
+            Observation::LogLoaded { partition, log_end, high_watermark, batches, .. } => {
+                let replica = self.replica(partition, machine);
+                replica.batches.clone_from(batches);
+                replica.log_end = log_end.0;
+                replica.high_watermark = high_watermark.0;
+                replica.leads = None;
+                self.sample(at, partition, machine, true);
+            }
+            Observation::Appended { partition, batches, .. } => {
+                let replica = self.replica(partition, machine);
+                replica.batches.extend_from_slice(batches);
+                replica.set_end();
+                self.sample(at, partition, machine, false);
+            }
+            Observation::Truncated { partition, to, .. } => {
+                let replica = self.replica(partition, machine);
+                let keep = replica.batches.partition_point(|b| b.last_offset < *to);
+                replica.batches.truncate(keep);
+                replica.log_end = to.0;
+                replica.high_watermark = replica.high_watermark.min(to.0);
+                self.sample(at, partition, machine, true);
+            }
+            Observation::HighWatermark { partition, offset, as_leader } => {
+                self.high_watermark(at, machine, partition, *offset, *as_leader);
+                self.sample(at, partition, machine, false);
+            }
+            Observation::BecameLeader { partition, leader_epoch, .. } => {
+                self.became_leader(at, machine, partition, *leader_epoch);
+            }
+            Observation::BecameFollower { partition, .. } => self.replica(partition, machine).leads = None,
+            Observation::PartitionChanged { partition, leader, leader_epoch, isr, replicas, .. } => {
+                let ghost = self.partitions.entry(partition.clone()).or_default();
+                if *leader_epoch < ghost.leader_epoch {
+                    let detail = format!("the controller's leader epoch went from {} to {leader_epoch}", ghost.leader_epoch);
+                    self.violate("leader-epoch-went-back", at, partition, detail);
+                    return;
+                }
+                ghost.leader = *leader;
+                ghost.leader_epoch = *leader_epoch;
+                ghost.isr.clone_from(isr);
+                ghost.isr_machines = isr.iter().map(|b| machine_of(*b)).collect();
+                ghost.replicas.clone_from(replicas);
+            }
+            Observation::Fenced { broker, fenced, .. } => {
+                self.active.insert(*broker, !fenced);
+            }
+            Observation::Flushed { .. }
+            | Observation::IsrView { .. }
+            | Observation::Acknowledged { .. }
+            | Observation::Refused { .. }
+            | Observation::Served { .. }
+            | Observation::Registered { .. }
+            | Observation::CleanShutdown => {}
+        }
+    }
+
+    /// The controller's leader believes so too.
+    pub fn is_led(&self, partition: &TopicPartition) -> bool {
+        self.partitions.get(partition).is_some_and(PartitionGhost::is_led)
+    }
+
+    /// Led, and every replica in sync.
+    pub fn is_whole(&self, partition: &TopicPartition) -> bool {
+        self.partitions.get(partition).is_some_and(|p| p.is_led() && p.isr.len() == p.replicas.len())
+    }
+
+    /// A sentence for the verdict on a partition that is not whole.
+    pub fn why_not_whole(&self, partition: &TopicPartition) -> String {
+        let Some(ghost) = self.partitions.get(partition) else { return "it was never created".to_owned() };
+        let isr = &ghost.isr_machines;
+        if ghost.leader == BrokerId::NONE {
+            return format!("no leader; the in-sync replicas are {isr:?}");
+        }
+        format!("leader {} in epoch {}, in-sync replicas {isr:?} of {:?}", ghost.leader, ghost.leader_epoch, ghost.replicas)
+    }
+
+    /// The machine's process ended: it leads nothing any more.
+    pub fn stopped(&mut self, machine: &str) {
+        for partition in self.partitions.values_mut() {
+            if let Some(replica) = partition.logs.get_mut(machine) {
+                replica.leads = None;
+            }
+        }
+    }
+
+    fn replica(&mut self, partition: &TopicPartition, machine: &str) -> &mut ReplicaGhost {
+        if !self.partitions.contains_key(partition) {
+            self.partitions.insert(partition.clone(), PartitionGhost::default());
+        }
+        let logs = &mut self.partitions.get_mut(partition).expect("inserted above").logs;
+        if !logs.contains_key(machine) {
+            logs.insert(machine.to_owned(), ReplicaGhost::default());
+        }
+        logs.get_mut(machine).expect("inserted above")
+    }
+
+    /// Log matching, as far as it can newly break: what enters this replica's high watermark must be the
+    /// committed log, or extend it.
+    fn high_watermark(&mut self, at: Time, machine: &str, partition: &TopicPartition, offset: Offset, as_leader: bool) {
+        let replica = self.replica(partition, machine);
+        let before = Offset(replica.high_watermark);
+        replica.high_watermark = offset.0;
+        let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
+        let replica = &ghost.logs[machine];
+        let known = offset.min(ghost.true_high_watermark);
+        let mut mismatch = None;
+        if before < known {
+            mismatch = first_difference(replica.range(before, known), range(&ghost.committed, before, known));
+        }
+        let mut incomplete = None;
+        if as_leader && offset > ghost.true_high_watermark {
+            let news: Vec<BatchInfo> = replica.range(ghost.true_high_watermark, offset).to_vec();
+            ghost.committed.extend(news);
+            ghost.true_high_watermark = offset;
+            incomplete = ghost.incomplete_candidate(offset);
+        }
+        if let Some(at_offset) = mismatch {
+            let detail = format!("{machine} holds another record than the committed one at offset {at_offset}, below its high watermark {offset}");
+            self.violate("log-matching", at, partition, detail);
+        }
+        if let Some((broker, end)) = incomplete {
+            let detail = format!("high watermark {offset} at {machine}, but in-sync replica {broker} ends at {end}");
+            self.violate("candidate-completeness", at, partition, detail);
+        }
+    }
+
+    fn became_leader(&mut self, at: Time, machine: &str, partition: &TopicPartition, epoch: LeaderEpoch) {
+        self.replica(partition, machine).leads = Some(epoch);
+        let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
+        let other = ghost.leaders.insert(epoch, machine.to_owned()).filter(|m| m != machine);
+        let replica = &ghost.logs[machine];
+        let end = ghost.true_high_watermark;
+        let missing = first_difference(replica.range(Offset::ZERO, end), range(&ghost.committed, Offset::ZERO, end));
+        let mut lost = None;
+        if let Some(from) = missing
+            && epoch >= ghost.leader_epoch
+        {
+            lost = Some((from, end));
+            // From here on the committed log is what this leader holds.
+            let keep = ghost.committed.partition_point(|b| b.last_offset < from);
+            ghost.committed.truncate(keep);
+            ghost.true_high_watermark = from;
+        }
+        if let Some(other) = other {
+            let detail = format!("both {other} and {machine} became leader in epoch {epoch}");
+            self.violate("one-leader-per-epoch", at, partition, detail);
+        }
+        if let Some((from, end)) = lost {
+            let detail = format!("{machine}, leader in epoch {epoch}, lacks committed records in [{from}, {end})");
+            self.violate("leader-completeness", at, partition, detail);
+        }
+    }
+
+    pub fn violate(&mut self, name: &'static str, at: Time, partition: &TopicPartition, detail: String) {
+        self.violations.push(Violation { name, at, partition: partition.to_string(), detail });
+    }
+
+    fn sample(&mut self, at: Time, partition: &TopicPartition, machine: &str, always: bool) {
+        let replica = self.replica(partition, machine);
+        if !always && at.as_millis() < replica.sampled_at.as_millis() + SAMPLE_INTERVAL_MS {
+            return;
+        }
+        replica.sampled_at = at;
+        let sample = (at, machine.to_owned(), replica.log_end, replica.high_watermark);
+        self.samples.entry(partition.to_string()).or_default().push(sample);
+    }
+}
+
+impl PartitionGhost {
+    fn is_led(&self) -> bool {
+        let leader = self.logs.get(&machine_of(self.leader));
+        leader.is_some_and(|replica| replica.leads == Some(self.leader_epoch))
+    }
+
+    /// A member of the controller's ISR whose log ends below `high_watermark`.
+    fn incomplete_candidate(&self, high_watermark: Offset) -> Option<(String, i64)> {
+        self.isr_machines.iter().find_map(|machine| {
+            let end = self.logs.get(machine).map_or(0, |replica| replica.log_end);
+            (end < high_watermark.0).then(|| (machine.clone(), end))
+        })
+    }
+}
+
+/// The offset from which `held` is not `expected`, which may be longer than `held` but must begin with it.
+fn first_difference(held: &[BatchInfo], expected: &[BatchInfo]) -> Option<Offset> {
+    for (i, batch) in expected.iter().enumerate() {
+        if held.get(i) != Some(batch) {
+            return Some(batch.base_offset);
+        }
+    }
+    None
+}

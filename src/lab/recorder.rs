@@ -1,0 +1,232 @@
+//! Everything that a run leaves behind, gathered while it runs and kept outside the runtime, so that a
+//! panic still reports. Also what state triggers look at.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde_json::Value as Json;
+use tokio::sync::Notify;
+
+use super::ghost::Ghost;
+use super::outcome::{FiredFault, Phase, TraceEvent, TraceKind};
+use crate::history::{EventType, Function, HistoryEvent, MicroOp, Value};
+use crate::observe::{Observation, Observer};
+use crate::protocol::{Offset, TopicPartition};
+use crate::world::Time;
+
+/// Shared between the supervisor, the workloads and the product's observers.
+#[derive(Clone)]
+pub struct Recorder {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+/// How many records of one partition were sent and acknowledged so far.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Tally {
+    pub sent: u64,
+    pub acked: u64,
+}
+
+#[derive(Default)]
+pub struct State {
+    pub history: Vec<HistoryEvent>,
+    pub trace: Vec<TraceEvent>,
+    pub ghost: Ghost,
+    pub faults: Vec<FiredFault>,
+    pub tallies: BTreeMap<TopicPartition, Tally>,
+    /// Workloads that still have something to do, by client name.
+    pub busy: Vec<String>,
+    /// Workloads stop sending: the scenario's duration is over.
+    pub stop_sending: bool,
+    /// The final reader reached the end of every partition.
+    pub read_done: bool,
+    /// Administrative requests that have completed, by machine.
+    pub admin_done: BTreeMap<String, Result<(), String>>,
+    keys: BTreeMap<TopicPartition, String>,
+    processes: i64,
+}
+
+/// A client thread in the history. After an unknown outcome it goes on as a new process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProcessId(pub i64);
+
+impl Recorder {
+    pub fn new() -> Recorder {
+        Recorder { state: Arc::default(), changed: Arc::new(Notify::new()) }
+    }
+
+    /// The state; what is changed through it wakes the supervisor only with [`Recorder::notify`].
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub fn notify(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Resolves after the next [`Recorder::notify`], or at once if there was one since the last wait.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The sink to hand to the product.
+    pub fn observer(&self) -> Observer {
+        let recorder = self.clone();
+        Arc::new(move |at, machine, observation| {
+            let mut state = recorder.lock();
+            state.ghost.observe(at, machine, observation);
+            state.push(at, machine, TraceKind::Observed(observation.clone()));
+            let matters = match observation {
+                Observation::PartitionChanged { .. }
+                | Observation::Fenced { .. }
+                | Observation::BecameLeader { .. }
+                | Observation::HighWatermark { as_leader: true, .. }
+                | Observation::CleanShutdown => true,
+                Observation::LogLoaded { .. }
+                | Observation::Appended { .. }
+                | Observation::Truncated { .. }
+                | Observation::Flushed { .. }
+                | Observation::HighWatermark { as_leader: false, .. }
+                | Observation::BecameFollower { .. }
+                | Observation::IsrView { .. }
+                | Observation::Acknowledged { .. }
+                | Observation::Refused { .. }
+                | Observation::Served { .. }
+                | Observation::Registered { .. } => false,
+            };
+            if matters {
+                recorder.notify();
+            }
+        })
+    }
+
+    pub fn phase(&self, at: Time, phase: Phase) {
+        self.lock().push(at, "lab", TraceKind::Phase(phase));
+    }
+
+    /// A process number nobody had yet.
+    pub fn new_process(&self) -> ProcessId {
+        let mut state = self.lock();
+        state.processes += 1;
+        ProcessId(state.processes - 1)
+    }
+}
+
+impl State {
+    pub fn push(&mut self, at: Time, machine: &str, what: TraceKind) {
+        self.trace.push(TraceEvent { at, machine: machine.to_owned(), what });
+    }
+
+    /// `orders-0`, made once per partition.
+    pub fn key(&mut self, partition: &TopicPartition) -> String {
+        if let Some(key) = self.keys.get(partition) {
+            return key.clone();
+        }
+        let key = partition.to_string();
+        self.keys.insert(partition.clone(), key.clone());
+        key
+    }
+
+    fn event(&mut self, at: Time, process: ProcessId, kind: EventType, f: Function, value: Option<Value>) -> &mut HistoryEvent {
+        let index = self.history.len() as u64;
+        self.history.push(HistoryEvent {
+            index,
+            process: process.0,
+            kind,
+            f,
+            time: at.as_nanos(),
+            value,
+            error: None,
+            seek_to_beginning: None,
+            rebalance_log: None,
+        });
+        self.history.last_mut().expect("just pushed")
+    }
+
+    pub fn send_invoked(&mut self, at: Time, machine: &str, process: ProcessId, partition: &TopicPartition, value: u64) {
+        let key = self.key(partition);
+        self.tallies.entry(partition.clone()).or_default().sent += 1;
+        self.push(at, machine, TraceKind::Sent { partition: key.clone(), value });
+        let op = MicroOp::Send { key, value: Json::from(value), offset: None };
+        self.event(at, process, EventType::Invoke, Function::Send, Some(Value::Ops(vec![op])));
+    }
+
+    /// Acknowledged by the broker at `offset`; with acks=0 nothing was promised and `offset` is unknown.
+    pub fn send_acked(
+        &mut self,
+        at: Time,
+        machine: &str,
+        process: ProcessId,
+        partition: &TopicPartition,
+        value: u64,
+        offset: Option<Offset>,
+    ) {
+        let key = self.key(partition);
+        let offset = offset.map(|o| o.0);
+        let kind = if offset.is_some() { EventType::Ok } else { EventType::Info };
+        // With acks=0 the producer counts a record as done once it is handed to the network; so do triggers.
+        self.tallies.entry(partition.clone()).or_default().acked += 1;
+        if offset.is_some() {
+            self.push(at, machine, TraceKind::Acked { partition: key.clone(), value, offset });
+        } else {
+            let error = "acks=0".to_owned();
+            self.push(at, machine, TraceKind::Unknown { partition: key.clone(), value, error });
+        }
+        let op = MicroOp::Send { key, value: Json::from(value), offset };
+        self.event(at, process, kind, Function::Send, Some(Value::Ops(vec![op])));
+    }
+
+    /// Not acknowledged: definitely not appended, or unknown.
+    #[allow(clippy::too_many_arguments)] // one completion
+    pub fn send_lost_contact(
+        &mut self,
+        at: Time,
+        machine: &str,
+        process: ProcessId,
+        partition: &TopicPartition,
+        value: u64,
+        error: &str,
+        definite: bool,
+    ) {
+        let key = self.key(partition);
+        let (kind, trace) = if definite {
+            (EventType::Fail, TraceKind::Failed { partition: key.clone(), value, error: error.to_owned() })
+        } else {
+            (EventType::Info, TraceKind::Unknown { partition: key.clone(), value, error: error.to_owned() })
+        };
+        self.push(at, machine, trace);
+        let op = MicroOp::Send { key, value: Json::from(value), offset: None };
+        self.event(at, process, kind, Function::Send, Some(Value::Ops(vec![op]))).error = Some(error.to_owned());
+    }
+
+    pub fn assigned(&mut self, at: Time, process: ProcessId, partitions: &[TopicPartition], seek_to_beginning: bool) {
+        let keys: Vec<String> = partitions.iter().map(|p| self.key(p)).collect();
+        for kind in [EventType::Invoke, EventType::Ok] {
+            let event = self.event(at, process, kind, Function::Assign, Some(Value::Keys(keys.clone())));
+            event.seek_to_beginning = seek_to_beginning.then_some(true);
+        }
+    }
+
+    pub fn polled(&mut self, at: Time, process: ProcessId, records: &[(TopicPartition, Offset, Json)]) {
+        let mut by_key: indexmap::IndexMap<String, Vec<(Option<i64>, Json)>> = indexmap::IndexMap::new();
+        for (partition, offset, value) in records {
+            by_key.entry(self.key(partition)).or_default().push((Some(offset.0), value.clone()));
+        }
+        self.event(at, process, EventType::Invoke, Function::Poll, None);
+        let op = MicroOp::Poll { records: by_key };
+        self.event(at, process, EventType::Ok, Function::Poll, Some(Value::Ops(vec![op])));
+    }
+
+    /// Sum over a topic's partitions, or one partition's tally (`orders` or `orders-0`).
+    pub fn tally(&self, of: &str) -> Tally {
+        let mut sum = Tally::default();
+        for (partition, tally) in &self.tallies {
+            if partition.topic.0.as_str() == of || partition.to_string() == of {
+                sum.sent += tally.sent;
+                sum.acked += tally.acked;
+            }
+        }
+        sum
+    }
+}

@@ -1,0 +1,309 @@
+//! The clients of a run as processes: a producer that sends unique values, a consumer with assigned
+//! partitions, the final reader. They drive the product's clients and write the history.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value as Json;
+
+use super::recorder::{ProcessId, Recorder};
+use kafka_protocol::messages::TopicName;
+use kafka_protocol::protocol::StrBytes;
+
+use crate::client::{Consumer, ConsumerRecord, Outcome, Producer, ProducerRecord, RecordId};
+use crate::config::{ConsumerConfig, ProducerConfig};
+use crate::protocol::{Offset, TopicPartition};
+use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
+
+/// Values of producer n start at (n - 1) * this, so that they are unique per partition and readable.
+const VALUES_PER_PRODUCER: u64 = 1_000_000;
+
+/// What a produce workload sends.
+#[derive(Clone, Debug)]
+pub struct ProduceSpec {
+    pub name: String,
+    /// 1-based: which producer of the scenario this is.
+    pub number: u64,
+    pub topic: String,
+    pub records: u64,
+    pub rate: Option<u64>,
+    pub value_bytes: usize,
+    pub keys: Option<u64>,
+    pub config: ProducerConfig,
+}
+
+/// Records waiting for an outcome, at most, when a workload sends as fast as it can.
+const OUTSTANDING_MAX: usize = 1_000;
+
+pub struct ProduceProcess {
+    spec: ProduceSpec,
+    world: World,
+    recorder: Recorder,
+    producer: Producer,
+    topic: TopicName,
+    process: ProcessId,
+    started_at: Time,
+    sent: u64,
+    finished: bool,
+    /// Record -> (value, process that sent it, partition once chosen).
+    outstanding: BTreeMap<RecordId, (u64, ProcessId, Option<TopicPartition>)>,
+}
+
+impl ProduceProcess {
+    pub fn new(world: World, spec: ProduceSpec, bootstrap: Vec<HostPort>, recorder: Recorder) -> ProduceProcess {
+        let producer = Producer::new(&world, spec.config.clone(), bootstrap);
+        let process = recorder.new_process();
+        let started_at = world.now();
+        let topic = TopicName(StrBytes::from_string(spec.topic.clone()));
+        ProduceProcess {
+            topic,
+            spec,
+            world,
+            recorder,
+            producer,
+            process,
+            started_at,
+            sent: 0,
+            finished: false,
+            outstanding: BTreeMap::new(),
+        }
+    }
+
+    /// When record number `n` is due.
+    fn due(&self, n: u64) -> Time {
+        match self.spec.rate {
+            Some(rate) => self.started_at + Duration::from_nanos(n * 1_000_000_000 / rate.max(1)),
+            None => self.started_at,
+        }
+    }
+
+    fn wants_to_send(&self) -> bool {
+        self.sent < self.spec.records && (self.spec.rate.is_some() || self.outstanding.len() < OUTSTANDING_MAX)
+    }
+
+    fn step(&mut self, net: &mut Endpoint) {
+        let now = self.world.now();
+        if self.recorder.lock().stop_sending {
+            self.spec.records = self.sent;
+        }
+        while self.wants_to_send() && self.due(self.sent) <= now {
+            let value = (self.spec.number - 1) * VALUES_PER_PRODUCER + self.sent;
+            let key = self.spec.keys.map(|keys| Bytes::from(format!("key-{}", self.sent % keys.max(1))));
+            let record = ProducerRecord {
+                topic: self.topic.clone(),
+                partition: None,
+                key,
+                value: Some(payload(value, self.spec.value_bytes)),
+                timestamp_ms: None,
+            };
+            let id = self.producer.send(now, record, net);
+            self.outstanding.insert(id, (value, self.process, None));
+            self.sent += 1;
+        }
+        self.record_outcomes(now);
+        if self.sent >= self.spec.records && self.outstanding.is_empty() && !self.finished {
+            self.finished = true;
+            self.recorder.lock().busy.retain(|name| *name != self.spec.name);
+            self.recorder.notify();
+        }
+    }
+
+    fn record_outcomes(&mut self, now: Time) {
+        let machine = &self.spec.name;
+        let mut state = self.recorder.lock();
+        for (id, partition) in self.producer.take_assigned() {
+            if let Some((value, process, chosen)) = self.outstanding.get_mut(&id) {
+                state.send_invoked(now, machine, *process, &partition, *value);
+                *chosen = Some(partition);
+            }
+        }
+        let mut acked = false;
+        let mut unknown = false;
+        for report in self.producer.take_reports() {
+            let Some((value, process, chosen)) = self.outstanding.remove(&report.id) else { continue };
+            let partition = match chosen {
+                Some(partition) => partition,
+                None => {
+                    // It failed before a partition was chosen: the topic's metadata never came.
+                    let partition = TopicPartition::new(&self.spec.topic, 0);
+                    state.send_invoked(now, machine, process, &partition, value);
+                    partition
+                }
+            };
+            match report.outcome {
+                Outcome::Ok { offset } => {
+                    acked = true;
+                    state.send_acked(now, machine, process, &partition, value, offset);
+                }
+                Outcome::Failed { error } => {
+                    state.send_lost_contact(now, machine, process, &partition, value, &error.to_string(), true);
+                }
+                Outcome::Unknown { error } => {
+                    unknown |= process == self.process;
+                    state.send_lost_contact(now, machine, process, &partition, value, &error.to_string(), false);
+                }
+            }
+        }
+        drop(state);
+        if unknown {
+            self.process = self.recorder.new_process();
+        }
+        if acked {
+            self.recorder.notify();
+        }
+    }
+}
+
+impl Process for ProduceProcess {
+    fn start(&mut self, net: &mut Endpoint) {
+        self.step(net);
+    }
+
+    fn on_event(&mut self, event: Event, net: &mut Endpoint) {
+        self.producer.on_event(&event, net);
+        self.step(net);
+    }
+
+    fn on_timer(&mut self, net: &mut Endpoint) {
+        self.producer.on_timer(net);
+        self.step(net);
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let next_record = self.wants_to_send().then(|| self.due(self.sent));
+        self.producer.deadline().into_iter().chain(next_record).min()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finished
+    }
+}
+
+/// The value as decimal text, padded with spaces to `bytes`.
+fn payload(value: u64, bytes: usize) -> Bytes {
+    let mut text = value.to_string().into_bytes();
+    text.resize(text.len().max(bytes), b' ');
+    Bytes::from(text)
+}
+
+/// The value in a payload; foreign bytes are kept as text, so that a checker can call them phantoms.
+fn parse_payload(payload: Option<&Bytes>) -> Json {
+    let Some(payload) = payload else { return Json::Null };
+    let text = String::from_utf8_lossy(payload);
+    match text.trim_end().parse::<u64>() {
+        Ok(value) => Json::from(value),
+        Err(_) => Json::from(text.into_owned()),
+    }
+}
+
+/// A consumer with assigned partitions that polls for as long as the run lasts.
+pub struct ConsumeProcess {
+    world: World,
+    recorder: Recorder,
+    consumer: Consumer,
+    process: ProcessId,
+    partitions: Vec<TopicPartition>,
+    /// The final reader: where each partition must be read up to, once known.
+    until: Option<BTreeMap<TopicPartition, Option<Offset>>>,
+    finished: bool,
+}
+
+impl ConsumeProcess {
+    pub fn new(
+        world: World,
+        partitions: Vec<TopicPartition>,
+        config: ConsumerConfig,
+        bootstrap: Vec<HostPort>,
+        recorder: Recorder,
+    ) -> ConsumeProcess {
+        let consumer = Consumer::new(&world, config, bootstrap);
+        let process = recorder.new_process();
+        ConsumeProcess { world, recorder, consumer, process, partitions, until: None, finished: false }
+    }
+
+    /// A consumer that reads every partition from its beginning to its end, and then exits.
+    pub fn final_reader(
+        world: World,
+        partitions: Vec<TopicPartition>,
+        bootstrap: Vec<HostPort>,
+        recorder: Recorder,
+    ) -> ConsumeProcess {
+        let config = ConsumerConfig { client_id: "final-reader".to_owned(), ..ConsumerConfig::default() };
+        let until = partitions.iter().map(|p| (p.clone(), None)).collect();
+        let reader = ConsumeProcess::new(world, partitions, config, bootstrap, recorder);
+        ConsumeProcess { until: Some(until), ..reader }
+    }
+
+    fn step(&mut self, net: &mut Endpoint) {
+        let now = self.world.now();
+        loop {
+            let records = self.consumer.poll(now, net);
+            if !records.is_empty() {
+                let records: Vec<(TopicPartition, Offset, Json)> = records.into_iter().map(into_value).collect();
+                self.recorder.lock().polled(now, self.process, &records);
+            }
+            if !self.consumer.has_fetched() {
+                break;
+            }
+        }
+        if let Some(until) = &mut self.until {
+            let mut retry = false;
+            for lookup in self.consumer.take_lookups() {
+                match lookup.result {
+                    Ok(ends) => until.extend(ends.into_iter().map(|(partition, end)| (partition, Some(end)))),
+                    Err(_) => retry = true,
+                }
+            }
+            if retry {
+                self.consumer.end_offsets(now, &self.partitions, net);
+            }
+            let consumer = &self.consumer;
+            let done = until
+                .iter()
+                .all(|(partition, end)| end.is_some_and(|end| consumer.position(partition).is_some_and(|p| p >= end)));
+            if done && !self.finished {
+                self.finished = true;
+                self.recorder.lock().read_done = true;
+                self.recorder.notify();
+            }
+        }
+    }
+}
+
+fn into_value(record: ConsumerRecord) -> (TopicPartition, Offset, Json) {
+    let value = parse_payload(record.value.as_ref());
+    (record.partition, record.offset, value)
+}
+
+impl Process for ConsumeProcess {
+    fn start(&mut self, net: &mut Endpoint) {
+        let now = self.world.now();
+        let from_beginning = self.until.is_some();
+        self.consumer.assign(self.partitions.clone(), net);
+        if from_beginning {
+            self.consumer.seek_to_beginning(&self.partitions);
+            self.consumer.end_offsets(now, &self.partitions, net);
+        }
+        self.recorder.lock().assigned(now, self.process, &self.partitions, from_beginning);
+        self.step(net);
+    }
+
+    fn on_event(&mut self, event: Event, net: &mut Endpoint) {
+        self.consumer.on_event(&event, net);
+        self.step(net);
+    }
+
+    fn on_timer(&mut self, net: &mut Endpoint) {
+        self.consumer.on_timer(net);
+        self.step(net);
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.consumer.deadline()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finished
+    }
+}

@@ -1,0 +1,336 @@
+//! The leader's rules: appends, the high watermark, the ISR (`Partition`).
+
+use bytes::Bytes;
+
+use super::isr::{AlterPartitionResult, CommittedIsr, IsrProposal, IsrState};
+use super::partition::{Effects, Partition, Role};
+use super::remote::RemoteReplica;
+use super::{Environment, ReplicaError};
+use crate::log::{AppendError, Appended};
+use crate::observe::Observation;
+use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, Offset};
+use crate::world::Time;
+
+/// What a leader knows beyond its log.
+pub(super) struct LeaderState {
+    /// Our log end when this leader epoch began.
+    pub epoch_start: Offset,
+    /// The other assigned replicas.
+    pub remotes: Vec<RemoteReplica>,
+    pub isr: IsrState,
+}
+
+impl LeaderState {
+    pub fn new() -> LeaderState {
+        LeaderState { epoch_start: Offset::ZERO, remotes: Vec::new(), isr: IsrState::Committed(Vec::new()) }
+    }
+
+    fn remote(&self, id: BrokerId) -> Option<&RemoteReplica> {
+        self.remotes.iter().find(|r| r.id == id)
+    }
+
+    /// `min.insync.replicas`, but never more than there are replicas.
+    fn effective_min_isr(&self, min_insync_replicas: usize) -> usize {
+        min_insync_replicas.min(self.remotes.len() + 1)
+    }
+
+    /// May this replica be proposed for the ISR, as far as the cluster metadata says (`isReplicaIsrEligible`)?
+    fn is_isr_eligible(&self, env: &Environment, id: BrokerId) -> bool {
+        let stored_epoch = self.remote(id).and_then(|r| r.broker_epoch);
+        env.image.brokers.get(&id).is_some_and(|broker| {
+            !broker.fenced
+                && !broker.in_controlled_shutdown
+                // KIP-903: what we know of its log is about the incarnation that is registered now.
+                && stored_epoch.is_some_and(|e| e == BrokerEpoch::NONE || e == broker.epoch)
+        })
+    }
+}
+
+/// A producer's record set, appended.
+#[derive(Debug)]
+pub struct LeaderAppend {
+    pub appended: Appended,
+    pub high_watermark_advanced: bool,
+}
+
+/// How far an acks=all produce request has come (`checkEnoughReplicasReachOffset`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Acknowledgement {
+    Waiting,
+    Done,
+    Failed(ErrorCode),
+}
+
+impl Partition {
+    pub(super) fn leader_state(&self) -> Option<&LeaderState> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::Follower(_) => None,
+        }
+    }
+
+    fn leader_state_mut(&mut self) -> Option<&mut LeaderState> {
+        match &mut self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::Follower(_) => None,
+        }
+    }
+
+    /// The ISR as its leader sees it; `None` on a follower.
+    pub fn isr_state(&self) -> Option<&IsrState> {
+        self.leader_state().map(|l| &l.isr)
+    }
+
+    /// Where this leader's epoch began; `None` on a follower.
+    pub fn leader_epoch_start(&self) -> Option<Offset> {
+        self.leader_state().map(|l| l.epoch_start)
+    }
+
+    fn is_under_min_isr(&self) -> bool {
+        self.leader_state().is_some_and(|l| l.isr.isr().len() < l.effective_min_isr(self.min_insync_replicas))
+    }
+
+    /// Appends a producer's record set (`appendRecordsToLeader`).
+    pub fn append_as_leader(
+        &mut self,
+        now: Time,
+        env: &Environment,
+        records: &Bytes,
+        required_acks: i16,
+        wall_clock_ms: i64,
+    ) -> Result<LeaderAppend, ReplicaError> {
+        if !self.is_leader() {
+            return Err(ReplicaError::Refused(ErrorCode::NotLeaderOrFollower));
+        }
+        // acks=all promises min.insync.replicas copies: refuse what cannot get them.
+        if required_acks == -1 && self.is_under_min_isr() {
+            return Err(ReplicaError::Refused(ErrorCode::NotEnoughReplicas));
+        }
+        let appended =
+            self.log.append_from_client(records, self.leader_epoch, wall_clock_ms).map_err(refused_or_failed)?;
+        env.observe(
+            now,
+            Observation::Appended {
+                partition: self.topic_partition.clone(),
+                as_leader: true,
+                leader_epoch: self.leader_epoch,
+                batches: appended.batches.clone(),
+            },
+        );
+        self.observe_flushed(now, env, appended.flushed_to);
+        let high_watermark_advanced = self.maybe_advance_high_watermark(now, env);
+        Ok(LeaderAppend { appended, high_watermark_advanced })
+    }
+
+    /// Whether an acks=all produce request that ends before `required_offset` can be answered.
+    pub fn acknowledgement(&self, required_offset: Offset) -> Acknowledgement {
+        let Some(leader) = self.leader_state() else {
+            return Acknowledgement::Failed(ErrorCode::NotLeaderOrFollower);
+        };
+        if self.log.high_watermark() < required_offset {
+            return Acknowledgement::Waiting;
+        }
+        // The ISR may have shrunk since the append.
+        if leader.isr.maximal_isr().len() < leader.effective_min_isr(self.min_insync_replicas) {
+            return Acknowledgement::Failed(ErrorCode::NotEnoughReplicasAfterAppend);
+        }
+        Acknowledgement::Done
+    }
+
+    /// Advances the high watermark as far as the replicas allow (`maybeIncrementLeaderHW`): to the smallest log
+    /// end among the maximal ISR and those who may soon join it. True if it advanced.
+    pub(super) fn maybe_advance_high_watermark(&mut self, now: Time, env: &Environment) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        // Strict min ISR (KIP-966): below min.insync.replicas nothing new becomes visible, so that the eligible
+        // leader replicas, who left the ISR before, still hold all that is.
+        if self.is_under_min_isr() {
+            return false;
+        }
+        let log_end = self.log.log_end();
+        let mut high_watermark = log_end;
+        for remote in &leader.remotes {
+            if remote.log_end >= high_watermark {
+                continue;
+            }
+            // KIP-497: a proposed member may already be elected, so it counts although it is not confirmed.
+            let is_in_maximal_isr = leader.isr.maximal_isr().contains(&remote.id);
+            // Without waiting for a follower that keeps up, it would chase the high watermark and never join.
+            let is_about_to_join = || {
+                remote.is_caught_up(log_end, now, env.replica_lag_time_max) && leader.is_isr_eligible(env, remote.id)
+            };
+            if is_in_maximal_isr || is_about_to_join() {
+                high_watermark = remote.log_end;
+            }
+        }
+        if high_watermark <= self.log.high_watermark() {
+            return false;
+        }
+        self.log.set_high_watermark(high_watermark);
+        self.observe_high_watermark(now, env);
+        true
+    }
+
+    /// Takes note of a follower's fetch from `offset` (`updateFollowerFetchState`): its log end, perhaps its way
+    /// into the ISR, perhaps a higher high watermark. `leader_log_end` is our log end when it was served.
+    pub(super) fn update_follower_fetch_state(
+        &mut self,
+        now: Time,
+        env: &Environment,
+        follower: BrokerId,
+        follower_epoch: BrokerEpoch,
+        offset: Offset,
+        leader_log_end: Offset,
+    ) -> Result<Effects, ErrorCode> {
+        let remotes = self.leader_state_mut().map(|l| &mut l.remotes);
+        let Some(remote) = remotes.and_then(|r| r.iter_mut().find(|r| r.id == follower)) else {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        };
+        let previous_log_end = remote.log_end;
+        remote.update_fetch_state(now, env, offset, leader_log_end, follower_epoch)?;
+        let isr_proposal = self.maybe_expand_isr(now, env, follower);
+        let high_watermark_advanced = previous_log_end != offset && self.maybe_advance_high_watermark(now, env);
+        Ok(Effects { high_watermark_advanced, isr_proposal })
+    }
+
+    fn maybe_expand_isr(&mut self, now: Time, env: &Environment, follower: BrokerId) -> Option<IsrProposal> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let can_add = leader.isr.in_flight().is_none()
+            && !leader.isr.isr().contains(&follower)
+            && leader.is_isr_eligible(env, follower);
+        if !can_add || !self.is_follower_in_sync(leader, follower) {
+            return None;
+        }
+        let committed = leader.isr.isr().to_vec();
+        let mut maximal = committed.clone();
+        maximal.push(follower);
+        let proposal = self.propose(env, &maximal);
+        self.leader_state_mut()?.isr = IsrState::PendingExpand { committed, maximal, proposal: proposal.id };
+        self.observe_isr(now, env);
+        Some(proposal)
+    }
+
+    fn is_follower_in_sync(&self, leader: &LeaderState, follower: BrokerId) -> bool {
+        leader.remote(follower).is_some_and(|remote| {
+            // A member of the ISR can be elected, and must then have all that consumers have seen.
+            remote.log_end >= self.log.high_watermark()
+                // Our high watermark may lag behind the previous leader's: up to where our epoch begins,
+                // everything may be committed (KAFKA-7128).
+                && remote.log_end >= leader.epoch_start
+        })
+    }
+
+    /// Proposes an ISR without the followers that fell behind, if there are any (`maybeShrinkIsr`).
+    pub fn maybe_shrink_isr(&mut self, now: Time, env: &Environment) -> Option<IsrProposal> {
+        let Role::Leader(leader) = &self.role else { return None };
+        if leader.isr.in_flight().is_some() {
+            return None;
+        }
+        let log_end = self.log.log_end();
+        let is_in_sync = |id: &BrokerId| {
+            *id == env.id || leader.remote(*id).is_some_and(|r| r.is_caught_up(log_end, now, env.replica_lag_time_max))
+        };
+        let committed = leader.isr.isr().to_vec();
+        let remaining: Vec<BrokerId> = committed.iter().copied().filter(is_in_sync).collect();
+        if remaining.len() == committed.len() {
+            return None;
+        }
+        let proposal = self.propose(env, &remaining);
+        self.leader_state_mut()?.isr = IsrState::PendingShrink { committed, proposal: proposal.id };
+        self.observe_isr(now, env);
+        Some(proposal)
+    }
+
+    fn propose(&mut self, env: &Environment, isr: &[BrokerId]) -> IsrProposal {
+        self.proposals += 1;
+        let broker_epoch = |id: BrokerId| {
+            if id == env.id {
+                return env.broker_epoch;
+            }
+            self.leader_state().and_then(|l| l.remote(id)).and_then(|r| r.broker_epoch).unwrap_or(BrokerEpoch::NONE)
+        };
+        IsrProposal {
+            id: self.proposals,
+            leader_epoch: self.leader_epoch,
+            partition_epoch: self.partition_epoch,
+            isr: isr.iter().map(|&id| (id, broker_epoch(id))).collect(),
+        }
+    }
+
+    /// The controller's answer to `proposal` (`submitAlterPartition`, `handleAlterPartitionUpdate`,
+    /// `handleAlterPartitionError`). [`Effects::isr_proposal`] asks for another try.
+    pub fn on_alter_partition(
+        &mut self,
+        now: Time,
+        env: &Environment,
+        proposal: IsrProposal,
+        result: AlterPartitionResult,
+    ) -> Effects {
+        // Metadata has overtaken the answer: it speaks of a state that is gone.
+        if self.isr_state().and_then(IsrState::in_flight) != Some(proposal.id) {
+            return Effects::default();
+        }
+        match result {
+            Ok(committed) => self.on_isr_committed(now, env, committed),
+            Err(error) => self.on_isr_refused(now, env, proposal, error),
+        }
+    }
+
+    fn on_isr_committed(&mut self, now: Time, env: &Environment, committed: CommittedIsr) -> Effects {
+        if committed.leader_epoch != self.leader_epoch || committed.partition_epoch < self.partition_epoch {
+            return Effects::default();
+        }
+        self.partition_epoch = committed.partition_epoch;
+        if let Some(leader) = self.leader_state_mut() {
+            leader.isr = IsrState::Committed(committed.isr);
+        }
+        self.observe_isr(now, env);
+        let high_watermark_advanced = self.maybe_advance_high_watermark(now, env);
+        Effects { high_watermark_advanced, isr_proposal: None }
+    }
+
+    fn on_isr_refused(&mut self, now: Time, env: &Environment, proposal: IsrProposal, error: ErrorCode) -> Effects {
+        match error {
+            // The controller vouches that our partition epoch is current and that nothing was applied: only
+            // then is it safe to fall back to the committed ISR.
+            ErrorCode::OperationNotAttempted | ErrorCode::IneligibleReplica => {
+                if let Some(leader) = self.leader_state_mut() {
+                    leader.isr = IsrState::Committed(leader.isr.isr().to_vec());
+                }
+                self.observe_isr(now, env);
+                Effects::default()
+            }
+            // Our state is out of date: stay pending, which is the strictest view, until metadata comes.
+            ErrorCode::UnknownTopicOrPartition
+            | ErrorCode::UnknownTopicId
+            | ErrorCode::FencedLeaderEpoch
+            | ErrorCode::InvalidUpdateVersion
+            | ErrorCode::InvalidRequest
+            | ErrorCode::NewLeaderElected => Effects::default(),
+            _ => Effects { high_watermark_advanced: false, isr_proposal: Some(proposal) },
+        }
+    }
+
+    pub(super) fn observe_isr(&self, now: Time, env: &Environment) {
+        if let Some(isr) = self.isr_state() {
+            env.observe(
+                now,
+                Observation::IsrView {
+                    partition: self.topic_partition.clone(),
+                    isr: isr.isr().to_vec(),
+                    maximal_isr: isr.maximal_isr().to_vec(),
+                    pending: isr.in_flight().is_some(),
+                },
+            );
+        }
+    }
+}
+
+/// Kafka's error for a record set that the log refuses.
+fn refused_or_failed(error: AppendError) -> ReplicaError {
+    match error {
+        AppendError::Batch(error) => ReplicaError::Refused(error.error_code()),
+        AppendError::TooLarge { .. } => ReplicaError::Refused(ErrorCode::MessageTooLarge),
+        AppendError::OutOfOrder { .. } => ReplicaError::Refused(ErrorCode::UnknownServerError),
+        AppendError::Io(error) => ReplicaError::Io(error),
+    }
+}

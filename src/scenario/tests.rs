@@ -1,0 +1,327 @@
+//! Files that are right: what they mean, variant by variant.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::vocabulary::*;
+use super::*;
+use crate::config::{self, Acks, Scope};
+
+const TOPIC: &str = "[[topic]]\nname = \"orders\"\nreplication-factor = 3\n";
+const PRODUCE: &str = "[[workload]]\nkind = \"produce\"\ntopic = \"orders\"\nrecords = 500\n";
+
+fn read(parts: &[&str]) -> Scenario {
+    let text = format!("# A claim.\n{}", parts.concat());
+    parse("test", "test.toml", &text).unwrap_or_else(|error| panic!("{}", error.render(false, 120)))
+}
+
+fn labels(scenario: &Scenario) -> Vec<String> {
+    scenario.variants.iter().map(Variant::label).collect()
+}
+
+fn acks_of(variant: &Variant) -> Vec<Acks> {
+    let acks = variant.workloads.iter().filter_map(|workload| match workload {
+        Workload::Produce { config, .. } => Some(config.acks),
+        Workload::Consume { .. } => None,
+    });
+    acks.collect()
+}
+
+#[test]
+fn acks_is_an_axis_unless_every_producer_sets_it() {
+    let scenario = read(&[TOPIC, PRODUCE]);
+    assert_eq!(labels(&scenario), ["acks=0", "acks=1", "acks=all"]);
+    assert_eq!(scenario.variants.iter().flat_map(acks_of).collect::<Vec<_>>(), [Acks::Zero, Acks::One, Acks::All]);
+
+    let scenario = read(&[TOPIC, PRODUCE, "acks = \"1\"\n"]);
+    assert_eq!(labels(&scenario), ["-"]);
+    assert_eq!(acks_of(&scenario.variants[0]), [Acks::One]);
+
+    let scenario = read(&[TOPIC, PRODUCE, "config = { acks = -1 }\n", PRODUCE]);
+    assert_eq!(labels(&scenario), ["acks=0", "acks=1", "acks=all"]);
+    assert_eq!(acks_of(&scenario.variants[0]), [Acks::All, Acks::Zero]);
+}
+
+#[test]
+fn the_first_axis_varies_slowest() {
+    let matrix = "[matrix]\n\"min.insync.replicas\" = [1, 2]\nunclean.leader.election.enable = [true, false]\n";
+    let scenario = read(&[TOPIC, matrix, PRODUCE, "acks = \"all\"\n"]);
+    assert_eq!(
+        labels(&scenario),
+        [
+            "min.insync.replicas=1,unclean.leader.election.enable=true",
+            "min.insync.replicas=1,unclean.leader.election.enable=false",
+            "min.insync.replicas=2,unclean.leader.election.enable=true",
+            "min.insync.replicas=2,unclean.leader.election.enable=false",
+        ]
+    );
+    let set: Vec<_> = scenario
+        .variants
+        .iter()
+        .map(|v| (v.cluster.config.min_insync_replicas, v.cluster.config.unclean_leader_election_enable))
+        .collect();
+    assert_eq!(set, [(1, true), (1, false), (2, true), (2, false)]);
+}
+
+#[test]
+fn an_axis_of_a_client_key_sets_every_client_that_has_it() {
+    let matrix = "[matrix]\n\"request.timeout.ms\" = [1000, 2000]\n";
+    let consume = "[[workload]]\nkind = \"consume\"\ntopic = \"orders\"\n";
+    let scenario = read(&[TOPIC, matrix, PRODUCE, "acks = \"all\"\n", consume]);
+    for (variant, millis) in scenario.variants.iter().zip([1000, 2000]) {
+        for workload in &variant.workloads {
+            let timeout = match workload {
+                Workload::Produce { config, .. } => config.request_timeout,
+                Workload::Consume { config, .. } => config.request_timeout,
+            };
+            assert_eq!(timeout, Duration::from_millis(millis));
+        }
+    }
+}
+
+#[test]
+fn what_is_left_out_has_the_documented_default() {
+    let scenario = read(&[TOPIC, PRODUCE, "acks = \"all\"\n"]);
+    assert_eq!((scenario.title.as_str(), scenario.seed, scenario.duration), ("A claim.", 1, None));
+    let variant = &scenario.variants[0];
+    assert_eq!(variant.cluster.brokers, 3);
+    assert_eq!(variant.cluster.latency, (Duration::from_micros(200), Duration::from_micros(500)));
+    assert_eq!((variant.topics[0].partitions, variant.topics[0].replication_factor), (1, 3));
+    assert!(matches!(
+        &variant.workloads[0],
+        Workload::Produce { name, rate: None, value_bytes: 100, keys: None, start: Duration::ZERO, config, .. }
+            if name == "producer-1" && config.client_id == "producer-1"
+    ));
+}
+
+#[test]
+fn configuration_keys_need_no_quotes() {
+    let quoted = read(&["[cluster.config]\n\"min.insync.replicas\" = 2\n", TOPIC, PRODUCE]);
+    let dotted = read(&["[cluster.config]\nmin.insync.replicas = 2\n", TOPIC, PRODUCE]);
+    assert_eq!(quoted.variants[0].cluster.config, dotted.variants[0].cluster.config);
+    assert_eq!(dotted.variants[0].cluster.config.min_insync_replicas, 2);
+}
+
+#[test]
+fn faults_come_in_the_order_of_the_file_with_their_lines() {
+    let faults = r#"
+[[fault]]
+when = "acked(orders) >= 200"
+after = "100ms"
+do = "power-loss"
+target = "leader(orders-0)"
+for = "5s"
+
+[[fault]]
+at = "2s"
+do = "partition"
+groups = [["fault(1)"], ["follower(orders-0)", "controller"]]
+one-way = true
+
+[[fault]]
+at = "3s"
+do = "delay"
+from = "broker(1)"
+to = "client(producer-1)"
+by = "500ms"
+both-ways = true
+
+[[fault]]
+when = "fault(3).started"
+do = "elect-preferred"
+target = "orders-0"
+"#;
+    let scenario = read(&[TOPIC, PRODUCE, faults]);
+    let faults = &scenario.variants[0].faults;
+    assert_eq!(
+        faults[0],
+        Fault {
+            when: When::Condition(Condition::Count {
+                what: Counter::Acked,
+                of: "orders".into(),
+                compare: Comparison::Ge,
+                value: 200
+            }),
+            after: Duration::from_millis(100),
+            action: Action::PowerLoss,
+            target: Some(Target::Leader("orders-0".into())),
+            duration: Some(Duration::from_secs(5)),
+            text: ("power-loss".into(), "leader(orders-0)".into()),
+            line: 10,
+        }
+    );
+    assert_eq!(
+        faults[1].action,
+        Action::Partition {
+            groups: vec![vec![Target::SameAs(1)], vec![Target::Follower("orders-0".into(), None), Target::Controller]],
+            one_way: true
+        }
+    );
+    assert_eq!(faults[3].action, Action::ElectPreferred { of: "orders-0".into() });
+    let texts: Vec<_> = faults.iter().map(|fault| fault.text.1.as_str()).collect();
+    assert_eq!(
+        texts,
+        [
+            "leader(orders-0)",
+            "fault(1) -> follower(orders-0), controller",
+            "broker(1) <-> client(producer-1) by 500ms",
+            "orders-0"
+        ]
+    );
+    assert_eq!(faults.iter().map(|fault| fault.line).collect::<Vec<_>>(), [10, 17, 23, 31]);
+}
+
+#[test]
+fn expectations_apply_to_the_variants_that_they_select() {
+    let expect =
+        "[expect]\n\"*\" = { sent = 500 }\n\"acks=1\" = { lost-write = \"> 0\" }\n\"acks=-1\" = { unseen = 0 }\n";
+    let scenario = read(&[TOPIC, PRODUCE, expect]);
+    let metrics: Vec<Vec<&str>> = scenario
+        .variants
+        .iter()
+        .map(|variant| variant.expect.iter().map(|expectation| expectation.metric.as_str()).collect())
+        .collect();
+    assert_eq!(metrics, [vec!["sent"], vec!["sent", "lost-write"], vec!["sent", "unseen"]]);
+    let lost = &scenario.variants[1].expect[1];
+    assert_eq!((lost.compare, lost.value), (Comparison::Gt, 0));
+}
+
+#[test]
+fn compatible_expectations_of_one_metric_all_apply() {
+    let expect = "[expect]\n\"*\" = { acked = \"> 10\" }\n\"acks=1\" = { acked = \"<= 11\" }\n";
+    assert_eq!(read(&[TOPIC, PRODUCE, expect]).variants[1].expect.len(), 2);
+}
+
+#[test]
+fn each_action_and_each_target_is_accepted() {
+    let targets =
+        ["broker(1)", "brokers", "leader(orders-0)", "follower(orders-0)", "isr(orders-0)", "controller", "fault(1)"];
+    for target in targets {
+        assert!(TARGETS.iter().any(|name| target.starts_with(name)));
+        let fault = format!(
+            "[[fault]]\nat = \"1s\"\ndo = \"crash\"\ntarget = \"broker(2)\"\n[[fault]]\nat = \"2s\"\ndo = \"isolate\"\ntarget = \"{target}\"\n"
+        );
+        read(&[TOPIC, PRODUCE, &fault]);
+    }
+    for action in ACTIONS {
+        let rest = match *action {
+            "heal" => "",
+            "partition" => "groups = [[\"broker(1)\"], [\"broker(2)\"]]\n",
+            "delay" => "from = \"broker(1)\"\nto = \"broker(2)\"\nby = \"1s\"\n",
+            "elect-preferred" => "target = \"orders\"\n",
+            _ => "target = \"broker(1)\"\n",
+        };
+        let fault = format!("[[fault]]\nat = \"1s\"\ndo = \"{action}\"\n{rest}");
+        assert_eq!(read(&[TOPIC, PRODUCE, &fault]).variants[0].faults[0].text.0, *action);
+    }
+}
+
+#[test]
+fn every_shipped_scenario_is_a_claim_that_can_be_run() {
+    let files = find_files(&[PathBuf::from("scenarios")]).expect("scenarios are shipped");
+    assert!(files.len() >= 9, "{files:?}");
+    for file in files {
+        let scenario = load(&file).unwrap_or_else(|error| panic!("{}", error.render(false, 120)));
+        assert!(!scenario.variants.is_empty(), "{}", scenario.name);
+        assert!(scenario.variants.iter().any(|variant| !variant.expect.is_empty()), "{} claims nothing", scenario.name);
+        assert!(scenario.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+    }
+}
+
+#[test]
+fn the_reference_names_every_word_of_the_vocabulary() {
+    let reference = std::fs::read_to_string("docs/scenario-reference.md").expect("the reference is shipped");
+    let keys = [TOP_KEYS, CLUSTER_KEYS, TOPIC_KEYS, WORKLOAD_KINDS, PRODUCE_KEYS, CONSUME_KEYS, FAULT_KEYS];
+    let words = keys.iter().chain(&[ACTIONS, TARGETS, CONDITIONS, UNITS]).flat_map(|words| words.iter().copied());
+    let metrics = METRICS.iter().map(|metric| metric.name);
+    let documented = |word: &str| {
+        [format!("`{word}`"), format!("`{word}("), format!("`[{word}"), format!("`[[{word}]]`")]
+            .iter()
+            .any(|form| reference.contains(form.as_str()))
+    };
+    let missing: Vec<&str> = words.chain(metrics).filter(|word| !documented(word)).collect();
+    assert_eq!(missing, Vec::<&str>::new(), "not in docs/scenario-reference.md");
+}
+
+#[test]
+fn the_reference_names_every_configuration_key_with_its_default() {
+    let reference = std::fs::read_to_string("docs/scenario-reference.md").expect("the reference is shipped");
+    for scope in Scope::ALL {
+        for key in config::modelled(scope) {
+            let row = match key.alias {
+                Some(alias) => format!("| `{}`, `{alias}` | {} |", key.name, key.default),
+                None => format!("| `{}` | {} |", key.name, key.default),
+            };
+            assert!(reference.contains(&row), "the reference lacks the row: {row}");
+        }
+    }
+}
+
+#[test]
+fn files_are_found_below_directories_sorted_and_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::create_dir_all(path("deep/er")).unwrap();
+    for name in ["b.toml", "a.toml", "deep/er/c.toml", "notes.md"] {
+        std::fs::write(path(name), "").unwrap();
+    }
+    let all = [path("a.toml"), path("b.toml"), path("deep/er/c.toml")];
+    assert_eq!(find_files(&[directory.path().to_owned(), path("a.toml")]).unwrap(), all);
+    assert_eq!(find_files(&[path("notes.md")]).unwrap(), [path("notes.md")]);
+}
+
+#[test]
+fn a_missing_path_and_an_empty_directory_are_errors() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = find_files(&[directory.path().join("nowhere")]).unwrap_err();
+    assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
+    let empty = find_files(&[directory.path().to_owned()]).unwrap_err();
+    assert!(empty.to_string().contains("no scenario"), "{empty}");
+}
+
+/// A file to damage: every section, with words of more than one byte.
+const WHOLE: &str = r#"# Größe zählt nicht.
+seed = 7
+duration = "30s"
+[cluster]
+brokers = 3
+latency = "0.2ms..0.5ms"
+[cluster.config]
+min.insync.replicas = 2
+[[topic]]
+name = "orders"
+replication-factor = 3
+config = { "flush.messages" = 1 }
+[matrix]
+acks = ["1", "all"]
+[[workload]]
+kind = "produce"
+topic = "orders"
+records = 500
+config = { "linger.ms" = 0 }
+[[fault]]
+when = "isr(orders-0).size == 1"
+do = "partition"
+groups = [["leader(orders-0)"], ["follower(orders-0, 1)", "controller"]]
+[[fault]]
+at = "2s"
+do = "crash"
+target = "fault(1)"
+[expect]
+"acks=1" = { lost-write = "> 0" }
+"#;
+
+proptest::proptest! {
+    #[test]
+    fn no_damage_to_a_file_is_beyond_an_error(cut in 0..WHOLE.len(), length in 0_usize..40, patch in "[ -~é\n]{0,6}") {
+        let from = WHOLE.floor_char_boundary(cut);
+        let to = WHOLE.floor_char_boundary((from + length).min(WHOLE.len())).max(from);
+        let text = format!("{}{patch}{}", &WHOLE[..from], &WHOLE[to..]);
+        if let Err(error) = parse("test", "test.toml", &text) {
+            assert!(!error.mistakes.is_empty());
+            for mistake in &error.mistakes {
+                assert!(error.render(false, 80).contains(mistake.message.split_whitespace().next().unwrap()));
+            }
+        }
+    }
+}
