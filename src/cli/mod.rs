@@ -2,10 +2,12 @@
 //!
 //! Reports go to stdout, progress and logs to stderr. The exit code is the verdict.
 
+mod bench;
 mod check;
 mod pool;
 mod replay;
 mod run;
+mod serve;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -43,6 +45,8 @@ enum Command {
     Run(RunArgs),
     Replay(ReplayArgs),
     Check(CheckArgs),
+    Serve(serve::ServeArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Run scenarios, every variant of each, and judge what happened.
@@ -179,6 +183,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Replay(args) => replay::replay(args),
         Command::Check(args) => check::check(args),
+        Command::Serve(args) => serve::serve(&args),
+        Command::Bench(args) => bench::bench(&args),
     };
     let exit = result.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));

@@ -1,8 +1,11 @@
 //! `faultline serve`: the same brokers on real sockets and a real directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Args;
+
+use super::Exit;
 
 use crate::broker::{Broker, BrokerOptions};
 use crate::config::BrokerConfig;
@@ -12,7 +15,7 @@ use crate::protocol::BrokerId;
 use crate::world::real::{RealEndpoint, RealWorld};
 use crate::world::{self, Endpoint, HostPort, World};
 
-/// Serve real Kafka clients on this machine.
+/// Serve real Kafka clients on this machine: the brokers that are simulated elsewhere, on real sockets and files.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:\n  faultline serve\n  kcat -b 127.0.0.1:9092 -L\n  faultline serve --brokers 3 --listen 127.0.0.1:19092 --data-dir /tmp/three")]
 pub struct ServeArgs {
@@ -39,19 +42,20 @@ fn host_port(text: &str) -> Result<HostPort, String> {
 
 /// Runs until Ctrl-C or SIGTERM; brokers then shut down in an orderly way. The error is for the person who
 /// started it: an address in use, a directory that cannot be written.
-pub fn serve(args: &ServeArgs) -> Result<(), String> {
+pub fn serve(args: &ServeArgs) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| format!("the runtime does not start: {e}"))?;
-    tokio::task::LocalSet::new().block_on(&runtime, run(args))
+        .context("the runtime does not start")?;
+    tokio::task::LocalSet::new().block_on(&runtime, run(args))?;
+    Ok(Exit::AsExpected)
 }
 
-async fn run(args: &ServeArgs) -> Result<(), String> {
+async fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let data_dir = &args.data_dir;
     let loopback = HostPort::new("127.0.0.1", 0);
     let world = open_world(data_dir, "controller")?;
-    let net = RealEndpoint::bind(Some(&loopback)).await.map_err(|e| format!("no port for the controller: {e}"))?;
+    let net = RealEndpoint::bind(Some(&loopback)).await.context("no port for the controller")?;
     let port = net.local_addr().expect("a bound endpoint has an address").port();
     let controller_address = HostPort::new("127.0.0.1", port);
     let config = serve_config();
@@ -62,14 +66,14 @@ async fn run(args: &ServeArgs) -> Result<(), String> {
         log_dir: ".".to_owned(),
     };
     let controller = Controller::open(World::Real(world), options, observer())
-        .map_err(|e| format!("{}: the controller does not start: {e}", data_dir.join("controller").display()))?;
+        .with_context(|| format!("{}: the controller does not start", data_dir.join("controller").display()))?;
     let controller_stop = net.terminate_handle();
     let controller = spawn(controller, net);
     let mut brokers = Vec::new();
     for index in 0..args.brokers {
-        let port = args.listen.port.checked_add(index).ok_or("the brokers' ports would exceed 65535")?;
+        let port = args.listen.port.checked_add(index).context("the brokers' ports would exceed 65535")?;
         let listen = HostPort::new(args.listen.host.clone(), port);
-        let net = RealEndpoint::bind(Some(&listen)).await.map_err(|e| format!("cannot listen on {listen}: {e}"))?;
+        let net = RealEndpoint::bind(Some(&listen)).await.with_context(|| format!("cannot listen on {listen}"))?;
         let name = format!("broker-{}", index + 1);
         let world = open_world(data_dir, &name)?;
         let options = BrokerOptions {
@@ -80,21 +84,21 @@ async fn run(args: &ServeArgs) -> Result<(), String> {
             log_dir: ".".to_owned(),
         };
         let broker = Broker::open(World::Real(world), options, observer())
-            .map_err(|e| format!("{}: the broker does not start: {e}", data_dir.join(&name).display()))?;
+            .with_context(|| format!("{}: the broker does not start", data_dir.join(&name).display()))?;
         eprintln!("{name} listens on {listen}");
         brokers.push((net.terminate_handle(), spawn(broker, net)));
     }
     eprintln!("data in {}; stop with Ctrl-C", data_dir.display());
-    stop_signal().await.map_err(|e| format!("signals cannot be awaited: {e}"))?;
+    stop_signal().await.context("signals cannot be awaited")?;
     eprintln!("stopping");
     for (stop, _) in &brokers {
         stop.terminate();
     }
     for (_, broker) in brokers {
-        broker.await.map_err(|e| format!("a broker panicked: {e}"))?;
+        broker.await.context("a broker panicked")?;
     }
     controller_stop.terminate();
-    controller.await.map_err(|e| format!("the controller panicked: {e}"))
+    controller.await.context("the controller panicked")
 }
 
 /// Kafka's defaults, but for what a single machine needs: topics on demand must fit the brokers there are,
@@ -103,9 +107,9 @@ fn serve_config() -> BrokerConfig {
     BrokerConfig::default()
 }
 
-fn open_world(data_dir: &std::path::Path, name: &str) -> Result<RealWorld, String> {
+fn open_world(data_dir: &Path, name: &str) -> anyhow::Result<RealWorld> {
     let dir = data_dir.join(name);
-    RealWorld::new(dir.clone()).map_err(|e| format!("{}: {e}", dir.display()))
+    RealWorld::new(dir.clone()).with_context(|| dir.display().to_string())
 }
 
 /// What a process states about itself becomes a debug log line.

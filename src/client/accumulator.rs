@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::records::{
-    Compression, NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, Record,
-    RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+    Compression, NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, Record, RecordBatchEncoder,
+    RecordEncodeOptions, TimestampType,
 };
 use rustc_hash::FxBuildHasher;
 
@@ -347,7 +347,8 @@ impl RecordAccumulator {
                     continue;
                 }
                 let lingers_until = batch.last_attempt + self.linger;
-                let wait = match batch.backs_off_until(now) {
+                let backs_off_until = batch.backs_off_until(now);
+                let wait = match backs_off_until {
                     Some(until) => Some(until),
                     None if is_crowded || batch.is_full() || send_all || lingers_until <= now => None,
                     None => Some(lingers_until),
@@ -355,7 +356,7 @@ impl RecordAccumulator {
                 if let Some(until) = wait {
                     check.next_check_at = Some(check.next_check_at.map_or(until, |at| at.min(until)));
                 }
-                if batch.backs_off_until(now).is_none() {
+                if backs_off_until.is_none() {
                     candidates.push(Candidate { leader, topic, partition, is_sendable: wait.is_none() });
                 }
             }
@@ -366,7 +367,10 @@ impl RecordAccumulator {
 
     /// Size of the first batch of a candidate.
     pub fn first_batch_bytes(&self, candidate: Candidate) -> usize {
-        self.topics[candidate.topic].partitions[candidate.partition as usize].batches.front().map_or(0, ProducerBatch::bytes)
+        self.topics[candidate.topic].partitions[candidate.partition as usize]
+            .batches
+            .front()
+            .map_or(0, ProducerBatch::bytes)
     }
 
     /// Takes the first batch of a candidate for sending, closed and encoded.
@@ -405,12 +409,7 @@ impl RecordAccumulator {
 
     /// Takes out the batches whose delivery timeout has passed, in the order of sending; returns when the next of
     /// the others expires.
-    pub fn expired(
-        &mut self,
-        now: Time,
-        delivery_timeout: Duration,
-        expired: &mut Vec<ProducerBatch>,
-    ) -> Option<Time> {
+    pub fn expired(&mut self, now: Time, delivery_timeout: Duration, expired: &mut Vec<ProducerBatch>) -> Option<Time> {
         let mut next: Option<Time> = None;
         for queue in self.topics.values_mut().flat_map(|t| t.partitions.iter_mut()) {
             while let Some(batch) = queue.batches.pop_front() {
@@ -446,4 +445,153 @@ fn encode(records: &[Record], bytes_expected: usize) -> Bytes {
     let options = RecordEncodeOptions { version: 2, compression: Compression::None };
     RecordBatchEncoder::encode(&mut buffer, records, &options).expect("records within max.request.size encode");
     buffer.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metadata::tests::{known, learn, topic_name};
+    use super::*;
+    use kafka_protocol::records::RecordBatchDecoder;
+    use rand::SeedableRng;
+
+    const LINGER: Duration = Duration::from_millis(10);
+    const DELIVERY_TIMEOUT: Duration = Duration::from_secs(1);
+
+    fn accumulator(batch_size: usize, memory: usize) -> RecordAccumulator {
+        let backoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_millis(100));
+        RecordAccumulator::new(batch_size, LINGER, backoff, memory, Rng::seed_from_u64(1))
+    }
+
+    fn at(millis: u64) -> Time {
+        Time::from_millis(millis)
+    }
+
+    fn append(
+        accumulator: &mut RecordAccumulator,
+        metadata: &Metadata,
+        now: Time,
+        bytes: usize,
+    ) -> Result<Appended, OutOfMemory> {
+        let topic = accumulator.topic_index(&topic_name());
+        let known = metadata.topic(&topic_name()).expect("known");
+        let value = Some(Bytes::from(vec![b'x'; bytes]));
+        accumulator.append(now, topic, Placement::Partition(0), RecordId(0), 1_000, &None, &value, known)
+    }
+
+    fn ready(
+        accumulator: &mut RecordAccumulator,
+        metadata: &Metadata,
+        now: Time,
+        send_all: bool,
+    ) -> (Vec<Candidate>, ReadyCheck) {
+        let mut candidates = Vec::new();
+        let check = accumulator.ready(now, metadata, send_all, &mut candidates);
+        (candidates, check)
+    }
+
+    fn candidate(is_sendable: bool) -> Candidate {
+        Candidate { leader: BrokerId(1), topic: 0, partition: 0, is_sendable }
+    }
+
+    #[test]
+    fn a_batch_is_sendable_when_it_lingered_or_is_full_or_everything_is_to_go() {
+        let wait = |until| ReadyCheck { next_check_at: Some(at(until)), has_unknown_leader: false };
+        let go = ReadyCheck::default();
+        let cases = [
+            ("lingering", &[10][..], 5, false, false, wait(10)),
+            ("lingered out", &[10], 10, false, true, go),
+            ("flushed", &[10], 0, true, true, go),
+            ("full to the byte", &[11, 63], 0, false, true, go),
+            ("a second batch behind it", &[60, 60], 0, false, true, go),
+        ];
+        for (case, records, now, send_all, is_sendable, check) in cases {
+            let (metadata, mut accumulator) = (known(&[(1, 0)]), accumulator(150, 10_000));
+            for &bytes in records {
+                append(&mut accumulator, &metadata, at(0), bytes).expect("memory");
+            }
+            let got = ready(&mut accumulator, &metadata, at(now), send_all);
+            assert_eq!(got, (vec![candidate(is_sendable)], check), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_partition_without_leader_is_no_candidate_and_says_so() {
+        let (metadata, mut accumulator) = (known(&[(-1, 0)]), accumulator(150, 10_000));
+        append(&mut accumulator, &metadata, at(0), 10).expect("memory");
+        let check = ReadyCheck { next_check_at: None, has_unknown_leader: true };
+        assert_eq!(ready(&mut accumulator, &metadata, at(99), false), (vec![], check));
+    }
+
+    #[test]
+    fn a_muted_partition_waits_for_its_batch_in_flight() {
+        let (metadata, mut accumulator) = (known(&[(1, 0)]), accumulator(1, 10_000));
+        for _ in 0..2 {
+            append(&mut accumulator, &metadata, at(0), 100).expect("memory");
+        }
+        accumulator.drain(candidate(true), true);
+        assert_eq!(ready(&mut accumulator, &metadata, at(99), false).0, []);
+        accumulator.unmute(0, 0);
+        assert_eq!(ready(&mut accumulator, &metadata, at(99), false).0, [candidate(true)]);
+    }
+
+    #[test]
+    fn a_retry_backs_off_unless_the_leader_has_changed_since() {
+        let (mut metadata, mut accumulator) = (known(&[(1, 0)]), accumulator(1, 10_000));
+        append(&mut accumulator, &metadata, at(0), 10).expect("memory");
+        ready(&mut accumulator, &metadata, at(0), false);
+        let (batch, _) = accumulator.drain(candidate(true), false);
+        accumulator.reenqueue(at(50), batch);
+        let backs_off = ReadyCheck { next_check_at: Some(at(150)), has_unknown_leader: false };
+        assert_eq!(ready(&mut accumulator, &metadata, at(149), true), (vec![], backs_off));
+        learn(&mut metadata, at(149), 1, &[(1, 1)]);
+        assert_eq!(ready(&mut accumulator, &metadata, at(149), true).0, [candidate(true)]);
+    }
+
+    #[test]
+    fn a_record_larger_than_batch_size_gets_a_batch_of_its_own() {
+        let (metadata, mut accumulator) = (known(&[(1, 0)]), accumulator(100, 10_000));
+        for bytes in [10, 500, 10] {
+            append(&mut accumulator, &metadata, at(0), bytes).expect("memory");
+        }
+        let sizes: Vec<usize> = accumulator.take_all().iter().map(|b| b.ids.len()).collect();
+        assert_eq!(sizes, [1, 1, 1]);
+    }
+
+    #[test]
+    fn memory_is_refused_beyond_the_bound_and_comes_back() {
+        let (metadata, mut accumulator) = (known(&[(1, 0)]), accumulator(200, 400));
+        for _ in 0..2 {
+            append(&mut accumulator, &metadata, at(0), 100).expect("two batches fit");
+        }
+        assert_eq!(append(&mut accumulator, &metadata, at(0), 100), Err(OutOfMemory));
+        let (batch, _) = accumulator.drain(candidate(true), false);
+        accumulator.deallocate(&batch);
+        assert!(append(&mut accumulator, &metadata, at(0), 100).is_ok());
+    }
+
+    #[test]
+    fn expiry_takes_the_oldest_batches_and_tells_when_the_next_is_due() {
+        let (metadata, mut accumulator) = (known(&[(1, 0)]), accumulator(1, 10_000));
+        for millis in [0, 100, 200] {
+            append(&mut accumulator, &metadata, at(millis), 100).expect("memory");
+        }
+        let mut expired = Vec::new();
+        let next = accumulator.expired(at(1_100), DELIVERY_TIMEOUT, &mut expired);
+        assert_eq!(expired.iter().map(|b| b.created).collect::<Vec<_>>(), [at(0), at(100)]);
+        assert_eq!(next, Some(at(1_200)));
+    }
+
+    #[test]
+    fn the_size_of_a_batch_is_known_before_it_is_encoded_and_a_retry_sends_the_same_bytes() {
+        let (metadata, mut accumulator) = (known(&[(1, 0)]), accumulator(1 << 20, 1 << 21));
+        for bytes in (0..300).chain([8_191, 8_192, 70_000]) {
+            append(&mut accumulator, &metadata, at(0), bytes).expect("memory");
+        }
+        let (batch, encoded) = accumulator.drain(candidate(true), false);
+        assert_eq!(batch.bytes(), encoded.len());
+        let decoded = RecordBatchDecoder::decode(&mut encoded.clone()).expect("a valid batch");
+        assert_eq!(decoded.records.len(), 303);
+        accumulator.reenqueue(at(0), batch);
+        assert_eq!(accumulator.drain(candidate(true), false).1, encoded);
+    }
 }

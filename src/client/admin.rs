@@ -304,8 +304,7 @@ fn by_topic(partitions: &[TopicPartition]) -> Vec<TopicPartitions> {
     for TopicPartition { topic, partition } in partitions {
         match topics.iter_mut().find(|t| t.topic == *topic) {
             Some(of_topic) => of_topic.partitions.push(*partition),
-            None => topics
-                .push(TopicPartitions::default().with_topic(topic.clone()).with_partitions(vec![*partition])),
+            None => topics.push(TopicPartitions::default().with_topic(topic.clone()).with_partitions(vec![*partition])),
         }
     }
     topics

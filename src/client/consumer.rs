@@ -188,7 +188,7 @@ impl Consumer {
         self.run_once(self.world.now(), net);
     }
 
-    /// Sets the position of an assigned partition; false if it is not assigned.
+    /// Sets the position of an assigned partition; false if it is not assigned. Acted on by the next poll or event.
     pub fn seek(&mut self, partition: &TopicPartition, offset: Offset) -> bool {
         let leader = self.metadata.leader(&partition.topic, partition.partition);
         let assigned = self.partitions.iter_mut().find(|p| p.partition == *partition);
@@ -229,7 +229,8 @@ impl Consumer {
         polled
     }
 
-    /// Whether the next [`Consumer::poll`] has fetched data to look at.
+    /// Whether the next [`Consumer::poll`] has fetched data to look at. True after a poll that `max.poll.records` cut
+    /// short: poll again then, no event will come for it.
     pub fn has_fetched(&self) -> bool {
         !self.completed_fetches.is_empty()
     }
@@ -471,14 +472,14 @@ impl Consumer {
                 // The same partition twice in one request is refused: the second is asked for next time.
                 Some(t) if t.partitions.iter().any(|p| p.partition_index == partition.partition_index) => continue,
                 Some(of_topic) => of_topic.partitions.push(partition),
-                None => topics
-                    .push(ListOffsetsTopic::default().with_name(name.clone()).with_partitions(vec![partition])),
+                None => {
+                    topics.push(ListOffsetsTopic::default().with_name(name.clone()).with_partitions(vec![partition]))
+                }
             }
             self.set_offset_retry(&entry, now + self.config.request_timeout);
             asked.push(entry);
         }
-        let request =
-            ListOffsetsRequest::default().with_replica_id(CONSUMER_REPLICA_ID.into()).with_topics(topics);
+        let request = ListOffsetsRequest::default().with_replica_id(CONSUMER_REPLICA_ID.into()).with_topics(topics);
         let tag = Tag::ListOffsets { assignment: self.assignment, asked };
         self.rpc.send(now, peer, LIST_OFFSETS_VERSION, &request, self.config.request_timeout, tag, net);
     }
@@ -553,9 +554,8 @@ impl Consumer {
                         .push(OffsetForLeaderTopic::default().with_topic(topic.clone()).with_partitions(vec![entry])),
                 }
             }
-            let request = OffsetForLeaderEpochRequest::default()
-                .with_replica_id(CONSUMER_REPLICA_ID.into())
-                .with_topics(topics);
+            let request =
+                OffsetForLeaderEpochRequest::default().with_replica_id(CONSUMER_REPLICA_ID.into()).with_topics(topics);
             let asked = of_node.iter().map(|&(_, _, index, position)| (index, position)).collect();
             let tag = Tag::Validate { assignment: self.assignment, asked };
             let timeout = self.config.request_timeout;
@@ -610,10 +610,15 @@ impl Consumer {
     }
 
     /// `FetchCollector.initialize`, at arrival instead of at the poll.
-    fn on_fetched_partition(&mut self, now: Time, fetched: &FetchedPartition, data: &PartitionData, all: &FetchResponse) {
+    fn on_fetched_partition(
+        &mut self,
+        now: Time,
+        fetched: &FetchedPartition,
+        data: &PartitionData,
+        all: &FetchResponse,
+    ) {
         let assigned = &mut self.partitions[fetched.index];
-        let is_current =
-            matches!(assigned.state, FetchState::Fetching(position) if position.offset == fetched.offset);
+        let is_current = matches!(assigned.state, FetchState::Fetching(position) if position.offset == fetched.offset);
         if !is_current {
             return;
         }
@@ -678,13 +683,7 @@ impl Consumer {
         }
     }
 
-    fn on_list_offsets(
-        &mut self,
-        now: Time,
-        assignment: u64,
-        asked: &[AskedOffset],
-        result: Result<Reply, RpcError>,
-    ) {
+    fn on_list_offsets(&mut self, now: Time, assignment: u64, asked: &[AskedOffset], result: Result<Reply, RpcError>) {
         let response = result.ok().and_then(|reply| reply.decode::<ListOffsetsRequest>().ok());
         let retry_at = now + self.config.retry_backoff;
         for asked in asked {
@@ -832,10 +831,7 @@ fn offset_answer<'a>(
 }
 
 /// End offset and epoch, if the leader gave an answer; every error is retried (`OffsetsForLeaderEpochUtils`).
-fn epoch_answer(
-    response: &OffsetForLeaderEpochResponse,
-    partition: &TopicPartition,
-) -> Option<(Offset, LeaderEpoch)> {
+fn epoch_answer(response: &OffsetForLeaderEpochResponse, partition: &TopicPartition) -> Option<(Offset, LeaderEpoch)> {
     let topic: &TopicName = &partition.topic;
     let topic = response.topics.iter().find(|t| t.topic == *topic)?;
     let answer = topic.partitions.iter().find(|p| p.partition == partition.partition)?;

@@ -328,8 +328,10 @@ impl Metadata {
         }
         let old = std::mem::take(&mut topic.partitions);
         let count = new.partitions.iter().map(|p| p.partition_index + 1).max().unwrap_or(0);
-        topic.partitions =
-            vec![PartitionMetadata { leader: None, leader_epoch: LeaderEpoch::NONE }; usize::try_from(count).unwrap_or(0)];
+        topic.partitions = vec![
+            PartitionMetadata { leader: None, leader_epoch: LeaderEpoch::NONE };
+            usize::try_from(count).unwrap_or(0)
+        ];
         for partition in &new.partitions {
             let Ok(index) = usize::try_from(partition.partition_index) else { continue };
             let (metadata, is_news) = latest(topic, index, old.get(index), partition, is_recreated);
@@ -417,5 +419,161 @@ pub(super) fn choose_node<T>(now: Time, nodes: &[PeerId], start: usize, rpc: &Rp
         (None, _) if is_connecting => NodeChoice::Connecting,
         (None, Some((_, peer))) => NodeChoice::Connect(peer),
         (None, None) => NodeChoice::Blocked { until: blocked_until.unwrap_or(now) },
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::protocol::rpc::RpcConfig;
+    use kafka_protocol::messages::metadata_response::MetadataResponseBroker;
+    use kafka_protocol::protocol::StrBytes;
+    use rand::SeedableRng;
+
+    const TOPIC: &str = "t";
+
+    pub fn topic_name() -> TopicName {
+        TopicName(StrBytes::from_static_str(TOPIC))
+    }
+
+    fn rpc() -> RpcClient<()> {
+        let config = RpcConfig {
+            client_id: StrBytes::from_static_str("test"),
+            reconnect_backoff: Duration::from_millis(50),
+            reconnect_backoff_max: Duration::from_millis(50),
+            connection_setup_timeout: Duration::from_secs(10),
+            discover_versions: false,
+        };
+        RpcClient::new(config, Rng::seed_from_u64(1))
+    }
+
+    /// The answer of brokers 1 to 3 about topic `t`, which has this id and partitions (leader, leader epoch).
+    fn response(id: u128, partitions: &[(i32, i32)]) -> MetadataResponse {
+        let broker = |id: i32| {
+            MetadataResponseBroker::default()
+                .with_node_id(id.into())
+                .with_host(StrBytes::from_string(format!("broker-{id}")))
+                .with_port(9092)
+        };
+        let partition = |(index, &(leader, epoch)): (usize, &(i32, i32))| {
+            MetadataResponsePartition::default()
+                .with_partition_index(index as i32)
+                .with_leader_id(leader.into())
+                .with_leader_epoch(epoch)
+        };
+        let topic = MetadataResponseTopic::default()
+            .with_name(Some(topic_name()))
+            .with_topic_id(Uuid::from_u128(id))
+            .with_partitions(partitions.iter().enumerate().map(partition).collect());
+        MetadataResponse::default().with_brokers((1..=3).map(broker).collect()).with_topics(vec![topic])
+    }
+
+    /// Metadata that knows topic `t` with these partitions (leader, leader epoch).
+    pub fn known(partitions: &[(i32, i32)]) -> Metadata {
+        let mut rpc = rpc();
+        let bootstrap = vec![rpc.peer(&HostPort::new("broker-1", 9092))];
+        let config = MetadataConfig {
+            retry_backoff: ExponentialBackoff::new(Duration::from_millis(100), Duration::from_millis(1_000)),
+            max_age: Duration::from_secs(300),
+            request_timeout: Duration::from_secs(30),
+            allow_auto_topic_creation: false,
+        };
+        let mut metadata = Metadata::new(config, bootstrap, Rng::seed_from_u64(1));
+        metadata.add_topic(&topic_name());
+        learn(&mut metadata, Time::ZERO, 1, partitions);
+        metadata
+    }
+
+    pub fn learn(metadata: &mut Metadata, now: Time, id: u128, partitions: &[(i32, i32)]) {
+        let mut rpc = rpc();
+        metadata.update(now, &response(id, partitions), |address| rpc.peer(&address));
+    }
+
+    fn leader(metadata: &Metadata) -> (Option<i32>, i32) {
+        let LeaderAndEpoch { leader, epoch } = metadata.leader(&topic_name(), 0);
+        (leader.map(|id| id.0), epoch.0)
+    }
+
+    #[test]
+    fn a_broker_that_is_behind_does_not_undo_a_newer_leader() {
+        let mut metadata = known(&[(2, 5)]);
+        learn(&mut metadata, Time::ZERO, 1, &[(1, 4)]);
+        assert_eq!(leader(&metadata), (Some(2), 5));
+        learn(&mut metadata, Time::ZERO, 1, &[(3, 6)]);
+        assert_eq!(leader(&metadata), (Some(3), 6));
+    }
+
+    #[test]
+    fn a_recreated_topic_starts_its_epochs_anew() {
+        let mut metadata = known(&[(2, 5)]);
+        learn(&mut metadata, Time::ZERO, 2, &[(1, 0)]);
+        assert_eq!(leader(&metadata), (Some(1), 0));
+    }
+
+    #[test]
+    fn an_epoch_seen_elsewhere_makes_the_cached_leader_unusable_until_metadata_catches_up() {
+        let mut metadata = known(&[(2, 5)]);
+        metadata.update_last_seen_epoch(&topic_name(), 0, LeaderEpoch(6));
+        assert_eq!(leader(&metadata), (None, 6));
+        learn(&mut metadata, Time::ZERO, 1, &[(2, 5)]);
+        assert_eq!(leader(&metadata), (None, 6));
+        learn(&mut metadata, Time::ZERO, 1, &[(3, 6)]);
+        assert_eq!(leader(&metadata), (Some(3), 6));
+    }
+
+    #[test]
+    fn a_leader_hint_counts_only_if_it_is_newer_and_its_node_is_known() {
+        for (hinted, epoch, expected) in
+            [(3, 6, (Some(3), 6)), (3, 5, (Some(2), 5)), (9, 6, (Some(2), 5)), (-1, 6, (Some(2), 5))]
+        {
+            let mut metadata = known(&[(2, 5)]);
+            let version = metadata.version();
+            let (id, epoch) = (BrokerId(hinted), LeaderEpoch(epoch));
+            let is_taken = metadata.update_leadership(&topic_name(), 0, id, epoch, None, &mut rpc());
+            assert_eq!((leader(&metadata), is_taken), (expected, metadata.version() > version));
+        }
+    }
+
+    #[test]
+    fn refreshes_wait_longer_while_they_bring_nothing_new() {
+        let mut metadata = known(&[(2, 5)]);
+        let mut now = Time::ZERO;
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            learn(&mut metadata, now, 1, &[(2, 5)]);
+            metadata.request_update();
+            let at = metadata.update_at().expect("a topic is wanted");
+            waits.push((at - now).as_millis());
+            now = at;
+        }
+        for (wait, expected) in waits.iter().zip([100, 200, 400, 800, 1_000, 1_000]) {
+            assert!((expected * 8 / 10..=expected * 12 / 10).contains(wait), "{waits:?}");
+        }
+        learn(&mut metadata, now, 1, &[(3, 6)]);
+        metadata.request_update();
+        assert!(metadata.update_at().expect("wanted") - now <= Duration::from_millis(120), "news resets the backoff");
+    }
+
+    #[test]
+    fn without_trouble_metadata_is_refreshed_at_its_age() {
+        let mut metadata = known(&[(2, 5)]);
+        assert_eq!(metadata.update_at(), Some(Time::ZERO + Duration::from_secs(300)));
+        metadata.add_topic(&TopicName(StrBytes::from_static_str("new")));
+        assert_eq!(metadata.update_at(), Some(Time::ZERO), "a new topic is asked for at once");
+    }
+
+    #[test]
+    fn a_topic_error_takes_its_partitions_and_keeps_asking() {
+        let mut metadata = known(&[(2, 5)]);
+        let mut gone = response(1, &[]);
+        gone.topics[0].error_code = ErrorCode::UnknownTopicOrPartition.code();
+        metadata.update(Time::ZERO, &gone, |_| unreachable_peer());
+        assert!(metadata.topic(&topic_name()).expect("still wanted").partitions.is_empty());
+        assert!(metadata.need_update);
+        assert_eq!(leader(&metadata), (None, 5));
+    }
+
+    fn unreachable_peer() -> PeerId {
+        rpc().peer(&HostPort::new("nowhere", 1))
     }
 }

@@ -90,8 +90,8 @@ fn nth_partition(topic: &TopicMetadata, turn: usize) -> i32 {
     if available == 0 {
         return (turn % topic.partitions.len()) as i32;
     }
-    let with_leader = topic.partitions.iter().enumerate().filter(|(_, p)| p.leader.is_some());
-    let (partition, _) = with_leader.skip(turn % available).next().expect("turn is taken modulo their number");
+    let mut with_leader = topic.partitions.iter().enumerate().filter(|(_, p)| p.leader.is_some());
+    let (partition, _) = with_leader.nth(turn % available).expect("turn is taken modulo their number");
     partition as i32
 }
 
@@ -103,11 +103,11 @@ mod tests {
     use rand::SeedableRng;
 
     fn topic(leaders: &[i32]) -> TopicMetadata {
-        let partition = |&id: &i32| PartitionMetadata {
-            leader: (id >= 0).then_some(BrokerId(id)),
-            leader_epoch: LeaderEpoch(0),
-        };
-        TopicMetadata { partitions: leaders.iter().map(partition).collect(), ..TopicMetadata::default() }
+        let partition =
+            |&id: &i32| PartitionMetadata { leader: (id >= 0).then_some(BrokerId(id)), leader_epoch: LeaderEpoch(0) };
+        let mut topic = TopicMetadata::default();
+        topic.partitions = leaders.iter().map(partition).collect();
+        topic
     }
 
     /// The vectors of Kafka's `UtilsTest.testMurmur2`.

@@ -377,9 +377,10 @@ impl Producer {
     /// One batch per partition, up to `max.request.size` but at least one (`drainBatchesForOneNode`).
     fn drain(&mut self, candidates: &[Candidate]) -> (ProduceRequest, Vec<InFlightBatch>) {
         let leader = candidates[0].leader;
-        let first = self.drain_from.remove(&leader).map_or(0, |from| {
-            candidates.iter().position(|c| (c.topic, c.partition) >= from).unwrap_or(0)
-        });
+        let first = self
+            .drain_from
+            .remove(&leader)
+            .map_or(0, |from| candidates.iter().position(|c| (c.topic, c.partition) >= from).unwrap_or(0));
         let keeps_order = self.config.max_in_flight_requests_per_connection == 1;
         let mut topic_data: Vec<TopicProduceData> = Vec::with_capacity(1);
         let mut batches = Vec::with_capacity(candidates.len());
@@ -395,8 +396,9 @@ impl Producer {
             let name = self.accumulator.topic_name(batch.topic);
             match topic_data.iter_mut().find(|t| t.name == *name) {
                 Some(topic) => topic.partition_data.push(data),
-                None => topic_data
-                    .push(TopicProduceData::default().with_name(name.clone()).with_partition_data(vec![data])),
+                None => {
+                    topic_data.push(TopicProduceData::default().with_name(name.clone()).with_partition_data(vec![data]))
+                }
             }
             batches.push(InFlightBatch { topic: batch.topic, partition: batch.partition, batch: Some(batch) });
         }

@@ -138,7 +138,12 @@ impl AssignedPartition {
     }
 
     /// Ends a reset that `policy` asked for, at `offset`. Nothing if the partition was sought meanwhile.
-    pub fn complete_reset(&mut self, policy: OffsetReset, offset: Offset, leader: LeaderAndEpoch) -> Option<PositionReset> {
+    pub fn complete_reset(
+        &mut self,
+        policy: OffsetReset,
+        offset: Offset,
+        leader: LeaderAndEpoch,
+    ) -> Option<PositionReset> {
         let from = match self.state {
             FetchState::AwaitReset { policy: wanted, from } if wanted == policy => from,
             FetchState::AwaitReset { .. }

@@ -8,7 +8,7 @@ use super::cluster::{AdminRequest, CONTROLLER, Cluster};
 use super::ghost::machine_of;
 use super::outcome::{FiredFault, TraceKind};
 use crate::protocol::{BrokerId, TopicPartition};
-use crate::scenario::{Action, Comparison, Condition, Counter, Fault, Target, Variant, When};
+use crate::scenario::{Action, Condition, Counter, Fault, Target, Variant, When};
 use crate::world::Time;
 
 /// One fault of the schedule and where it stands.
@@ -41,6 +41,8 @@ pub struct Nemesis {
     blocks: BTreeMap<(String, String), u32>,
     /// What running faults add to a directed link's latency.
     delays: BTreeMap<(String, String), Duration>,
+    /// Machines that were asked to shut down in an orderly way and may still be at it.
+    shutting_down: Vec<String>,
     /// Machines to boot again once their orderly shutdown is complete.
     restarts: Vec<String>,
 }
@@ -66,6 +68,7 @@ impl Nemesis {
             started_at,
             blocks: BTreeMap::new(),
             delays: BTreeMap::new(),
+            shutting_down: Vec::new(),
             restarts: Vec::new(),
         }
     }
@@ -109,10 +112,14 @@ impl Nemesis {
         for machine in self.cluster.server_machines().iter().chain(&self.clients) {
             self.cluster.sim.resume(machine);
         }
-        self.restarts = self.cluster.server_machines();
-        self.boot_after_shutdown();
         // Whoever still shuts down in an orderly way is booted when that is done.
-        self.restarts.retain(|machine| self.entries.iter().any(|e| is_shutdown(e) && e.resolved.contains(machine)));
+        self.restarts.append(&mut self.shutting_down);
+        for machine in self.cluster.server_machines() {
+            if !self.restarts.contains(&machine) {
+                self.boot(&machine);
+            }
+        }
+        self.boot_after_shutdown();
     }
 
     fn step_entry(&mut self, index: usize, now: Time) -> bool {
@@ -154,7 +161,7 @@ impl Nemesis {
                         .map(|(_, g)| u64::try_from(g.true_high_watermark.0).unwrap_or(0))
                         .sum(),
                 };
-                compares(*compare, count, *value)
+                compare.holds(count, *value)
             }
             Condition::Isr { partition, equals } => state.ghost.partition(partition).is_some_and(|p| {
                 let mut isr: Vec<u32> = p.isr.iter().map(|b| b.0.unsigned_abs()).collect();
@@ -164,7 +171,7 @@ impl Nemesis {
                 isr == equals
             }),
             Condition::IsrSize { partition, compare, value } => {
-                state.ghost.partition(partition).is_some_and(|p| compares(*compare, p.isr.len() as u64, *value))
+                state.ghost.partition(partition).is_some_and(|p| compare.holds(p.isr.len() as u64, *value))
             }
             Condition::Leader { partition, negated, broker } => {
                 let leader = state.ghost.partition(partition).map_or(BrokerId::NONE, |p| p.leader);
@@ -234,7 +241,12 @@ impl Nemesis {
                     }
                 }
             }
-            Action::ControlledShutdown => targets.iter().for_each(|m| sim.terminate(m)),
+            Action::ControlledShutdown => {
+                for machine in targets {
+                    sim.terminate(machine);
+                    self.shutting_down.push(machine.clone());
+                }
+            }
             Action::ElectPreferred { of } => {
                 self.cluster.administer(AdminRequest::ElectPreferred(self.partitions_of(of)));
             }
@@ -253,6 +265,7 @@ impl Nemesis {
             Action::Isolate | Action::Partition { .. } => links.iter().for_each(|link| self.unblock(link)),
             Action::Delay { by, .. } => links.iter().for_each(|link| self.delay(link, *by, false)),
             Action::ControlledShutdown => {
+                self.shutting_down.retain(|machine| !targets.contains(machine));
                 self.restarts.extend(targets);
                 self.boot_after_shutdown();
             }
@@ -423,17 +436,6 @@ impl Nemesis {
     }
 }
 
-fn compares(compare: Comparison, left: u64, right: u64) -> bool {
-    match compare {
-        Comparison::Eq => left == right,
-        Comparison::Ne => left != right,
-        Comparison::Lt => left < right,
-        Comparison::Le => left <= right,
-        Comparison::Gt => left > right,
-        Comparison::Ge => left >= right,
-    }
-}
-
 /// Leaves a state behind that a later fault or the end of the run undoes.
 fn lasts(action: &Action) -> bool {
     match action {
@@ -460,8 +462,4 @@ fn is_network(action: &Action) -> bool {
         | Action::ControlledShutdown
         | Action::ElectPreferred { .. } => false,
     }
-}
-
-fn is_shutdown(entry: &Entry) -> bool {
-    entry.fault.action == Action::ControlledShutdown
 }

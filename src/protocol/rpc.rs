@@ -100,7 +100,9 @@ struct InFlight<T> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkState {
     /// No connection; the next attempt is allowed at `retry_at` (`reconnect.backoff.ms`).
-    Down { retry_at: Time },
+    Down {
+        retry_at: Time,
+    },
     Connecting,
     Ready,
 }
@@ -155,11 +157,13 @@ pub struct RpcClient<T> {
     peers: Vec<Peer<T>>,
     next_correlation_id: i32,
     disconnects: u64,
+    /// Requests whose version the peer does not serve, found while sending: completed by the next timer.
+    refused: Vec<Completion<T>>,
 }
 
 impl<T> RpcClient<T> {
     pub fn new(config: RpcConfig, rng: Rng) -> RpcClient<T> {
-        RpcClient { config, rng, peers: Vec::new(), next_correlation_id: 0, disconnects: 0 }
+        RpcClient { config, rng, peers: Vec::new(), next_correlation_id: 0, disconnects: 0, refused: Vec::new() }
     }
 
     /// The peer at `address`; the same one for the same address.
@@ -235,7 +239,9 @@ impl<T> RpcClient<T> {
         tag: T,
         net: &mut Endpoint,
     ) {
-        self.enqueue(now, peer, api_version, body, timeout, true, tag, net, &mut Vec::new());
+        let mut refused = std::mem::take(&mut self.refused);
+        self.enqueue(now, peer, api_version, body, timeout, true, tag, net, &mut refused);
+        self.refused = refused;
     }
 
     /// Sends a request that has no response (Produce with acks=0). It completes when it is handed to the network.
@@ -311,6 +317,7 @@ impl<T> RpcClient<T> {
 
     /// Gives up on what is overdue and reconnects where a backoff has ended.
     pub fn on_timer(&mut self, now: Time, net: &mut Endpoint, out: &mut Vec<Completion<T>>) {
+        out.append(&mut self.refused);
         for index in 0..self.peers.len() {
             if self.peers[index].deadline().is_some_and(|d| d <= now) {
                 self.expire(now, index, net, out);
@@ -320,7 +327,8 @@ impl<T> RpcClient<T> {
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        self.peers.iter().filter_map(Peer::deadline).min()
+        let refused = (!self.refused.is_empty()).then_some(Time::ZERO);
+        self.peers.iter().filter_map(Peer::deadline).chain(refused).min()
     }
 
     fn correlation_id(&mut self) -> i32 {

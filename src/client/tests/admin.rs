@@ -1,1 +1,132 @@
+//! The admin client against scripted brokers.
 
+use super::*;
+use crate::client::{Admin, AdminOutcome, AdminResult, ClientError, NewTopic};
+use crate::protocol::{ErrorCode, TopicPartition};
+use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
+use kafka_protocol::messages::elect_leaders_response::{PartitionResult, ReplicaElectionResult};
+use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, ElectLeadersRequest, ElectLeadersResponse};
+
+async fn finish(admin: &mut Admin, net: &mut Endpoint) -> Vec<AdminResult> {
+    while admin.pending() > 0 {
+        match net.next(admin.deadline()).await {
+            Some(event) => {
+                admin.on_event(&event, net);
+            }
+            None => admin.on_timer(net),
+        }
+    }
+    admin.take_results().collect()
+}
+
+#[test]
+fn a_topic_is_created_although_the_first_answers_are_lost() {
+    let cluster = Cluster::new(&[1, 2], &[]);
+    let mut attempts = 0;
+    let script = move |_: i32, request: &RequestFrame, _: Time| {
+        attempts += 1;
+        let body = request.body::<CreateTopicsRequest>().expect("a valid request");
+        let topic = &body.topics[0];
+        assert_eq!((topic.num_partitions, topic.replication_factor), (3, 2));
+        assert_eq!(topic.configs[0].name.as_str(), "min.insync.replicas");
+        let result = |error| CreatableTopicResult::default().with_name(topic.name.clone()).with_error_code(error);
+        let respond = |error| {
+            answer::<CreateTopicsRequest>(request, &CreateTopicsResponse::default().with_topics(vec![result(error)]))
+        };
+        match attempts {
+            1 => Answer::Disconnect,
+            2 => respond(ErrorCode::NotController.code()),
+            _ => respond(0),
+        }
+    };
+    let results = simulate(&cluster, script, |world, mut net| {
+        Box::pin(async move {
+            let mut admin = Admin::new(&world, "admin", vec![address(1), address(2)]);
+            let topic = NewTopic {
+                name: "t".to_owned(),
+                partitions: 3,
+                replication_factor: 2,
+                configs: [("min.insync.replicas".to_owned(), "2".to_owned())].into(),
+            };
+            admin.create_topics(world.now(), &[topic], &mut net);
+            finish(&mut admin, &mut net).await
+        })
+    });
+    let [AdminResult { outcome: Ok(AdminOutcome::TopicsCreated(topics)), .. }] = &results[..] else {
+        panic!("{results:?}")
+    };
+    assert_eq!(topics[0].1, None);
+}
+
+#[test]
+fn an_election_reports_every_partition() {
+    let cluster = Cluster::new(&[1], &[]);
+    let script = |_: i32, request: &RequestFrame, _: Time| {
+        let body = request.body::<ElectLeadersRequest>().expect("a valid request");
+        assert_eq!(body.election_type, 0);
+        let asked = body.topic_partitions.expect("named partitions");
+        assert_eq!((asked.len(), &asked[0].partitions), (1, &vec![0, 1]));
+        let result =
+            |(partition, error)| PartitionResult::default().with_partition_id(partition).with_error_code(error);
+        let topic = ReplicaElectionResult::default()
+            .with_topic(asked[0].topic.clone())
+            .with_partition_result([(0, 0), (1, 84)].map(result).to_vec());
+        answer::<ElectLeadersRequest>(
+            request,
+            &ElectLeadersResponse::default().with_replica_election_results(vec![topic]),
+        )
+    };
+    let results = simulate(&cluster, script, |world, mut net| {
+        Box::pin(async move {
+            let mut admin = Admin::new(&world, "admin", vec![address(1)]);
+            let partitions = [TopicPartition::new("t", 0), TopicPartition::new("t", 1)];
+            admin.elect_leaders(world.now(), false, Some(&partitions), &mut net);
+            finish(&mut admin, &mut net).await
+        })
+    });
+    let [AdminResult { outcome: Ok(AdminOutcome::LeadersElected(partitions)), .. }] = &results[..] else {
+        panic!("{results:?}")
+    };
+    let expected =
+        [(TopicPartition::new("t", 0), None), (TopicPartition::new("t", 1), Some(ErrorCode::ElectionNotNeeded))];
+    assert_eq!(partitions[..], expected);
+}
+
+#[test]
+fn a_cluster_is_described_as_its_brokers_see_it() {
+    let cluster = Cluster::new(&[1, 2], &[("t", &[(2, 7)])]);
+    let results = simulate(
+        &cluster,
+        |_, _, _| unreachable!("metadata only"),
+        |world, mut net| {
+            Box::pin(async move {
+                let mut admin = Admin::new(&world, "admin", vec![address(1)]);
+                let topics = [TopicName(StrBytes::from_static_str("t"))];
+                admin.describe(world.now(), Some(&topics), &mut net);
+                finish(&mut admin, &mut net).await
+            })
+        },
+    );
+    let [AdminResult { outcome: Ok(AdminOutcome::Described(described)), .. }] = &results[..] else {
+        panic!("{results:?}")
+    };
+    assert_eq!(described.brokers.len(), 2);
+    assert_eq!((described.topics[0].partitions[0].leader_id.0, described.topics[0].partitions[0].leader_epoch), (2, 7));
+}
+
+#[test]
+fn a_call_that_nobody_answers_times_out() {
+    let cluster = Cluster::new(&[1], &[]);
+    let results = simulate(
+        &cluster,
+        |_, _, _| Answer::Never,
+        |world, mut net| {
+            Box::pin(async move {
+                let mut admin = Admin::new(&world, "admin", vec![address(1)]);
+                admin.elect_leaders(world.now(), false, None, &mut net);
+                finish(&mut admin, &mut net).await
+            })
+        },
+    );
+    assert!(matches!(results[..], [AdminResult { outcome: Err(ClientError::Timeout), .. }]), "{results:?}");
+}

@@ -119,7 +119,10 @@ impl ScriptedBroker {
             ApiKey::ApiVersions => {
                 let served = |key: ApiKey| {
                     let range = key.valid_versions();
-                    ApiVersion::default().with_api_key(key as i16).with_min_version(range.min).with_max_version(range.max)
+                    ApiVersion::default()
+                        .with_api_key(key as i16)
+                        .with_min_version(range.min)
+                        .with_max_version(range.max)
                 };
                 let body = ApiVersionsResponse::default().with_api_keys(ApiKey::iter().map(served).collect());
                 answer::<ApiVersionsRequest>(request, &body)

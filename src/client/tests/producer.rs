@@ -24,6 +24,16 @@ fn record(partition: i32, value: &str) -> ProducerRecord {
     }
 }
 
+/// Values of which a batch of `batch.size=1` takes only one: a batch has always room for what its first record may
+/// need at most.
+const LONG: &[&str] = &[
+    "a-----------------------------",
+    "b-----------------------------",
+    "c-----------------------------",
+    "d-----------------------------",
+    "e-----------------------------",
+];
+
 /// Runs the producer until nothing is pending.
 async fn finish(producer: &mut Producer, net: &mut Endpoint) -> Vec<DeliveryReport> {
     let mut reports: Vec<DeliveryReport> = producer.take_reports().collect();
@@ -53,13 +63,26 @@ async fn drive_for(producer: &mut Producer, net: &mut Endpoint, world: &World, d
     }
 }
 
+/// Runs the producer until the first record has its partition.
+async fn until_assigned(producer: &mut Producer, net: &mut Endpoint) {
+    while producer.take_assigned().next().is_none() {
+        match net.next(producer.deadline()).await {
+            Some(event) => assert!(producer.on_event(&event, net)),
+            None => producer.on_timer(net),
+        }
+    }
+}
+
 /// Values per partition in a produce request.
 fn produced(request: &RequestFrame) -> Vec<(i32, Vec<String>)> {
     let body = request.body::<ProduceRequest>().expect("a valid produce request");
     let partitions = body.topic_data.iter().flat_map(|t| &t.partition_data);
     let values = |records: &Bytes| {
         let set = RecordBatchDecoder::decode(&mut records.clone()).expect("one valid batch");
-        set.records.iter().map(|r| String::from_utf8(r.value.clone().expect("a value").to_vec()).expect("text")).collect()
+        set.records
+            .iter()
+            .map(|r| String::from_utf8(r.value.clone().expect("a value").to_vec()).expect("text"))
+            .collect()
     };
     partitions.map(|p| (p.index, values(p.records.as_ref().expect("records")))).collect()
 }
@@ -191,7 +214,6 @@ fn an_error_that_cannot_be_mended_is_not_retried() {
 #[test]
 fn delivery_timeout_fails_what_was_never_sent_and_leaves_unknown_what_was() {
     let config = || ProducerConfig { delivery_timeout: Duration::from_secs(5), ..config(Acks::All) };
-    // The leader's broker does not exist: its name is in the metadata, but it never connects.
     let leaderless = Cluster::new(&[1], &[("t", &[(-1, 0)])]);
     let reports = send_all(&leaderless, config(), &["a"], |_, _, _| unreachable!("nobody leads"));
     assert_eq!(outcomes(&reports), [Outcome::Failed { error: ClientError::Timeout }]);
@@ -213,10 +235,7 @@ fn delivery_timeout_counts_from_the_batchs_creation_over_all_attempts() {
             Box::pin(async move {
                 let mut producer = Producer::new(&world, config, vec![address(1)]);
                 producer.send(world.now(), record(0, "a"), &mut net);
-                while producer.take_assigned().next().is_none() {
-                    let event = net.next(producer.deadline()).await;
-                    event.iter().for_each(|e| assert!(producer.on_event(e, &mut net)));
-                }
+                until_assigned(&mut producer, &mut net).await;
                 let created = world.now();
                 let reports = finish(&mut producer, &mut net).await;
                 (world.now() - created, outcomes(&reports))
@@ -248,11 +267,8 @@ fn log_after_one_refusal(max_in_flight: usize) -> Vec<String> {
         Box::pin(async move {
             let mut producer = Producer::new(&world, config, vec![address(1)]);
             producer.send(world.now(), record(0, "a"), &mut net);
-            // Connected and sent, not answered: the batch of "a" is closed.
-            while producer.take_assigned().next().is_none() {
-                let event = net.next(producer.deadline()).await;
-                event.iter().for_each(|e| assert!(producer.on_event(e, &mut net)));
-            }
+            // Its batch is on the way and closed.
+            until_assigned(&mut producer, &mut net).await;
             producer.send(world.now(), record(0, "b"), &mut net);
             finish(&mut producer, &mut net).await
         })
@@ -285,8 +301,8 @@ fn batches_in_flight_at_a_disconnect_come_back_reversed_as_in_kafka_without_idem
         }
     };
     let config = ProducerConfig { batch_size: 1, ..config(Acks::All) };
-    send_all(&cluster, config, &["a", "b", "c"], script);
-    assert_eq!(*log.lock().expect("not poisoned"), ["c", "b", "a"]);
+    send_all(&cluster, config, &LONG[..3], script);
+    assert_eq!(*log.lock().expect("not poisoned"), [LONG[2], LONG[1], LONG[0]]);
 }
 
 #[test]
@@ -298,9 +314,8 @@ fn max_in_flight_bounds_the_requests_on_a_connection() {
         let config =
             ProducerConfig { max_in_flight_requests_per_connection: max_in_flight, batch_size: 1, ..config(Acks::One) };
         let mut answered_at = Vec::new();
-        let reports = send_all(&cluster, config, &["a", "b", "c", "d", "e"], move |_, request, now| {
-            // Answers arrive well within the two times 0.5 ms that the links take at most.
-            answered_at.retain(|&at: &Time| at + Duration::from_millis(1) > now);
+        let reports = send_all(&cluster, config, LONG, move |_, request, now| {
+            answered_at.retain(|&at: &Time| at > now);
             answered_at.push(now + Duration::from_millis(20));
             let mut most = of_broker.lock().expect("not poisoned");
             *most = (most.0.max(answered_at.len()), most.1 + 1);
@@ -377,7 +392,7 @@ fn records_beyond_buffer_memory_wait_their_turn_and_are_then_sent_in_order() {
     let cluster = Cluster::new(&[1], &[("t", &[(1, 0)])]);
     let log = shared(Vec::new());
     let of_broker = log.clone();
-    let config = ProducerConfig { batch_size: 100, buffer_memory: 200, ..config(Acks::All) };
+    let config = ProducerConfig { batch_size: 90, buffer_memory: 200, ..config(Acks::All) };
     let values = &["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
     let reports = send_all(&cluster, config, values, move |_, request, _| {
         let mut log = of_broker.lock().expect("not poisoned");
@@ -394,18 +409,15 @@ fn a_full_buffer_that_never_drains_fails_the_send_after_max_block() {
     let cluster = Cluster::new(&[1], &[("t", &[(1, 0)])]);
     let config = ProducerConfig {
         batch_size: 1,
-        buffer_memory: 100,
+        buffer_memory: 200,
         max_block: Duration::from_secs(1),
         delivery_timeout: Duration::from_secs(10),
         ..config(Acks::All)
     };
-    let reports = send_all(&cluster, config, &["a", "b"], |_, _, _| Answer::Never);
+    let reports = send_all(&cluster, config, &LONG[..2], |_, _, _| Answer::Never);
     assert_eq!(
         outcomes(&reports),
-        [
-            Outcome::Failed { error: ClientError::BufferExhausted },
-            Outcome::Unknown { error: ClientError::Timeout },
-        ]
+        [Outcome::Failed { error: ClientError::BufferExhausted }, Outcome::Unknown { error: ClientError::Timeout },]
     );
 }
 

@@ -1,0 +1,26 @@
+//! `faultline bench`: the benchmark ledger.
+
+use clap::Args;
+
+use super::{CheckFormat, Exit};
+use crate::lab::bench;
+
+/// Measure how fast the simulation is on this machine, beside the limit that madsim sets.
+///
+/// Takes about half a minute. Figures are wall time of one run on one core; nothing else should run.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// What to print on stdout.
+    #[arg(long, value_enum, default_value_t = CheckFormat::Human)]
+    format: CheckFormat,
+}
+
+pub fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
+    let rows = bench::ledger(|name| eprintln!("measuring {name}"));
+    let text = match args.format {
+        CheckFormat::Human => bench::render(&rows),
+        CheckFormat::Json => serde_json::to_string_pretty(&serde_json::json!({ "schema": 1, "rows": rows }))? + "\n",
+    };
+    super::print(&text)?;
+    Ok(Exit::AsExpected)
+}
