@@ -7,13 +7,15 @@ use serde::Serialize;
 
 use crate::config::{Acks, OffsetReset};
 use crate::history::{EventType, Function, HistoryConfig, HistoryEvent};
-use crate::lab::outcome::{Phase, RunOutcome, TraceKind};
+use crate::lab::outcome::{Phase, RunOutcome, TraceEvent, TraceKind};
 use crate::observe::Observation;
 use crate::protocol::{BrokerId, LeaderEpoch, TopicPartition};
 use crate::scenario::{Variant, Workload};
+use crate::world::Time;
 
 /// Violations that follow when records below the high watermark are lost for a legitimate reason.
-pub const VIOLATIONS_OF_LOSS: [&str; 3] = ["high-watermark-went-back", "leader-completeness", "log-matching"];
+pub const VIOLATIONS_OF_LOSS: [&str; 4] =
+    ["candidate-completeness", "high-watermark-went-back", "leader-completeness", "log-matching"];
 
 /// One line of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -38,6 +40,9 @@ pub struct Context {
     pub unclean_election: bool,
     /// Replicas of one partition that lost power and had not yet rejoined the ISR, at most at one time.
     pub lossy_crashes: u32,
+    /// The only member of a partition's ISR lost power: it is elected again with what it kept, and replicas
+    /// that have more cut it off. Explains broken invariants, not the loss: a scenario has to claim that.
+    pub last_replica_lost_power: bool,
     pub min_insync_replicas: u32,
     /// `flush.messages=1`: nothing is acknowledged that is not on the disk.
     pub flushes_every_record: bool,
@@ -127,6 +132,13 @@ fn allow_loss(context: &Context, table: &mut Table) {
         "an unclean election made a replica outside the ISR the leader: committed records that it lacks are gone"
     } else if !context.flushes_every_record && context.lossy_crashes >= context.min_insync_replicas.max(1) {
         "as many replicas as min.insync.replicas lost power with records in their page caches (flush.messages)"
+    } else if !context.flushes_every_record && context.last_replica_lost_power {
+        let reason =
+            "the only member of the ISR lost power and was elected again with what it kept (KIP-966 is not modelled)";
+        for name in VIOLATIONS_OF_LOSS {
+            table.allow(name, reason);
+        }
+        return;
     } else {
         return;
     };
@@ -158,7 +170,10 @@ impl Table {
             self.allow(name, reason);
         }
         for name in ["poll-skip", "nonmonotonic-poll"] {
-            self.allow(name, "the log was cut below a consumer's position: it is reset, or walks over the gap (KIP-320)");
+            self.allow(
+                name,
+                "the log was cut below a consumer's position: it is reset, or walks over the gap (KIP-320)",
+            );
         }
         for name in VIOLATIONS_OF_LOSS {
             self.allow(name, reason);
@@ -169,7 +184,7 @@ impl Table {
 impl Context {
     /// The context of a run: configuration from its variant, events from its trace.
     pub fn of_run(variant: &Variant, outcome: &RunOutcome) -> Context {
-        let events = Events::of(outcome);
+        let events = Events::of(&outcome.trace, outcome.started_at);
         let disturbed = !outcome.faults.is_empty() || events.refused || events.leader_changed;
         let mut context = Context {
             acks: Acks::All,
@@ -178,6 +193,7 @@ impl Context {
             leader_changed: events.leader_changed,
             unclean_election: events.unclean_election,
             lossy_crashes: events.lossy_crashes,
+            last_replica_lost_power: events.last_replica_lost_power,
             min_insync_replicas: min_insync_replicas(variant),
             flushes_every_record: flushes_every_record(variant),
             offset_reset_latest: false,
@@ -226,6 +242,7 @@ impl Context {
             leader_changed: config.flag("leader_changed").unwrap_or(true),
             unclean_election: either("unclean_election", "unclean_leader_election_enable").unwrap_or(false),
             lossy_crashes: count("lossy_crashes").unwrap_or(0),
+            last_replica_lost_power: config.flag("last_replica_lost_power").unwrap_or(false),
             min_insync_replicas: count("min_insync_replicas").unwrap_or(1),
             flushes_every_record: config.number("flush_messages") == Some(1),
             offset_reset_latest: config.text("auto_offset_reset").as_deref() == Some("latest"),
@@ -251,6 +268,7 @@ impl Context {
             leader_changed,
             unclean_election,
             lossy_crashes,
+            last_replica_lost_power,
             min_insync_replicas,
             flushes_every_record,
             offset_reset_latest,
@@ -268,6 +286,7 @@ impl Context {
         config.set("leader_changed", *leader_changed);
         config.set("unclean_election", *unclean_election);
         config.set("lossy_crashes", *lossy_crashes);
+        config.set("last_replica_lost_power", *last_replica_lost_power);
         config.set("min_insync_replicas", *min_insync_replicas);
         if *flushes_every_record {
             config.set("flush_messages", 1);
@@ -326,6 +345,7 @@ struct Events {
     refused: bool,
     read_back: bool,
     lossy_crashes: u32,
+    last_replica_lost_power: bool,
 }
 
 /// One partition as the controller has committed it.
@@ -338,10 +358,10 @@ struct PartitionState {
 }
 
 impl Events {
-    fn of(outcome: &RunOutcome) -> Events {
+    fn of(trace: &[TraceEvent], started_at: Time) -> Events {
         let mut events = Events::default();
         let mut partitions: BTreeMap<&TopicPartition, PartitionState> = BTreeMap::new();
-        for event in &outcome.trace {
+        for event in trace {
             match &event.what {
                 TraceKind::Observed(Observation::PartitionChanged {
                     partition,
@@ -358,7 +378,7 @@ impl Events {
                         replicas: replicas.clone(),
                         impaired: BTreeSet::new(),
                     });
-                    events.leader_changed |= event.at >= outcome.started_at && *leader_epoch != state.leader_epoch;
+                    events.leader_changed |= event.at >= started_at && *leader_epoch != state.leader_epoch;
                     state.impaired.retain(|broker| state.isr.contains(broker) || !isr.contains(broker));
                     state.leader_epoch = *leader_epoch;
                     state.isr.clone_from(isr);
@@ -369,6 +389,7 @@ impl Events {
                     let Some(broker) = broker_of(&event.machine) else { continue };
                     for state in partitions.values_mut().filter(|state| state.replicas.contains(&broker)) {
                         state.impaired.insert(broker);
+                        events.last_replica_lost_power |= state.isr == [broker];
                         events.lossy_crashes = events.lossy_crashes.max(state.impaired.len() as u32);
                     }
                 }
@@ -397,6 +418,7 @@ pub(crate) fn broker_of(machine: &str) -> Option<BrokerId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::PartitionEpoch;
 
     fn calm(acks: Acks) -> Context {
         Context {
@@ -406,6 +428,7 @@ mod tests {
             leader_changed: false,
             unclean_election: false,
             lossy_crashes: 0,
+            last_replica_lost_power: false,
             min_insync_replicas: 2,
             flushes_every_record: false,
             offset_reset_latest: false,
@@ -451,6 +474,13 @@ mod tests {
     }
 
     #[test]
+    fn the_last_replicas_power_loss_explains_broken_invariants_but_no_loss() {
+        let context = Context { last_replica_lost_power: true, ..calm(Acks::All) };
+        assert_eq!(names(&context), VIOLATIONS_OF_LOSS);
+        assert!(names(&Context { flushes_every_record: true, ..context }).is_empty());
+    }
+
+    #[test]
     fn a_retry_reorders_only_with_several_requests_in_flight() {
         let context = Context { retries_without_idempotence: true, ..calm(Acks::All) };
         assert_eq!(names(&context), ["duplicate", "nonmonotonic-send", "int-nonmonotonic-send"]);
@@ -473,6 +503,7 @@ mod tests {
             leader_changed: true,
             unclean_election: true,
             lossy_crashes: 3,
+            last_replica_lost_power: true,
             min_insync_replicas: 1,
             flushes_every_record: true,
             offset_reset_latest: true,
@@ -492,5 +523,61 @@ mod tests {
         let context = Context::of_history(&HistoryConfig::default(), &[]);
         assert_eq!((context.acks, context.retries_without_idempotence), (Acks::All, false));
         assert!(names(&context).is_empty());
+    }
+
+    fn events(trace: Vec<(&str, TraceKind)>) -> Events {
+        let at = |(n, (machine, what)): (usize, (&str, TraceKind))| TraceEvent {
+            at: Time::from_millis(n as u64),
+            machine: machine.to_owned(),
+            what,
+        };
+        Events::of(&trace.into_iter().enumerate().map(at).collect::<Vec<_>>(), Time::from_millis(1))
+    }
+
+    fn committed(leader: i32, epoch: i32, isr: &[i32]) -> (&'static str, TraceKind) {
+        let brokers = |ids: &[i32]| ids.iter().map(|id| BrokerId(*id)).collect();
+        let changed = Observation::PartitionChanged {
+            partition: TopicPartition::new("orders", 0),
+            leader: BrokerId(leader),
+            leader_epoch: LeaderEpoch(epoch),
+            partition_epoch: PartitionEpoch(0),
+            isr: brokers(isr),
+            replicas: brokers(&[1, 2, 3]),
+            unclean: false,
+        };
+        ("controller", TraceKind::Observed(changed))
+    }
+
+    const POWER_LOST: TraceKind = TraceKind::Stopped { power_lost: true };
+
+    #[test]
+    fn power_losses_add_up_until_a_replica_is_back_in_the_isr() {
+        let together = events(vec![committed(1, 0, &[1, 2, 3]), ("broker-1", POWER_LOST), ("broker-2", POWER_LOST)]);
+        assert_eq!((together.lossy_crashes, together.leader_changed), (2, false));
+        let in_turn = events(vec![
+            committed(1, 0, &[1, 2, 3]),
+            ("broker-1", POWER_LOST),
+            committed(2, 1, &[2, 3]),
+            committed(2, 1, &[1, 2, 3]),
+            ("broker-2", POWER_LOST),
+        ]);
+        assert_eq!((in_turn.lossy_crashes, in_turn.leader_changed), (1, true));
+        let not_fenced_yet = events(vec![
+            committed(1, 0, &[1, 2, 3]),
+            ("broker-1", POWER_LOST),
+            committed(1, 0, &[1, 2]),
+            ("broker-2", POWER_LOST),
+        ]);
+        assert_eq!(not_fenced_yet.lossy_crashes, 2);
+    }
+
+    #[test]
+    fn only_power_lost_by_the_whole_isr_is_the_last_replicas() {
+        let last = events(vec![committed(1, 0, &[1]), ("broker-1", POWER_LOST)]);
+        assert!(last.last_replica_lost_power);
+        let another = events(vec![committed(1, 0, &[1, 2]), ("broker-1", POWER_LOST), ("controller", POWER_LOST)]);
+        assert!(!another.last_replica_lost_power);
+        let killed = events(vec![committed(1, 0, &[1]), ("broker-1", TraceKind::Stopped { power_lost: false })]);
+        assert_eq!((killed.last_replica_lost_power, killed.lossy_crashes), (false, 0));
     }
 }

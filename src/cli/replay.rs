@@ -127,7 +127,7 @@ fn first_difference(saved: &str, trace: &[TraceEvent]) -> String {
         let then = saved_lines.next();
         if then != Some(line.as_str()) {
             let then = then.unwrap_or("the end");
-            return format!("\n  first difference at event {number}:\n  - {then}\n  + {}", trace::Line(event));
+            return format!("\n  first difference at event {number}:\n  - {then}\n  + {line}");
         }
     }
     match saved_lines.next() {
@@ -168,7 +168,7 @@ mod tests {
         let before = [event(1, TraceKind::Started), event(2, TraceKind::Stopped { power_lost: true })];
         let after = [event(1, TraceKind::Started), event(3, TraceKind::Stopped { power_lost: true })];
         let text = first_difference(&saved(&before), &after);
-        assert!(text.contains("event 2:") && text.contains("0.003000s broker-1 lost power"), "{text}");
+        assert!(text.contains("event 2:") && text.contains("+ {\"event\":\"lost power\""), "{text}");
         let longer = first_difference(&saved(&before[..1]), &before);
         assert!(longer.contains("event 2:") && longer.contains("- the end"), "{longer}");
         let shorter = first_difference(&saved(&before), &before[..1]);

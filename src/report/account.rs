@@ -67,16 +67,15 @@ impl<'a> Story<'a> {
     ) -> Option<Story<'a>> {
         let known = outcome.trace.partition_point(|event| event.at <= record.acked_at);
         let covers = |batch: &&BatchInfo| batch.base_offset <= offset && offset <= batch.last_offset;
-        let (appended, batch) = outcome.trace[..known].iter().enumerate().rev().find_map(|(at, event)| {
-            match &event.what {
+        let (appended, batch) =
+            outcome.trace[..known].iter().enumerate().rev().find_map(|(at, event)| match &event.what {
                 TraceKind::Observed(Observation::Appended { partition: p, as_leader: true, batches, .. })
                     if p == partition =>
                 {
                     batches.iter().find(covers).map(|batch| (at, *batch))
                 }
                 _ => None,
-            }
-        })?;
+            })?;
         let leader = &outcome.trace[appended].machine;
         let answered = outcome.trace[appended..known].iter().position(|event| match &event.what {
             TraceKind::Observed(Observation::Acknowledged { partition: p, base_offset, last_offset, .. }) => {

@@ -16,11 +16,14 @@ struct RunPage<'a> {
     report: &'a RunReport,
     verdict: &'static str,
     class: &'static str,
+    /// Of a run that is not as expected.
     command: Option<String>,
     unavailable: String,
     duplicates: u64,
     faults: Vec<FaultRow<'a>>,
     found: Vec<FoundRow<'a>>,
+    /// (names, reason)
+    allowed: Vec<(String, &'static str)>,
     plots: Vec<Plot>,
 }
 
@@ -67,11 +70,12 @@ fn page<'a>(run: &'a RunReport, outcome: Option<&RunOutcome>) -> RunPage<'a> {
         report: run,
         verdict: run.verdict.text(),
         class: class(run.verdict),
-        command: run.command(),
+        command: run.command().filter(|_| run.verdict != Verdict::AsExpected),
         unavailable: if run.unavailable_measured { seconds(run.unavailable_ms) } else { "–".to_owned() },
         duplicates: run.anomalies.get("duplicate").copied().unwrap_or(0),
         faults: fault_rows(run),
         found: found_rows(run),
+        allowed: allowed_rows(run),
         plots: outcome.map_or_else(Vec::new, |outcome| plots(outcome, &run.faults, &lost_times(outcome))),
     }
 }
@@ -107,7 +111,11 @@ fn found_rows(run: &RunReport) -> Vec<FoundRow<'_>> {
         name,
         count: *count,
         judged: judged(name),
-        detail: run.evidence.get(name).and_then(|cases| cases.first()).map_or_else(String::new, |case| case.to_string()),
+        detail: run
+            .evidence
+            .get(name)
+            .and_then(|cases| cases.first())
+            .map_or_else(String::new, |case| case.to_string()),
     });
     let violations = run.violations.iter().map(|violation| FoundRow {
         name: violation.name,
@@ -116,6 +124,21 @@ fn found_rows(run: &RunReport) -> Vec<FoundRow<'_>> {
         detail: format!("{} in {}: {}", seconds(violation.at_ms), violation.partition, violation.detail),
     });
     anomalies.chain(violations).collect()
+}
+
+/// The table of what is allowed, one row per reason.
+fn allowed_rows(run: &RunReport) -> Vec<(String, &'static str)> {
+    let mut rows: Vec<(String, &'static str)> = Vec::new();
+    for row in &run.allowed {
+        match rows.iter_mut().find(|(_, reason)| *reason == row.reason) {
+            Some((names, _)) => {
+                names.push_str(", ");
+                names.push_str(row.anomaly);
+            }
+            None => rows.push((row.anomaly.to_owned(), row.reason)),
+        }
+    }
+    rows
 }
 
 fn class(verdict: Verdict) -> &'static str {

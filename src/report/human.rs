@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, LineStyle, Table, presets};
 
 use super::judge::seconds;
 use super::model::{RunReport, Verdict};
@@ -86,8 +86,7 @@ fn variants(runs: &[RunReport]) -> Vec<(&str, Vec<&RunReport>)> {
 }
 
 fn table(runs: &[RunReport]) -> Table {
-    let header =
-        ["variant", "sent", "acked", "lost", "missing", "duplicated", "unknown", "unavailable", "verdict"];
+    let header = ["variant", "sent", "acked", "lost", "missing", "duplicated", "unknown", "unavailable", "verdict"];
     let mut table = new_table(&header);
     for run in runs {
         let counts = &run.counts;
@@ -146,7 +145,7 @@ fn verdict_counts(runs: &[&RunReport]) -> String {
 
 fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::NOTHING.header_separator(LineStyle::none().fill('─').junction('─')));
     table.set_header(header.iter().copied());
     table
 }
@@ -165,9 +164,9 @@ fn color_verdicts(table: &Table, look: Look) -> String {
     for line in table.lines() {
         let line = line.trim_end();
         let all = [Verdict::AsExpected, Verdict::Unexpected, Verdict::Unfinished, Verdict::Panicked];
-        let painted = all
-            .iter()
-            .find_map(|verdict| line.strip_suffix(verdict.text()).map(|start| format!("{start}{}", look.verdict(*verdict))));
+        let painted = all.iter().find_map(|verdict| {
+            line.strip_suffix(verdict.text()).map(|start| format!("{start}{}", look.verdict(*verdict)))
+        });
         let _ = writeln!(text, "{}", painted.unwrap_or_else(|| line.to_owned()));
     }
     text
@@ -185,6 +184,9 @@ fn write_problems(text: &mut String, run: &RunReport, look: Look) {
     let _ = writeln!(text, "{}: {}", look.bold(&heading(run)), look.verdict(run.verdict));
     for problem in &run.problems {
         wrap(text, problem, "  - ", look);
+    }
+    for event in &run.leading_events {
+        let _ = writeln!(text, "    {event}");
     }
     if let Some(command) = run.command() {
         let _ = writeln!(text, "  {command}");

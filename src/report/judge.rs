@@ -8,6 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::account;
 use super::model::{Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport};
+use super::trace;
 use crate::check::{self, Anomalies, Context, allowed};
 use crate::config::Acks;
 use crate::history::{EventType, HistoryEvent, MicroOp};
@@ -21,6 +22,9 @@ const UNAVAILABLE_BEYOND: Duration = Duration::from_secs(1);
 
 /// Evidence kept of each anomaly.
 const EVIDENCE_MAX: usize = 8;
+
+/// Trace lines shown before a violation or the point where a run got stuck.
+const LEADING_EVENTS_MAX: usize = 12;
 
 /// Judges run `outcome` of `scenario`'s variant number `variant`.
 ///
@@ -56,6 +60,7 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
         allowed: allowed(&Context::of_run(point, outcome)),
         faults: fault_reports(point, outcome),
         account: if complete { account::first_lost(&values.lost(), point, outcome) } else { None },
+        leading_events: leading_events(outcome),
         digest: format!("{:016x}", outcome.digest),
         sim_ms: outcome.ended_at.as_millis(),
         wall_ms: outcome.wall_ms,
@@ -85,9 +90,11 @@ fn judge_complete(variant: &Variant, report: &mut RunReport) -> (Verdict, Vec<St
         }
         report.expectations.push(judged);
     }
+    let is_explained = report.allowance("lost-write").is_some();
     // `lost-write = "> 0"`: met only by a loss.
-    let claims_loss = |e: &Expectation| ["lost-write", "unseen"].contains(&e.metric.as_str()) && !e.compare.holds(0, e.value);
-    if variant.expect.iter().any(claims_loss) {
+    let claims_loss =
+        |e: &Expectation| ["lost-write", "unseen"].contains(&e.metric.as_str()) && !e.compare.holds(0, e.value);
+    if !is_explained && variant.expect.iter().any(claims_loss) {
         check::allow_claimed_loss(&mut report.allowed);
     }
     let is_expected = |name: &str| variant.expect.iter().any(|expectation| expectation.metric == name);
@@ -99,7 +106,8 @@ fn judge_complete(variant: &Variant, report: &mut RunReport) -> (Verdict, Vec<St
     for violation in &report.violations {
         if !is_expected(violation.name) && report.allowance(violation.name).is_none() {
             let ViolationReport { name, count, at_ms, partition, detail } = violation;
-            problems.push(format!("violation {name}: {count}, the first at {} in {partition}: {detail}", seconds(*at_ms)));
+            problems
+                .push(format!("violation {name}: {count}, the first at {} in {partition}: {detail}", seconds(*at_ms)));
         }
     }
     for (index, fault) in report.faults.iter().enumerate().filter(|(_, fault)| fault.at_ms.is_none()) {
@@ -232,7 +240,9 @@ impl<'a> Values<'a> {
             .iter()
             .filter(|outcome| !outcome.read_back)
             .filter_map(|outcome| {
-                debug_assert!(outcome.acked.is_none_or(|acked| acked.key == outcome.key && acked.value == outcome.value));
+                debug_assert!(
+                    outcome.acked.is_none_or(|acked| acked.key == outcome.key && acked.value == outcome.value)
+                );
                 outcome.acked
             })
             .collect();
@@ -340,6 +350,19 @@ fn group_violations(violations: &[Violation], started_at: Time) -> Vec<Violation
         }
     }
     groups
+}
+
+fn leading_events(outcome: &RunOutcome) -> Vec<String> {
+    match (&outcome.end, outcome.violations.first()) {
+        (_, Some(violation)) => {
+            trace::leading_up_to(&outcome.trace, violation.at, Some(&violation.partition), LEADING_EVENTS_MAX)
+        }
+        (End::Complete, None) => Vec::new(),
+        (End::Panicked(_) | End::Unfinished(_), None) => {
+            let end = outcome.trace.last().map_or(Time::ZERO, |event| event.at);
+            trace::leading_up_to(&outcome.trace, end, None, LEADING_EVENTS_MAX)
+        }
+    }
 }
 
 fn fault_reports(variant: &Variant, outcome: &RunOutcome) -> Vec<FaultReport> {

@@ -126,6 +126,9 @@ pub struct RunReport {
     pub faults: Vec<FaultReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<Account>,
+    /// Trace lines that lead up to the first violation, or to where the run got stuck.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub leading_events: Vec<String>,
     pub digest: String,
     pub sim_ms: u64,
     pub wall_ms: u64,

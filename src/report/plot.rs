@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use super::model::FaultReport;
 use crate::history::{EventType, HistoryEvent, MicroOp};
-use crate::lab::outcome::{ReplicaSample, RunOutcome};
+use crate::lab::outcome::{RunOutcome, TraceKind};
+use crate::observe::Observation;
+use crate::protocol::TopicPartition;
 use crate::world::Time;
 
 const WIDTH: u32 = 760;
 const HEIGHT: u32 = 270;
-/// More points than this per line cannot be told apart at [`WIDTH`].
-const POINTS_MAX: usize = 1_500;
 /// Partitions plotted of one run.
 const PARTITIONS_MAX: usize = 6;
 
@@ -46,19 +46,63 @@ struct Line {
     name: String,
     color: RGBColor,
     dashed: bool,
-    /// (seconds since the workloads began, value), drawn as steps.
-    points: Vec<(f64, f64)>,
+    /// Drawn as steps.
+    points: Points,
 }
 
 /// All plots of a run.
 pub fn plots(outcome: &RunOutcome, faults: &[FaultReport], lost_at: &[Time]) -> Vec<Plot> {
     let end = outcome.ended_at.since(outcome.started_at).as_secs_f64().max(0.001);
     let mut plots = vec![draw("Records over time", "records", &record_lines(outcome, lost_at), faults, end)];
-    for (partition, samples) in outcome.samples.iter().take(PARTITIONS_MAX) {
+    for (partition, replicas) in replicas(outcome).into_iter().take(PARTITIONS_MAX) {
         let title = format!("{partition}: log end (line) and high watermark (dashed)");
-        plots.push(draw(&title, "offset", &replica_lines(samples, outcome.started_at), faults, end));
+        plots.push(draw(&title, "offset", &replica_lines(replicas), faults, end));
     }
     plots
+}
+
+/// (seconds since the workloads began, value)
+type Points = Vec<(f64, f64)>;
+
+/// One replica over time.
+#[derive(Default)]
+struct Replica {
+    log_end: Points,
+    high_watermark: Points,
+}
+
+/// Every replica of every partition, exactly as its broker observed it.
+fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
+    let mut partitions: BTreeMap<&TopicPartition, BTreeMap<&str, Replica>> = BTreeMap::new();
+    for event in &outcome.trace {
+        let TraceKind::Observed(observation) = &event.what else { continue };
+        let (partition, log_end, high_watermark) = match observation {
+            Observation::LogLoaded { partition, log_end, high_watermark, .. } => {
+                (partition, Some(*log_end), Some(*high_watermark))
+            }
+            Observation::Appended { partition, batches, .. } => {
+                (partition, batches.last().map(|batch| batch.last_offset + 1), None)
+            }
+            Observation::Truncated { partition, to, .. } => (partition, Some(*to), None),
+            Observation::HighWatermark { partition, offset, .. } => (partition, None, Some(*offset)),
+            Observation::Flushed { .. }
+            | Observation::BecameLeader { .. }
+            | Observation::BecameFollower { .. }
+            | Observation::IsrView { .. }
+            | Observation::Acknowledged { .. }
+            | Observation::Refused { .. }
+            | Observation::Served { .. }
+            | Observation::Registered { .. }
+            | Observation::Fenced { .. }
+            | Observation::PartitionChanged { .. }
+            | Observation::CleanShutdown => continue,
+        };
+        let at = event.at.since(outcome.started_at).as_secs_f64();
+        let replica = partitions.entry(partition).or_default().entry(&event.machine).or_default();
+        replica.log_end.extend(log_end.map(|offset| (at, offset.0 as f64)));
+        replica.high_watermark.extend(high_watermark.map(|offset| (at, offset.0 as f64)));
+    }
+    partitions.into_iter().map(|(partition, replicas)| (partition.to_string(), replicas)).collect()
 }
 
 fn record_lines(outcome: &RunOutcome, lost_at: &[Time]) -> Vec<Line> {
@@ -80,27 +124,21 @@ fn record_lines(outcome: &RunOutcome, lost_at: &[Time]) -> Vec<Line> {
     ]
 }
 
-fn replica_lines(samples: &[ReplicaSample], started_at: Time) -> Vec<Line> {
-    let mut replicas: BTreeMap<&str, (Vec<(f64, f64)>, Vec<(f64, f64)>)> = BTreeMap::new();
-    for (at, broker, log_end, high_watermark) in samples {
-        let at = at.since(started_at).as_secs_f64();
-        let (log_ends, high_watermarks) = replicas.entry(broker).or_default();
-        log_ends.push((at, *log_end as f64));
-        high_watermarks.push((at, *high_watermark as f64));
-    }
-    let lines = |(n, (broker, (log_ends, high_watermarks))): (usize, (&str, (Vec<_>, Vec<_>)))| {
+fn replica_lines(replicas: BTreeMap<&str, Replica>) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for (n, (broker, replica)) in replicas.into_iter().enumerate() {
         let color = REPLICAS[n % REPLICAS.len()];
-        [
-            Line { name: broker.to_owned(), color, dashed: false, points: log_ends },
-            Line { name: String::new(), color, dashed: true, points: high_watermarks },
-        ]
-    };
-    replicas.into_iter().enumerate().flat_map(lines).collect()
+        lines.push(Line { name: broker.to_owned(), color, dashed: false, points: replica.log_end });
+        lines.push(Line { name: String::new(), color, dashed: true, points: replica.high_watermark });
+    }
+    lines
 }
 
 fn draw(title: &str, unit: &str, lines: &[Line], faults: &[FaultReport], end: f64) -> Plot {
     let mut svg = String::new();
     render(&mut svg, unit, lines, faults, end).expect("drawing into a string cannot fail");
+    // Inline SVG needs no namespace, and a page without any address is easily seen to be self-contained.
+    let svg = svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "");
     let named = lines.iter().filter(|line| !line.name.is_empty());
     let mut legend: Vec<(String, String)> = named.map(|line| (css(line.color), line.name.clone())).collect();
     if faults.iter().any(|fault| fault.at_ms.is_some()) {
@@ -157,16 +195,14 @@ fn render(
 
 /// Thins points out and turns them into steps that reach to `end`.
 fn steps(points: &[(f64, f64)], end: f64) -> Vec<(f64, f64)> {
-    let stride = points.len().div_ceil(POINTS_MAX).max(1);
     let mut steps: Vec<(f64, f64)> = Vec::new();
-    for (n, point) in points.iter().enumerate() {
-        if n % stride != 0 && n + 1 != points.len() {
-            continue;
+    for column in points.chunk_by(|a, b| column(a.0, end) == column(b.0, end)) {
+        for point in extremes(column) {
+            if let Some(before) = steps.last().copied() {
+                steps.push((point.0, before.1));
+            }
+            steps.push(point);
         }
-        if let Some(before) = steps.last().copied() {
-            steps.push((point.0, before.1));
-        }
-        steps.push(*point);
     }
     if let Some(last) = steps.last().copied() {
         steps.push((end, last.1));
@@ -174,6 +210,38 @@ fn steps(points: &[(f64, f64)], end: f64) -> Vec<(f64, f64)> {
     steps
 }
 
+/// The column of pixels that a time falls into.
+fn column(at: f64, end: f64) -> u32 {
+    (at / end * f64::from(WIDTH)) as u32
+}
+
+/// Of the points in one column of pixels those that can be seen: first, lowest, highest and last, in order.
+fn extremes(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let by_value = |a: &usize, b: &usize| points[*a].1.total_cmp(&points[*b].1);
+    let indexes = || 0..points.len();
+    let mut seen: Vec<usize> = [Some(0), indexes().min_by(by_value), indexes().max_by(by_value), indexes().last()]
+        .into_iter()
+        .flatten()
+        .collect();
+    seen.sort_unstable();
+    seen.dedup();
+    seen.into_iter().map(|index| points[index]).collect()
+}
+
 fn css(color: RGBColor) -> String {
     format!("#{:02x}{:02x}{:02x}", color.0, color.1, color.2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thinning_keeps_a_short_dip() {
+        let mut points: Vec<(f64, f64)> = (0..100_000).map(|n| (f64::from(n) / 1e4, 50.0)).collect();
+        points[54_321].1 = 3.0;
+        let steps = steps(&points, 10.0);
+        assert!(steps.len() < 8_000 && steps.contains(&(5.4321, 3.0)));
+        assert_eq!(steps.last(), Some(&(10.0, 50.0)));
+    }
 }

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use crate::lab::outcome::{Phase, TraceEvent, TraceKind};
 use crate::observe::{BatchInfo, Observation, TruncationReason};
 use crate::protocol::BrokerId;
+use crate::world::Time;
 
 /// An event as one line: simulated time, machine, what happened.
 pub struct Line<'a>(pub &'a TraceEvent);
@@ -37,6 +38,50 @@ pub fn write(out: &mut impl Write, trace: &[TraceEvent]) -> io::Result<()> {
     Ok(())
 }
 
+/// The last `events_max` events up to `until` that tell how `partition` (any, if `None`) came to where it
+/// is: what brokers, the controller and the nemesis did; not each record sent and served.
+pub fn leading_up_to(trace: &[TraceEvent], until: Time, partition: Option<&str>, events_max: usize) -> Vec<String> {
+    let concerns = |event: &&TraceEvent| match &event.what {
+        TraceKind::Observed(observation) => concerns(observation, partition),
+        TraceKind::FaultStarted { .. }
+        | TraceKind::FaultEnded { .. }
+        | TraceKind::Started
+        | TraceKind::Stopped { .. }
+        | TraceKind::Phase(_) => true,
+        TraceKind::Sent { .. } | TraceKind::Acked { .. } | TraceKind::Failed { .. } | TraceKind::Unknown { .. } => {
+            false
+        }
+    };
+    let mut lines: Vec<String> = trace[..trace.partition_point(|event| event.at <= until)]
+        .iter()
+        .rev()
+        .filter(concerns)
+        .take(events_max)
+        .map(|event| Line(event).to_string())
+        .collect();
+    lines.reverse();
+    lines
+}
+
+fn concerns(observation: &Observation, of: Option<&str>) -> bool {
+    match observation {
+        Observation::LogLoaded { partition, .. }
+        | Observation::Appended { partition, .. }
+        | Observation::Truncated { partition, .. }
+        | Observation::HighWatermark { partition, as_leader: true, .. }
+        | Observation::BecameLeader { partition, .. }
+        | Observation::BecameFollower { partition, .. }
+        | Observation::IsrView { partition, .. }
+        | Observation::PartitionChanged { partition, .. } => of.is_none_or(|name| partition.to_string() == name),
+        Observation::Registered { .. } | Observation::Fenced { .. } | Observation::CleanShutdown => true,
+        Observation::HighWatermark { as_leader: false, .. }
+        | Observation::Flushed { .. }
+        | Observation::Acknowledged { .. }
+        | Observation::Refused { .. }
+        | Observation::Served { .. } => false,
+    }
+}
+
 struct What<'a>(&'a TraceKind);
 
 impl fmt::Display for What<'_> {
@@ -48,7 +93,9 @@ impl fmt::Display for What<'_> {
                 write!(f, "got {value} acknowledged at {partition} offset {offset}")
             }
             TraceKind::Acked { partition, value, offset: None } => write!(f, "got {value} acknowledged at {partition}"),
-            TraceKind::Failed { partition, value, error } => write!(f, "failed to send {value} to {partition}: {error}"),
+            TraceKind::Failed { partition, value, error } => {
+                write!(f, "failed to send {value} to {partition}: {error}")
+            }
             TraceKind::Unknown { partition, value, error } => {
                 write!(f, "does not know what became of {value} to {partition}: {error}")
             }
@@ -70,7 +117,11 @@ impl fmt::Display for What<'_> {
 fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match observation {
         Observation::LogLoaded { partition, log_start, log_end, high_watermark, batches, dropped_bytes, clean } => {
-            write!(f, "loaded {partition} [{log_start}, {log_end}) high watermark {high_watermark}, {}", Batches(batches))?;
+            write!(
+                f,
+                "loaded {partition} [{log_start}, {log_end}) high watermark {high_watermark}, {}",
+                Batches(batches)
+            )?;
             write!(f, ", {dropped_bytes} bytes dropped, {} stop", if *clean { "clean" } else { "unclean" })
         }
         Observation::Appended { partition, as_leader, leader_epoch, batches } => {
@@ -98,7 +149,9 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
             write!(f, "acknowledged {partition} {base_offset} to {last_offset} (acks={required_acks})")
         }
-        Observation::Refused { partition, error_code } => write!(f, "refused a produce to {partition}: error {error_code}"),
+        Observation::Refused { partition, error_code } => {
+            write!(f, "refused a produce to {partition}: error {error_code}")
+        }
         Observation::Served { partition, from, to } => write!(f, "served {partition} [{from}, {to})"),
         Observation::Registered { broker_epoch } => write!(f, "registered with broker epoch {broker_epoch}"),
         Observation::Fenced { broker, broker_epoch, fenced } => {
