@@ -18,7 +18,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("client", &["config", "protocol", "world"]),
     ("history", &[]),
     ("scenario", &["config", "protocol"]),
-    ("lab", &["broker", "client", "config", "controller", "history", "log", "observe", "protocol", "scenario", "world"]),
+    (
+        "lab",
+        &["broker", "client", "config", "controller", "history", "log", "observe", "protocol", "scenario", "world"],
+    ),
     ("check", &["history", "lab", "observe", "protocol", "scenario", "config", "world"]),
     ("report", &["check", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
 ];

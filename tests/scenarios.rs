@@ -24,8 +24,11 @@ fn every_shipped_scenario_is_as_expected() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
     let scenarios: Vec<Scenario> =
         find_files(&[dir]).expect("scenarios/ holds scenarios").iter().map(|f| read(f)).collect();
-    let work: Vec<(usize, usize)> =
-        scenarios.iter().enumerate().flat_map(|(s, scenario)| (0..scenario.variants.len()).map(move |v| (s, v))).collect();
+    let work: Vec<(usize, usize)> = scenarios
+        .iter()
+        .enumerate()
+        .flat_map(|(s, scenario)| (0..scenario.variants.len()).map(move |v| (s, v)))
+        .collect();
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {

@@ -17,7 +17,9 @@ use crate::world::{self, Endpoint, HostPort, World};
 
 /// Serve real Kafka clients on this machine: the brokers that are simulated elsewhere, on real sockets and files.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:\n  faultline serve\n  kcat -b 127.0.0.1:9092 -L\n  faultline serve --brokers 3 --listen 127.0.0.1:19092 --data-dir /tmp/three")]
+#[command(
+    after_help = "Examples:\n  faultline serve\n  kcat -b 127.0.0.1:9092 -L\n  faultline serve --brokers 3 --listen 127.0.0.1:19092 --data-dir /tmp/three"
+)]
 pub struct ServeArgs {
     /// How many brokers to run; they listen on consecutive ports.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -43,10 +45,8 @@ fn host_port(text: &str) -> Result<HostPort, String> {
 /// Runs until Ctrl-C or SIGTERM; brokers then shut down in an orderly way. The error is for the person who
 /// started it: an address in use, a directory that cannot be written.
 pub fn serve(args: &ServeArgs) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("the runtime does not start")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime does not start")?;
     tokio::task::LocalSet::new().block_on(&runtime, run(args))?;
     Ok(Exit::AsExpected)
 }

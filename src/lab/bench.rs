@@ -101,7 +101,8 @@ fn speed(name: &'static str, measured: &Measured) -> Row {
     let simulated = measured.outcome.ended_at.as_nanos() as f64 / 1e9;
     let wall = measured.wall.as_secs_f64();
     let frames = measured.outcome.messages;
-    let detail = format!("{simulated:.0} simulated s, {frames} frames, {} events in {wall:.3} s", measured.outcome.events);
+    let detail =
+        format!("{simulated:.0} simulated s, {frames} frames, {} events in {wall:.3} s", measured.outcome.events);
     Row { name, value: simulated / wall, unit: "simulated s / s", detail }
 }
 

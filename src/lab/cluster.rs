@@ -177,7 +177,7 @@ impl Process for AdminProcess {
             }
             AdminRequest::ElectPreferred(partitions) => {
                 self.admin.elect_leaders(now, false, Some(partitions), net);
-            },
+            }
         }
         self.step();
     }

@@ -129,7 +129,8 @@ impl Ghost {
             Observation::PartitionChanged { partition, leader, leader_epoch, isr, replicas, .. } => {
                 let ghost = self.partitions.entry(partition.clone()).or_default();
                 if *leader_epoch < ghost.leader_epoch {
-                    let detail = format!("the controller's leader epoch went from {} to {leader_epoch}", ghost.leader_epoch);
+                    let detail =
+                        format!("the controller's leader epoch went from {} to {leader_epoch}", ghost.leader_epoch);
                     self.violate("leader-epoch-went-back", at, partition, detail);
                     return;
                 }
@@ -169,7 +170,10 @@ impl Ghost {
         if ghost.leader == BrokerId::NONE {
             return format!("no leader; the in-sync replicas are {isr:?}");
         }
-        format!("leader {} in epoch {}, in-sync replicas {isr:?} of {:?}", ghost.leader, ghost.leader_epoch, ghost.replicas)
+        format!(
+            "leader {} in epoch {}, in-sync replicas {isr:?} of {:?}",
+            ghost.leader, ghost.leader_epoch, ghost.replicas
+        )
     }
 
     /// The machine's process ended: it leads nothing any more.
@@ -213,7 +217,9 @@ impl Ghost {
             incomplete = ghost.incomplete_candidate(offset);
         }
         if let Some(at_offset) = mismatch {
-            let detail = format!("{machine} holds another record than the committed one at offset {at_offset}, below its high watermark {offset}");
+            let detail = format!(
+                "{machine} holds another record than the committed one at offset {at_offset}, below its high watermark {offset}"
+            );
             self.violate("log-matching", at, partition, detail);
         }
         if let Some((broker, end)) = incomplete {

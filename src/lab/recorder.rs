@@ -128,7 +128,14 @@ impl State {
         key
     }
 
-    fn event(&mut self, at: Time, process: ProcessId, kind: EventType, f: Function, value: Option<Value>) -> &mut HistoryEvent {
+    fn event(
+        &mut self,
+        at: Time,
+        process: ProcessId,
+        kind: EventType,
+        f: Function,
+        value: Option<Value>,
+    ) -> &mut HistoryEvent {
         let index = self.history.len() as u64;
         self.history.push(HistoryEvent {
             index,
@@ -144,7 +151,14 @@ impl State {
         self.history.last_mut().expect("just pushed")
     }
 
-    pub fn send_invoked(&mut self, at: Time, machine: &str, process: ProcessId, partition: &TopicPartition, value: u64) {
+    pub fn send_invoked(
+        &mut self,
+        at: Time,
+        machine: &str,
+        process: ProcessId,
+        partition: &TopicPartition,
+        value: u64,
+    ) {
         let key = self.key(partition);
         self.tallies.entry(partition.clone()).or_default().sent += 1;
         self.push(at, machine, TraceKind::Sent { partition: key.clone(), value });

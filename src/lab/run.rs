@@ -36,7 +36,10 @@ pub fn run_one(scenario: &Scenario, variant: usize, seed: u64) -> RunOutcome {
     let thread = std::thread::Builder::new()
         .name(format!("run-{seed}"))
         .stack_size(8 << 20)
-        .spawn(move || panic::catch_unwind(AssertUnwindSafe(|| simulate(&variant, duration, seed, inside))).map_err(|_| panic_text()))
+        .spawn(move || {
+            panic::catch_unwind(AssertUnwindSafe(|| simulate(&variant, duration, seed, inside)))
+                .map_err(|_| panic_text())
+        })
         .expect("a thread can be spawned");
     let result = thread.join().expect("panics are caught inside");
     let wall_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -58,9 +61,11 @@ struct Facts {
 }
 
 fn outcome(seed: u64, end: End, facts: Facts, state: State, wall_ms: u64) -> RunOutcome {
-    let read_back = state.ghost.partitions.iter().map(|(p, g)| {
-        (p.to_string(), u64::try_from(g.true_high_watermark.0).unwrap_or(0))
-    });
+    let read_back = state
+        .ghost
+        .partitions
+        .iter()
+        .map(|(p, g)| (p.to_string(), u64::try_from(g.true_high_watermark.0).unwrap_or(0)));
     RunOutcome {
         seed,
         end,
