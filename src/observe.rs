@@ -7,7 +7,7 @@ use crate::protocol::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch
 use crate::world::Time;
 
 /// Where observations go: `(when, which machine, what)`.
-pub type Observer = Arc<dyn Fn(Time, &str, &Observation) + Send + Sync>;
+pub type Observer = Arc<dyn Fn(Time, &str, Observation) + Send + Sync>;
 
 /// One stored batch, as much as tells it from every other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -15,7 +15,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("replica", &["config", "log", "metadata", "observe", "protocol", "world"]),
     ("controller", &["config", "log", "metadata", "observe", "protocol", "world"]),
     ("broker", &["config", "log", "metadata", "observe", "protocol", "replica", "world"]),
-    ("client", &["config", "protocol", "world"]),
+    // Of the log a client knows the layout of a record batch (`log::batch`), as it is on the wire and on disk.
+    ("client", &["config", "log", "protocol", "world"]),
     ("history", &[]),
     ("scenario", &["config", "protocol"]),
     (

@@ -75,7 +75,7 @@ where
     let observed = Observations::default();
     let sink = observed.clone();
     let observer: Observer = Arc::new(move |now, machine, observation| {
-        sink.lock().unwrap().push((now, machine.to_owned(), observation.clone()));
+        sink.lock().unwrap().push((now, machine.to_owned(), observation));
     });
     let controller = HostPort::new("controller", 9093);
     add_controller(&simulation, &controller, &config, &observer);

@@ -26,9 +26,9 @@ Exit codes:
 
 const EXAMPLES: &str = "\
 Examples:
-  faultline run scenarios/acks_1_loses_with_its_leader.toml
+  faultline run scenarios/acks_1_loses_with_its_leaders_power_acks_all_does_not.toml
   faultline run scenarios --seeds 20 --jobs 4
-  faultline replay reports/acks_1_loses_with_its_leader/report.json
+  faultline replay reports/acks_1_loses_with_its_leaders_power_acks_all_does_not/report.json
   faultline check history.jsonl --format json";
 
 /// A deterministic simulation testbed for a Kafka-style log: what is lost, duplicated, reordered or
@@ -57,7 +57,7 @@ enum Command {
 #[derive(Args, Debug)]
 #[command(after_help = format!("\
 Examples:
-  faultline run scenarios/acks_1_loses_with_its_leader.toml
+  faultline run scenarios/acks_1_loses_with_its_leaders_power_acks_all_does_not.toml
   faultline run scenarios                          every *.toml below the directory
   faultline run scenarios/a.toml --seed 42         another seed
   faultline run scenarios/a.toml --seeds 100       seeds 1 to 100: a row per variant, details of the unexpected
@@ -98,7 +98,7 @@ struct RunArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  faultline replay reports/acks_1_loses_with_its_leader/report.json
+  faultline replay reports/acks_1_loses_with_its_leaders_power_acks_all_does_not/report.json
 
 Exit codes:
   0  every run gave the same digest
@@ -123,7 +123,7 @@ struct ReplayArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  faultline check reports/acks_1_loses_with_its_leader/history-acks=1-1.jsonl
+  faultline check reports/acks_1_loses_with_its_leaders_power_acks_all_does_not/history-acks=1-1.jsonl
   faultline check history.jsonl --format json
   my-tool | faultline check -
 

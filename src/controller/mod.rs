@@ -221,7 +221,7 @@ impl Controller {
         Ok(())
     }
 
-    fn observe(&self, now: Time, observation: &Observation) {
+    fn observe(&self, now: Time, observation: Observation) {
         (self.observer)(now, &self.config.listen.host, observation);
     }
 
@@ -234,7 +234,7 @@ impl Controller {
                 let is_unclean = |isr: &Vec<BrokerId>| after.has_leader() && !isr.contains(&after.leader);
                 self.observe(
                     now,
-                    &Observation::PartitionChanged {
+                    Observation::PartitionChanged {
                         partition: TopicPartition::new(&topic.name, *partition),
                         leader: after.leader,
                         leader_epoch: after.leader_epoch,
@@ -249,7 +249,7 @@ impl Controller {
                 let after = &self.state.image.brokers[broker];
                 if before.fenced != after.fenced {
                     let (broker, broker_epoch, fenced) = (*broker, after.epoch, after.fenced);
-                    self.observe(now, &Observation::Fenced { broker, broker_epoch, fenced });
+                    self.observe(now, Observation::Fenced { broker, broker_epoch, fenced });
                 }
             }
             MetadataRecord::UnregisterBroker { .. }
@@ -562,7 +562,7 @@ impl Controller {
     fn shut_down(&mut self, now: Time) {
         match self.log.close() {
             Ok(()) => {
-                self.observe(now, &Observation::CleanShutdown);
+                self.observe(now, Observation::CleanShutdown);
                 self.is_finished = true;
             }
             Err(e) => self.halt(&e),

@@ -67,7 +67,7 @@ fn add_controller(sim: &Simulation, shared: &Shared, config: BrokerConfig) {
         let shared = shared.clone();
         let observer: Observer = Arc::new(move |at, machine, observation| {
             assert_eq!(machine, CONTROLLER);
-            lock(&shared).observations.push((at, observation.clone()));
+            lock(&shared).observations.push((at, observation));
         });
         let config = ControllerConfig {
             node_id: BrokerId(3000),

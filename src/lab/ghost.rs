@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::outcome::{ReplicaSample, Violation};
+use super::outcome::Violation;
 use crate::observe::{BatchInfo, Observation};
 use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
 use crate::world::Time;
@@ -19,7 +19,6 @@ pub struct Ghost {
     /// Brokers that the controller has unfenced.
     pub active: BTreeMap<BrokerId, bool>,
     pub violations: Vec<Violation>,
-    pub samples: BTreeMap<String, Vec<ReplicaSample>>,
 }
 
 /// One partition: the controller's view, the committed log, each replica's log.
@@ -60,11 +59,7 @@ struct ReplicaGhost {
     high_watermark: i64,
     /// The epoch in which it leads, by its own belief.
     leads: Option<LeaderEpoch>,
-    sampled_at: Time,
 }
-
-/// Plots need no finer steps.
-const SAMPLE_INTERVAL_MS: u64 = 10;
 
 impl ReplicaGhost {
     fn set_end(&mut self) {
@@ -102,13 +97,11 @@ impl Ghost {
                 replica.log_end = log_end.0;
                 replica.high_watermark = high_watermark.0;
                 replica.leads = None;
-                self.sample(at, partition, machine, true);
             }
             Observation::Appended { partition, batches, .. } => {
                 let replica = self.replica(partition, machine);
                 replica.batches.extend_from_slice(batches);
                 replica.set_end();
-                self.sample(at, partition, machine, false);
             }
             Observation::Truncated { partition, to, .. } => {
                 let replica = self.replica(partition, machine);
@@ -116,11 +109,9 @@ impl Ghost {
                 replica.batches.truncate(keep);
                 replica.log_end = to.0;
                 replica.high_watermark = replica.high_watermark.min(to.0);
-                self.sample(at, partition, machine, true);
             }
             Observation::HighWatermark { partition, offset, as_leader } => {
                 self.high_watermark(at, machine, partition, *offset, *as_leader);
-                self.sample(at, partition, machine, false);
             }
             Observation::BecameLeader { partition, leader_epoch, .. } => {
                 self.became_leader(at, machine, partition, *leader_epoch);
@@ -257,16 +248,6 @@ impl Ghost {
 
     pub fn violate(&mut self, name: &'static str, at: Time, partition: &TopicPartition, detail: String) {
         self.violations.push(Violation { name, at, partition: partition.to_string(), detail });
-    }
-
-    fn sample(&mut self, at: Time, partition: &TopicPartition, machine: &str, always: bool) {
-        let replica = self.replica(partition, machine);
-        if !always && at.as_millis() < replica.sampled_at.as_millis() + SAMPLE_INTERVAL_MS {
-            return;
-        }
-        replica.sampled_at = at;
-        let sample = (at, machine.to_owned(), replica.log_end, replica.high_watermark);
-        self.samples.entry(partition.to_string()).or_default().push(sample);
     }
 }
 

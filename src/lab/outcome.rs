@@ -1,7 +1,5 @@
 //! What one run yields: plain data, kept outside the runtime so that a panic still reports.
 
-use std::collections::BTreeMap;
-
 use crate::history::HistoryEvent;
 use crate::observe::Observation;
 use crate::world::Time;
@@ -101,9 +99,6 @@ pub enum End {
     Unfinished(String),
 }
 
-/// Log end and high watermark of one replica over time, for plots: (time, broker, log end, high watermark).
-pub type ReplicaSample = (Time, String, i64, i64);
-
 /// One run, complete.
 #[derive(Clone, Debug)]
 pub struct RunOutcome {
@@ -113,10 +108,6 @@ pub struct RunOutcome {
     pub trace: Vec<TraceEvent>,
     pub faults: Vec<FiredFault>,
     pub violations: Vec<Violation>,
-    /// Partition -> samples.
-    pub samples: BTreeMap<String, Vec<ReplicaSample>>,
-    /// Records left on the final leader, read at the end: partition -> number.
-    pub read_back: BTreeMap<String, u64>,
     pub digest: u64,
     /// When the workloads began; `at` of scenario times counts from here.
     pub started_at: Time,

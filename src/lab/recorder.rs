@@ -74,10 +74,7 @@ impl Recorder {
     pub fn observer(&self) -> Observer {
         let recorder = self.clone();
         Arc::new(move |at, machine, observation| {
-            let mut state = recorder.lock();
-            state.ghost.observe(at, machine, observation);
-            state.push(at, machine, TraceKind::Observed(observation.clone()));
-            let matters = match observation {
+            let matters = match &observation {
                 Observation::PartitionChanged { .. }
                 | Observation::Fenced { .. }
                 | Observation::BecameLeader { .. }
@@ -95,6 +92,10 @@ impl Recorder {
                 | Observation::Served { .. }
                 | Observation::Registered { .. } => false,
             };
+            let mut state = recorder.lock();
+            state.ghost.observe(at, machine, &observation);
+            state.push(at, machine, TraceKind::Observed(observation));
+            drop(state);
             if matters {
                 recorder.notify();
             }

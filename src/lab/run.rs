@@ -61,21 +61,14 @@ struct Facts {
 }
 
 fn outcome(seed: u64, end: End, facts: Facts, state: State, wall_ms: u64) -> RunOutcome {
-    let read_back = state
-        .ghost
-        .partitions
-        .iter()
-        .map(|(p, g)| (p.to_string(), u64::try_from(g.true_high_watermark.0).unwrap_or(0)));
     RunOutcome {
         seed,
         end,
-        read_back: read_back.collect(),
         events: state.trace.len() as u64,
         history: state.history,
         trace: state.trace,
         faults: state.faults,
         violations: state.ghost.violations,
-        samples: state.ghost.samples,
         digest: facts.digest,
         started_at: facts.started_at,
         ended_at: facts.ended_at,

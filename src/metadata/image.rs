@@ -336,7 +336,7 @@ mod tests {
             (topic.config.get("flush.messages").cloned(), changes.configs.contains(&TOPIC))
         };
         let set = config(TOPIC_RESOURCE, Some("1"));
-        assert_eq!(value(&[set.clone()]), (Some("1".to_owned()), true));
+        assert_eq!(value(std::slice::from_ref(&set)), (Some("1".to_owned()), true));
         assert_eq!(value(&[set, config(TOPIC_RESOURCE, None)]), (None, true));
         assert_eq!(value(&[config(4, Some("1"))]), (None, false));
     }
@@ -365,7 +365,7 @@ mod tests {
         };
         let unfence = change(Some(false), None);
         let shut_down = change(None, Some(true));
-        assert_eq!(state(&[register.clone()]), (true, false));
+        assert_eq!(state(std::slice::from_ref(&register)), (true, false));
         assert_eq!(state(&[register.clone(), unfence.clone()]), (false, false));
         assert_eq!(state(&[register.clone(), unfence.clone(), shut_down.clone()]), (false, true));
         assert_eq!(state(&[register.clone(), unfence, shut_down, register]), (true, false));

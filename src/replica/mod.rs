@@ -48,7 +48,7 @@ pub struct Environment {
 
 impl Environment {
     pub fn observe(&self, now: Time, observation: Observation) {
-        (self.observer)(now, &self.machine, &observation);
+        (self.observer)(now, &self.machine, observation);
     }
 }
 

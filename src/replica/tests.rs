@@ -381,7 +381,8 @@ fn follower_below_the_high_watermark_does_not_join() {
 
 #[test]
 fn only_replicas_that_the_metadata_trusts_join() {
-    let cases: [(&str, fn(&mut BrokerRegistration)); 4] = [
+    type Change = fn(&mut BrokerRegistration);
+    let cases: [(&str, Change); 4] = [
         ("fenced", |b| b.fenced = true),
         ("shutting down", |b| b.in_controlled_shutdown = true),
         ("an epoch that we have not heard of yet", |b| b.epoch = BrokerEpoch(1)),

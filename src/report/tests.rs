@@ -70,8 +70,6 @@ impl RunOf {
                 resolved: vec!["broker-1".to_owned()],
             }],
             violations: Vec::new(),
-            samples: samples(),
-            read_back: BTreeMap::from([("orders-0".to_owned(), 8)]),
             digest: 0xfa17_11fe,
             started_at: Time::from_millis(1_000),
             ended_at: Time::from_millis(9_000),
@@ -220,24 +218,6 @@ fn loaded(log_end: i64) -> TraceKind {
 fn truncated(from: i64, to: i64) -> TraceKind {
     let reason = TruncationReason::DivergingEpoch;
     TraceKind::Observed(Observation::Truncated { partition: orders(), from: Offset(from), to: Offset(to), reason })
-}
-
-fn samples() -> BTreeMap<String, Vec<(Time, String, i64, i64)>> {
-    let mut samples = Vec::new();
-    for step in 0..80_i64 {
-        let at = Time::from_millis(1_000 + 100 * step as u64);
-        let (leader, follower) = if step < 5 {
-            (step, step.min(3))
-        } else if step < 27 {
-            (3, 3)
-        } else {
-            (8.min(step - 24), 8.min(step - 24))
-        };
-        samples.push((at, "broker-1".to_owned(), leader, leader.min(follower)));
-        samples.push((at, "broker-2".to_owned(), follower, follower));
-        samples.push((at, "broker-3".to_owned(), (follower - 1).max(0), (follower - 2).max(0)));
-    }
-    BTreeMap::from([("orders-0".to_owned(), samples)])
 }
 
 fn judged(acks: &'static str, loses_tail: bool) -> RunReport {
