@@ -1,7 +1,5 @@
 //! The reports of a hand-made run: a leader loses power with records that only it had.
 
-use std::collections::BTreeMap;
-
 use super::files::{self, Kept};
 use super::{Look, Report, RunReport, Verdict, human, judge, junit};
 use crate::history::{EventType, Function, HistoryEvent, MicroOp, Value};
