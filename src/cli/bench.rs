@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{CheckFormat, Exit};
+use super::{Exit, HumanOrJson};
 use crate::lab::bench;
 
 /// Measure how fast the simulation is on this machine, beside the limit that madsim sets.
@@ -11,15 +11,15 @@ use crate::lab::bench;
 #[derive(Args, Debug)]
 pub struct BenchArgs {
     /// What to print on stdout.
-    #[arg(long, value_enum, default_value_t = CheckFormat::Human)]
-    format: CheckFormat,
+    #[arg(long, value_enum, default_value_t = HumanOrJson::Human)]
+    format: HumanOrJson,
 }
 
 pub fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
     let rows = bench::ledger(|name| eprintln!("measuring {name}"));
     let text = match args.format {
-        CheckFormat::Human => bench::render(&rows),
-        CheckFormat::Json => serde_json::to_string_pretty(&serde_json::json!({ "schema": 1, "rows": rows }))? + "\n",
+        HumanOrJson::Human => bench::render(&rows),
+        HumanOrJson::Json => serde_json::to_string_pretty(&serde_json::json!({ "schema": 1, "rows": rows }))? + "\n",
     };
     super::print(&text)?;
     Ok(Exit::AsExpected)

@@ -136,8 +136,8 @@ struct CheckArgs {
     #[arg(value_name = "HISTORY")]
     history: PathBuf,
     /// What to print on stdout.
-    #[arg(long, value_enum, default_value_t = CheckFormat::Human)]
-    format: CheckFormat,
+    #[arg(long, value_enum, default_value_t = HumanOrJson::Human)]
+    format: HumanOrJson,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -148,7 +148,7 @@ enum RunFormat {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum CheckFormat {
+enum HumanOrJson {
     Human,
     Json,
 }

@@ -1,0 +1,138 @@
+//! The command line as programs use it: exit codes, what is on stdout, replay, check.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn faultline(args: &[&str], dir: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_faultline")).current_dir(dir).args(args).output().expect("the binary runs")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("not killed")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Loses under acks=1: the leader's power goes while nothing is flushed and nobody else has the records.
+fn scenario(expectation: &str) -> String {
+    format!(
+        r#"# A single broker that loses power forgets what it acknowledged.
+[cluster]
+brokers = 1
+[[topic]]
+name = "orders"
+replication-factor = 1
+[[workload]]
+kind = "produce"
+topic = "orders"
+records = 100
+rate = 100
+acks = "1"
+config = {{ "request.timeout.ms" = 2000 }}
+[[fault]]
+when = "acked(orders) >= 50"
+do = "power-loss"
+target = "broker(1)"
+for = "1s"
+[expect]
+"*" = {{ {expectation} }}
+"#
+    )
+}
+
+fn write(dir: &Path, name: &str, content: &str) {
+    fs::write(dir.join(name), content).expect("a temporary directory can be written");
+}
+
+#[test]
+fn the_exit_code_is_the_verdict() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = dir.path();
+    write(dir, "good.toml", &scenario(r#"lost-write = "> 0""#));
+    write(dir, "bad.toml", &scenario("lost-write = 0"));
+    write(dir, "wrong.toml", &scenario("lost-writes = 0"));
+    let good = faultline(&["run", "good.toml"], dir);
+    assert_eq!(code(&good), 0, "{}{}", text(&good.stdout), text(&good.stderr));
+    let bad = faultline(&["run", "bad.toml"], dir);
+    assert_eq!(code(&bad), 1);
+    assert!(text(&bad.stdout).contains("expected lost-write == 0"), "{}", text(&bad.stdout));
+    assert!(text(&bad.stdout).contains("faultline run bad.toml --seed 1"), "the command that reproduces it");
+    let wrong = faultline(&["run", "good.toml", "wrong.toml"], dir);
+    assert_eq!(code(&wrong), 2);
+    assert!(wrong.stdout.is_empty(), "nothing runs when a file is wrong");
+    assert!(text(&wrong.stderr).contains("wrong.toml:20"), "{}", text(&wrong.stderr));
+    assert_eq!(code(&faultline(&["run", "missing.toml"], dir)), 2);
+    assert_eq!(code(&faultline(&["run"], dir)), 2);
+    assert_eq!(code(&faultline(&["walk"], dir)), 2);
+}
+
+#[test]
+fn json_is_alone_on_stdout_and_names_what_happened() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    write(dir.path(), "good.toml", &scenario(r#"lost-write = "> 0""#));
+    let output = faultline(&["run", "good.toml", "--format", "json", "--seeds", "3"], dir.path());
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["summary"]["runs"], 3);
+    assert_eq!(report["summary"]["unexpected"], 0);
+    for (run, seed) in report["runs"].as_array().expect("runs").iter().zip(1..) {
+        assert_eq!(run["seed"], seed);
+        assert_eq!(run["verdict"], "as-expected");
+        assert_eq!(run["counts"]["sent"], 100);
+        assert_eq!(run["faults"][0]["do"], "power-loss");
+        assert_eq!(run["faults"][0]["resolved"], "broker-1");
+        assert!(run["anomalies"]["lost-write"].as_u64().expect("a count") > 0);
+    }
+}
+
+#[test]
+fn replay_repeats_a_run_or_names_the_first_event_that_differs() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = dir.path();
+    write(dir, "good.toml", &scenario(r#"lost-write = "> 0""#));
+    assert_eq!(code(&faultline(&["run", "good.toml", "--out", "out"], dir)), 0);
+    let same = faultline(&["replay", "out/report.json"], dir);
+    assert_eq!(code(&same), 0, "{}{}", text(&same.stdout), text(&same.stderr));
+    // Another scenario under the same name is another run.
+    write(dir, "good.toml", &scenario(r#"lost-write = "> 0""#).replace(">= 50", ">= 60"));
+    let other = faultline(&["replay", "out/report.json"], dir);
+    assert_eq!(code(&other), 1, "{}{}", text(&other.stdout), text(&other.stderr));
+    let said = text(&other.stdout) + &text(&other.stderr);
+    assert!(said.contains("first difference at event") && said.contains("began fault 1"), "{said}");
+    write(dir, "broken.json", "{");
+    assert_eq!(code(&faultline(&["replay", "broken.json"], dir)), 2);
+}
+
+#[test]
+fn check_judges_a_saved_history() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = dir.path();
+    let event = |index: u32, kind: &str, f: &str, value: &str| {
+        format!(r#"{{"index":{index},"process":{index},"type":"{kind}","f":"{f}","time":{index},"value":[{value}]}}"#)
+            + "\n"
+    };
+    let send =
+        |value: u32, offset: u32| format!(r#"{{"op":"send","key":"orders-0","value":{value},"offset":{offset}}}"#);
+    let sends = event(0, "ok", "send", &send(7, 0)) + &event(1, "ok", "send", &send(8, 1));
+    let read =
+        |records: &str| event(2, "ok", "poll", &format!(r#"{{"op":"poll","records":{{"orders-0":[{records}]}}}}"#));
+    write(dir, "lost.jsonl", &(sends.clone() + &read("[1,8]")));
+    write(dir, "fine.jsonl", &(sends + &read("[0,7],[1,8]")));
+    write(dir, "broken.jsonl", "{\"index\":0\n");
+    let lost = faultline(&["check", "lost.jsonl", "--format", "json"], dir);
+    assert_eq!(code(&lost), 1);
+    let report: Value = serde_json::from_slice(&lost.stdout).expect("JSON and nothing else");
+    assert_eq!(report["valid"], false);
+    assert_eq!(report["anomalies"]["lost-write"][0]["value"], 7, "{report}");
+    assert!(report["allowed"].as_array().expect("names").contains(&"int-send-skip".into()), "{report}");
+    let fine = faultline(&["check", "fine.jsonl"], dir);
+    assert_eq!(code(&fine), 0, "{}", text(&fine.stdout));
+    let broken = faultline(&["check", "broken.jsonl"], dir);
+    assert_eq!(code(&broken), 2);
+    assert!(text(&broken.stderr).contains('1'), "the line: {}", text(&broken.stderr));
+}
