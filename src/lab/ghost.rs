@@ -59,6 +59,8 @@ struct ReplicaGhost {
     high_watermark: i64,
     /// The epoch in which it leads, by its own belief.
     leads: Option<LeaderEpoch>,
+    /// The high watermark it last had while it leads in that epoch.
+    reigns_with: Option<Offset>,
 }
 
 impl ReplicaGhost {
@@ -193,6 +195,8 @@ impl Ghost {
         let replica = self.replica(partition, machine);
         let before = Offset(replica.high_watermark);
         replica.high_watermark = offset.0;
+        // A replica's own may go back when it restarts or begins to lead, but not while it leads.
+        let went_back = as_leader && replica.reigns_with.replace(offset).is_some_and(|highest| offset < highest);
         let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
         let replica = &ghost.logs[machine];
         let known = offset.min(ghost.true_high_watermark);
@@ -207,6 +211,10 @@ impl Ghost {
             ghost.true_high_watermark = offset;
             incomplete = ghost.incomplete_candidate(offset);
         }
+        if went_back {
+            let detail = format!("{machine} leads and lowered its high watermark from {before} to {offset}");
+            self.violate("high-watermark-went-back", at, partition, detail);
+        }
         if let Some(at_offset) = mismatch {
             let detail = format!(
                 "{machine} holds another record than the committed one at offset {at_offset}, below its high watermark {offset}"
@@ -220,7 +228,9 @@ impl Ghost {
     }
 
     fn became_leader(&mut self, at: Time, machine: &str, partition: &TopicPartition, epoch: LeaderEpoch) {
-        self.replica(partition, machine).leads = Some(epoch);
+        let replica = self.replica(partition, machine);
+        replica.leads = Some(epoch);
+        replica.reigns_with = None;
         let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
         let other = ghost.leaders.insert(epoch, machine.to_owned()).filter(|m| m != machine);
         let replica = &ghost.logs[machine];
@@ -274,4 +284,152 @@ fn first_difference(held: &[BatchInfo], expected: &[BatchInfo]) -> Option<Offset
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::TruncationReason;
+
+    const AT: Time = Time::from_millis(1);
+
+    fn orders() -> TopicPartition {
+        TopicPartition::new("orders", 0)
+    }
+
+    /// One record per batch; `content` stands for what is in it.
+    fn batch(offset: i64, epoch: i32, content: u32) -> BatchInfo {
+        BatchInfo {
+            base_offset: Offset(offset),
+            last_offset: Offset(offset),
+            leader_epoch: LeaderEpoch(epoch),
+            crc: content,
+        }
+    }
+
+    /// A ghost that is told one fact after another.
+    #[derive(Default)]
+    struct Told(Ghost);
+
+    impl Told {
+        fn elects(mut self, leader: i32, epoch: i32, isr: &[i32]) -> Told {
+            let isr: Vec<BrokerId> = isr.iter().map(|id| BrokerId(*id)).collect();
+            let change = Observation::PartitionChanged {
+                partition: orders(),
+                leader: BrokerId(leader),
+                leader_epoch: LeaderEpoch(epoch),
+                partition_epoch: crate::protocol::PartitionEpoch(epoch),
+                isr: isr.clone(),
+                replicas: vec![BrokerId(1), BrokerId(2), BrokerId(3)],
+                unclean: false,
+            };
+            self.0.observe(AT, "controller", &change);
+            self.leads(leader, epoch)
+        }
+
+        fn leads(mut self, broker: i32, epoch: i32) -> Told {
+            let (partition, leader_epoch) = (orders(), LeaderEpoch(epoch));
+            let fact = Observation::BecameLeader { partition, leader_epoch, log_end: Offset::ZERO, isr: Vec::new() };
+            self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
+            self
+        }
+
+        fn appends(mut self, broker: i32, batches: &[BatchInfo]) -> Told {
+            let (partition, batches) = (orders(), batches.to_vec());
+            let fact = Observation::Appended { partition, as_leader: false, leader_epoch: LeaderEpoch(0), batches };
+            self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
+            self
+        }
+
+        fn truncates(mut self, broker: i32, from: i64, to: i64) -> Told {
+            let (from, to, reason) = (Offset(from), Offset(to), TruncationReason::DivergingEpoch);
+            let fact = Observation::Truncated { partition: orders(), from, to, reason };
+            self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
+            self
+        }
+
+        fn high_watermark(mut self, broker: i32, offset: i64, as_leader: bool) -> Told {
+            let fact = Observation::HighWatermark { partition: orders(), offset: Offset(offset), as_leader };
+            self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
+            self
+        }
+
+        fn violations(&self) -> Vec<&'static str> {
+            self.0.violations.iter().map(|v| v.name).collect()
+        }
+    }
+
+    /// Broker 1 leads with two committed records that brokers 2 and 3 have too.
+    fn healthy() -> Told {
+        let two = [batch(0, 0, 10), batch(1, 0, 11)];
+        let told = Told::default().elects(1, 0, &[1, 2, 3]);
+        told.appends(1, &two).appends(2, &two).appends(3, &two).high_watermark(1, 2, true)
+    }
+
+    #[test]
+    fn a_healthy_partition_violates_nothing() {
+        let told = healthy().high_watermark(2, 2, false).high_watermark(3, 1, false).elects(2, 1, &[2, 3]);
+        assert!(told.violations().is_empty(), "{:?}", told.0.violations);
+        assert!(told.0.is_led(&orders()) && !told.0.is_whole(&orders()));
+    }
+
+    #[test]
+    fn another_record_below_the_high_watermark_breaks_log_matching() {
+        let diverged = |content| {
+            let told = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 0, content)]);
+            told.high_watermark(3, 2, false)
+        };
+        assert_eq!(diverged(99).violations(), ["log-matching"]);
+        assert!(diverged(11).violations().is_empty());
+        // Beyond its high watermark a replica may hold what it likes.
+        let beyond = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 0, 99)]).high_watermark(3, 1, false);
+        assert!(beyond.violations().is_empty());
+    }
+
+    #[test]
+    fn the_same_record_under_another_epoch_is_another_record() {
+        let told = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 1, 11)]).high_watermark(3, 2, false);
+        assert_eq!(told.violations(), ["log-matching"]);
+    }
+
+    #[test]
+    fn a_leader_without_a_committed_record_is_incomplete_and_said_once() {
+        let told = healthy().truncates(3, 2, 1).elects(3, 1, &[3]);
+        assert_eq!(told.violations(), ["leader-completeness"]);
+        let told = told.elects(3, 2, &[3]).high_watermark(3, 1, true);
+        assert_eq!(told.violations(), ["leader-completeness"], "the loss is not stated again");
+        assert!(healthy().elects(3, 1, &[3]).violations().is_empty());
+    }
+
+    #[test]
+    fn a_stale_leader_that_lacks_records_is_no_violation() {
+        let told = healthy().elects(2, 5, &[2, 3]).truncates(3, 2, 1).leads(3, 4);
+        assert!(told.violations().is_empty(), "{:?}", told.0.violations);
+    }
+
+    #[test]
+    fn two_leaders_of_one_epoch_are_one_too_many() {
+        assert_eq!(healthy().leads(2, 0).violations(), ["one-leader-per-epoch"]);
+        assert!(healthy().leads(1, 0).violations().is_empty(), "the same one again");
+    }
+
+    #[test]
+    fn a_high_watermark_above_an_in_sync_replica_makes_it_an_incomplete_candidate() {
+        let ahead =
+            |isr: &[i32]| healthy().elects(1, 1, isr).appends(1, &[batch(2, 1, 12)]).appends(2, &[batch(2, 1, 12)]);
+        assert_eq!(ahead(&[1, 2, 3]).high_watermark(1, 3, true).violations(), ["candidate-completeness"]);
+        assert!(ahead(&[1, 2]).high_watermark(1, 3, true).violations().is_empty());
+    }
+
+    #[test]
+    fn a_high_watermark_goes_back_only_between_reigns() {
+        assert_eq!(healthy().high_watermark(1, 1, true).violations(), ["high-watermark-went-back"]);
+        assert!(healthy().elects(2, 1, &[1, 2, 3]).high_watermark(2, 1, true).violations().is_empty());
+        assert!(healthy().high_watermark(2, 2, false).high_watermark(2, 1, false).violations().is_empty());
+    }
+
+    #[test]
+    fn a_leader_epoch_never_goes_back() {
+        assert_eq!(healthy().elects(2, 3, &[2]).elects(1, 2, &[1]).violations()[..1], ["leader-epoch-went-back"]);
+    }
 }

@@ -81,6 +81,7 @@ pub const METRICS: &[Metric] = &[
     metric_of("leader-completeness", MetricKind::Violation),
     metric_of("one-leader-per-epoch", MetricKind::Violation),
     metric_of("high-watermark-went-back", MetricKind::Violation),
+    metric_of("leader-epoch-went-back", MetricKind::Violation),
     metric_of("candidate-completeness", MetricKind::Violation),
     metric_of("liveness", MetricKind::Violation),
     metric_of("sent", MetricKind::Count),
@@ -88,6 +89,7 @@ pub const METRICS: &[Metric] = &[
     metric_of("failed", MetricKind::Count),
     metric_of("unknown", MetricKind::Count),
     metric_of("read", MetricKind::Count),
+    metric_of("lost", MetricKind::Count),
     metric_of("sent-and-missing", MetricKind::Count),
     metric_of("unavailable-ms", MetricKind::Millis),
 ];
