@@ -58,7 +58,7 @@ async fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let net = RealEndpoint::bind(Some(&loopback)).await.context("no port for the controller")?;
     let port = net.local_addr().expect("a bound endpoint has an address").port();
     let controller_address = HostPort::new("127.0.0.1", port);
-    let config = serve_config();
+    let config = BrokerConfig::default();
     let options = ControllerConfig {
         node_id: BrokerId(3000),
         listen: controller_address.clone(),
@@ -99,12 +99,6 @@ async fn run(args: &ServeArgs) -> anyhow::Result<()> {
     }
     controller_stop.terminate();
     controller.await.context("the controller panicked")
-}
-
-/// Kafka's defaults, but for what a single machine needs: topics on demand must fit the brokers there are,
-/// and groups (when they come) should not wait.
-fn serve_config() -> BrokerConfig {
-    BrokerConfig::default()
 }
 
 fn open_world(data_dir: &Path, name: &str) -> anyhow::Result<RealWorld> {

@@ -157,7 +157,7 @@ impl Nemesis {
                         .ghost
                         .partitions
                         .iter()
-                        .filter(|(p, _)| p.topic.0.as_str() == of || p.to_string() == *of)
+                        .filter(|(p, _)| p.is_of(of))
                         .map(|(_, g)| u64::try_from(g.true_high_watermark.0).unwrap_or(0))
                         .sum(),
                 };

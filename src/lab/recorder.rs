@@ -237,7 +237,7 @@ impl State {
     pub fn tally(&self, of: &str) -> Tally {
         let mut sum = Tally::default();
         for (partition, tally) in &self.tallies {
-            if partition.topic.0.as_str() == of || partition.to_string() == of {
+            if partition.is_of(of) {
                 sum.sent += tally.sent;
                 sum.acked += tally.acked;
             }

@@ -82,6 +82,12 @@ impl TopicPartition {
         let partition: i32 = partition.parse().ok()?;
         (!topic.is_empty() && partition >= 0).then(|| TopicPartition::new(topic, partition))
     }
+
+    /// Whether `name` means this partition: its topic (`orders`) or itself (`orders-0`).
+    pub fn is_of(&self, name: &str) -> bool {
+        let index = name.strip_prefix(self.topic.0.as_str()).and_then(|rest| rest.strip_prefix('-'));
+        name == self.topic.0.as_str() || index.is_some_and(|index| index.parse() == Ok(self.partition))
+    }
 }
 
 impl fmt::Display for TopicPartition {
@@ -93,5 +99,21 @@ impl fmt::Display for TopicPartition {
 impl fmt::Debug for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_means_a_whole_topic_or_one_partition() {
+        let partition = TopicPartition::new("orders-eu", 1);
+        for name in ["orders-eu", "orders-eu-1"] {
+            assert!(partition.is_of(name), "{name}");
+        }
+        for name in ["orders", "orders-1", "orders-eu-2", "orders-eu-11", "orders-eu-", "orders-eu1", ""] {
+            assert!(!partition.is_of(name), "{name}");
+        }
     }
 }

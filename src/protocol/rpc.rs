@@ -183,24 +183,9 @@ impl<T> RpcClient<T> {
         PeerId(self.peers.len() - 1)
     }
 
-    pub fn address(&self, peer: PeerId) -> &HostPort {
-        &self.peers[peer.0].address
-    }
-
     /// Requests sent or waiting to be sent to `peer`.
     pub fn in_flight(&self, peer: PeerId) -> usize {
         self.peers[peer.0].in_flight.len() + self.peers[peer.0].queued.len()
-    }
-
-    /// True unless the last connection attempt failed and its backoff still runs
-    /// (`NetworkClient.connectionFailed` / `isReady`): whom to prefer when several peers would do.
-    pub fn is_usable(&self, peer: PeerId, now: Time) -> bool {
-        let peer = &self.peers[peer.0];
-        !matches!(peer.link, Link::Down) || peer.failures == 0 || peer.retry_at <= now
-    }
-
-    pub fn is_ready(&self, peer: PeerId) -> bool {
-        matches!(self.peers[peer.0].link, Link::Ready { .. })
     }
 
     pub fn link_state(&self, peer: PeerId) -> LinkState {
