@@ -68,6 +68,11 @@ catalogue! {
         source: "KIP-497: a pending removal; PendingShrinkIsr.maximalIsr",
         scenario: None
     }
+    EqualEpochDropsPending = "equal-epoch-drops-pending" {
+        sentence: "A leader that hears from the metadata log what AlterPartition has already told it forgets the ISR that it has proposed since.",
+        source: "Partition.makeLeader as Kafka has it (trunk of October 2024): partition epochs that are equal are applied",
+        scenario: None
+    }
     HwFromLeaderLogEnd = "hw-from-leader-log-end" {
         sentence: "The leader takes its own log end for the high watermark.",
         source: "single-guard mutation of Partition.maybeIncrementLeaderHW",
