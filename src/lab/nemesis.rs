@@ -10,6 +10,7 @@ use super::outcome::{FiredFault, TraceKind};
 use crate::protocol::{BrokerId, TopicPartition};
 use crate::scenario::{Action, Condition, Counter, Fault, Target, Variant, When};
 use crate::world::Time;
+use crate::world::sim::LinkConditions;
 
 /// One fault of the schedule and where it stands.
 struct Entry {
@@ -325,7 +326,8 @@ impl Nemesis {
     fn delay(&mut self, link: &(String, String), by: Duration, add: bool) {
         let total = self.delays.entry(link.clone()).or_default();
         *total = if add { *total + by } else { total.saturating_sub(by) };
-        self.cluster.sim.set_delay(&link.0, &link.1, *total);
+        let conditions = LinkConditions { delay: *total, ..LinkConditions::default() };
+        self.cluster.sim.set_conditions(&link.0, &link.1, conditions);
     }
 
     fn note_start(&self, index: usize, now: Time, resolved: &[String]) {

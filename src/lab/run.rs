@@ -15,7 +15,7 @@ use super::workload::{ConsumeProcess, ProduceProcess, ProduceSpec};
 use crate::protocol::TopicPartition;
 use crate::scenario::{Scenario, Variant, Workload};
 use crate::world::Time;
-use crate::world::sim::{SimConfig, Simulation};
+use crate::world::sim::{Latency, LinkModel, SimConfig, Simulation};
 
 /// Simulated time that booting, creating topics, healing and the final read may take, each.
 const PHASE_MAX: Duration = Duration::from_secs(300);
@@ -78,8 +78,9 @@ fn outcome(seed: u64, end: End, facts: Facts, state: State, wall_ms: u64) -> Run
 }
 
 fn simulate(variant: &Variant, duration: Option<Duration>, seed: u64, recorder: Recorder) -> (End, Facts) {
-    let (low, high) = variant.cluster.latency;
-    let config = SimConfig { latency: low..=high };
+    let (min, max) = variant.cluster.latency;
+    let link = LinkModel { latency: Latency::Uniform { min, max }, ..LinkModel::default() };
+    let config = SimConfig { link, ..SimConfig::default() };
     Simulation::block_on(seed, config, |sim| supervise(sim, variant.clone(), duration, recorder))
 }
 
