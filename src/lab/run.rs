@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::cluster::{AdminRequest, Cluster, run as run_process};
+use super::environment::sim_config;
 use super::nemesis::Nemesis;
 use super::outcome::{End, Phase, RunOutcome};
 use super::recorder::{Recorder, State};
@@ -15,7 +16,7 @@ use super::workload::{ConsumeProcess, ProduceProcess, ProduceSpec};
 use crate::protocol::TopicPartition;
 use crate::scenario::{Scenario, Variant, Workload};
 use crate::world::Time;
-use crate::world::sim::{Alarm, Latency, LinkModel, SimConfig, Simulation};
+use crate::world::sim::{Alarm, Simulation};
 
 /// Simulated time that booting, creating topics, healing and the final read may take, each.
 const PHASE_MAX: Duration = Duration::from_secs(300);
@@ -78,9 +79,7 @@ fn outcome(seed: u64, end: End, facts: Facts, state: State, wall_ms: u64) -> Run
 }
 
 fn simulate(variant: &Variant, duration: Option<Duration>, seed: u64, recorder: Recorder) -> (End, Facts) {
-    let (min, max) = variant.cluster.latency;
-    let link = LinkModel { latency: Latency::Uniform { min, max }, ..LinkModel::default() };
-    let config = SimConfig { link, ..SimConfig::default() };
+    let config = sim_config(variant);
     Simulation::block_on(seed, config, |sim| supervise(sim, variant.clone(), duration, recorder))
 }
 

@@ -5,10 +5,10 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::diagnostics::Mistakes;
-use super::draft::{AxisDraft, Draft, Kind, Setting, TopicDraft, WorkloadDraft, note_config, same_key};
+use super::draft::{AxisDraft, ClusterDraft, Draft, Kind, Setting, TopicDraft, WorkloadDraft, note_config, same_key};
 use super::expect::{ExpectDraft, contradiction};
-use super::model::{Axis, Cluster, Fault, Topic, Variant, Workload};
-use super::table::Spanned;
+use super::model::{Action, Axis, Cluster, Fault, Topic, Variant, Workload};
+use super::table::{Section, Spanned};
 use crate::config::{BrokerConfig, ConfigError, ConsumerConfig, ProducerConfig, Scope, TopicConfig};
 
 /// More runs than one file should ask for.
@@ -137,7 +137,7 @@ fn variant(
     let expected: Vec<&ExpectDraft> = expect.iter().filter(|expect| expect.selector.matches(&point)).collect();
     let variant = Variant {
         point,
-        cluster: Cluster { brokers: draft.cluster.brokers, config, latency: draft.cluster.latency },
+        cluster: cluster(draft, config),
         topics,
         workloads,
         faults: faults.to_vec(),
@@ -150,6 +150,38 @@ fn variant(
             .help(format!("{} {} and {} {} are both expected", one.compare, one.value, other.compare, other.value));
     }
     variant
+}
+
+fn cluster(draft: &Draft, config: BrokerConfig) -> Cluster {
+    let ClusterDraft { brokers, link, event_cost, racks, rack_aware, config: _, span: _ } = &draft.cluster;
+    Cluster {
+        brokers: *brokers,
+        config,
+        link: *link,
+        links: draft.links.clone(),
+        clocks: draft.clocks.clone(),
+        event_cost: *event_cost,
+        racks: racks.clone(),
+        rack_aware: *rack_aware,
+    }
+}
+
+/// Refuses restarts with configurations that contradict what else the variant's brokers have.
+pub(super) fn check_restarts(variants: &[Variant], root: &Section<'_>, mistakes: &mut Mistakes) {
+    let sections = root.tables("fault", mistakes);
+    for variant in variants {
+        for (fault, section) in variant.faults.iter().zip(&sections) {
+            let Action::Restart { config } = &fault.action else { continue };
+            let mut merged = variant.cluster.config.clone();
+            for (key, value) in config {
+                merged.set(key, value).expect("checked when it was read");
+            }
+            if let Err(error) = merged.validate() {
+                let span = section.span_of("config");
+                note_config(&error, &span, &span, mistakes);
+            }
+        }
+    }
 }
 
 /// Sets what a checked setting says; a value that was refused before is already noted.
