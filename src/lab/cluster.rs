@@ -60,7 +60,7 @@ impl Configs {
 impl Cluster {
     /// Adds the controller and the brokers; they boot at once.
     pub fn start(sim: Simulation, recorder: Recorder, variant: &Variant) -> Cluster {
-        let config = variant.cluster.config.clone();
+        let config = variant.cluster.config.clone().with_defects(variant.cluster.defects);
         let configs = Configs { shared: config.clone(), own: Arc::default() };
         let observer = recorder.observer();
         let controller = ControllerConfig {

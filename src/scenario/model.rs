@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::{BrokerConfig, ConsumerConfig, ProducerConfig};
+use crate::defect::Defects;
 use crate::world::sim::{Direction, Latency, LinkModel, Ppm};
 
 /// One scenario file. Everything is checked: a value of this type can be run.
@@ -58,6 +59,8 @@ impl Variant {
 pub struct Cluster {
     /// Brokers have node ids 1..=brokers; the controller is a node of its own with id 3000.
     pub brokers: u32,
+    /// Known defects that are on in every broker, controller and producer.
+    pub defects: Defects,
     pub config: BrokerConfig,
     /// What every link is like.
     pub link: LinkModel,

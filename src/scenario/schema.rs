@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::faults::requests;
 use super::vocabulary::*;
 use crate::config::{self, Kind, Scope};
+use crate::defect::{self, Defect};
 
 const REFERENCE: &str = include_str!("../../docs/scenario-reference.md");
 
@@ -21,8 +22,8 @@ pub fn schema() -> Value {
                 "seed" => json!({"type": "integer", "minimum": 0}),
                 "duration" => named("duration"),
                 "cluster" => table("`[cluster]`", CLUSTER_KEYS, &[], Some(Scope::Broker)),
-                "link" => list(table("`[[link]]`", LINK_KEYS, &["from", "to"], None), 0),
-                "clock" => list(table("`[[clock]]`", CLOCK_KEYS, &["target"], None), 0),
+                "link" => list(fixed(table("`[[link]]`", LINK_KEYS, &["from", "to"], None)), 0),
+                "clock" => list(fixed(table("`[[clock]]`", CLOCK_KEYS, &["target"], None)), 0),
                 "topic" => {
                     list(table("`[[topic]]`", TOPIC_KEYS, &["name", "replication-factor"], Some(Scope::Topic)), 1)
                 }
@@ -58,6 +59,10 @@ fn definitions() -> Value {
     let duration = format!(r"{number} *({})", UNITS.join("|"));
     let range = format!(r"{duration}(\.\.{duration})?");
     let share = format!(r"{number} *%");
+    let target = |is_meant: &dyn Fn(&str) -> bool| {
+        let names: Vec<&str> = TARGETS.iter().copied().filter(|name| is_meant(name)).collect();
+        format!(r"^ *({})(\(.*\))? *$", names.join("|"))
+    };
     let bandwidths: Vec<&str> = BANDWIDTH_UNITS.iter().map(|(unit, _)| *unit).collect();
     json!({
         "duration": pattern(format!("^{duration}$"), "2s"),
@@ -66,7 +71,11 @@ fn definitions() -> Value {
         "share": pattern(format!("^ *{share} *$"), "5%"),
         "shift": pattern(format!(r"^ *[+-]?{duration}$"), "-10s"),
         "drift": pattern(r"^ *[+-]?[0-9]+ *ppm$".to_owned(), "200ppm"),
-        "target": pattern(format!(r"^ *({})(\(.*\))? *$", TARGETS.join("|")), "leader(orders-0)"),
+        "target": pattern(target(&|_| true), "leader(orders-0)"),
+        // What is always the same machine.
+        "machine": pattern(target(&|name| !["leader", "follower", "isr", "fault"].contains(&name)), "broker(1)"),
+        // What can be stopped.
+        "server": pattern(target(&|name| !["client", "machines"].contains(&name)), "leader(orders-0)"),
         "condition": pattern(format!(r"^ *({})\(.+\).*$", CONDITIONS.join("|")), "acked(orders) >= 200"),
         "comparison": {"anyOf": [
             {"type": "integer", "minimum": 0},
@@ -106,6 +115,16 @@ fn table(section: &str, keys: &[&str], required: &[&str], scope: Option<Scope>) 
     json!({"type": "object", "properties": properties, "additionalProperties": false, "required": required})
 }
 
+/// A table whose targets are the same machines from beginning to end.
+fn fixed(mut table: Value) -> Value {
+    for key in ["target", "from", "to"] {
+        if let Some(target) = table["properties"].get_mut(key) {
+            target["$ref"] = named("machine")["$ref"].take();
+        }
+    }
+    table
+}
+
 /// What a key's value is like, whatever table it is in; `None` for a key that nobody described yet.
 fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
     let at_least = |minimum: i64| json!({"type": "integer", "minimum": minimum});
@@ -127,6 +146,9 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
         "value-bytes" => json!({"type": "integer", "minimum": 16, "maximum": i32::MAX}),
         "rate" => json!({"type": "integer", "minimum": 1, "maximum": 1_000_000}),
         "records" | "keys" | "count" => at_least(1),
+        "defects" => {
+            json!({"type": "array", "items": {"enum": defect_names().collect::<Vec<_>>()}})
+        }
         "racks" => json!({"type": "array", "items": {"type": "string"}, "minItems": 1}),
         "groups" => {
             let group = json!({"type": "array", "items": named("target"), "minItems": 1});
@@ -191,10 +213,17 @@ fn setting(kind: Kind) -> Value {
     }
 }
 
+fn defect_names() -> impl Iterator<Item = &'static str> {
+    Defect::ALL.iter().map(|defect| defect.name())
+}
+
 fn matrix() -> Value {
     let values = json!({"type": "array", "items": {"type": ["string", "integer", "boolean"]}, "minItems": 1});
     let names = Scope::ALL.into_iter().flat_map(config::modelled).flat_map(|key| [Some(key.name), key.alias]).flatten();
+    let defects = defect_names().chain([defect::NONE]).collect::<Vec<_>>().join("|");
+    let set = json!({"type": "string", "pattern": format!(r"^({defects})(\{}({defects}))*$", defect::SEPARATOR)});
     let mut properties = Map::new();
+    properties.insert(DEFECTS_AXIS.to_owned(), json!({"type": "array", "items": set, "minItems": 1}));
     for name in names {
         properties.insert(name.to_owned(), values.clone());
         if let Some((first, _)) = name.split_once('.') {
@@ -241,11 +270,14 @@ fn fault() -> Value {
     of["dependentRequired"] = json!({"after": ["when"]});
     // A topic or a partition for `elect-preferred`, a target for everything else.
     of["properties"]["target"] = described(json!({"type": "string"}), "`[[fault]]`", "target");
-    let aimed: Vec<&&str> = ACTIONS.iter().filter(|action| **action != "elect-preferred").collect();
-    let at_machines = json!({"properties": {"target": named("target")}});
-    let condition = json!({"properties": {"do": {"enum": aimed}}, "required": ["do"]});
+    let stops = ["crash", "power-loss", "crash-loop", "restart", "controlled-shutdown"];
+    let others: Vec<&&str> =
+        ACTIONS.iter().filter(|action| **action != "elect-preferred" && !stops.contains(action)).collect();
     let all = of["allOf"].as_array_mut().expect("just set");
-    all.push(json!({"if": condition, "then": at_machines}));
+    for (actions, target) in [(json!(stops), "server"), (json!(others), "target")] {
+        let condition = json!({"properties": {"do": {"enum": actions}}, "required": ["do"]});
+        all.push(json!({"if": condition, "then": {"properties": {"target": named(target)}}}));
+    }
     of
 }
 

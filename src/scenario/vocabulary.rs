@@ -5,7 +5,7 @@ pub const TOP_KEYS: &[&str] =
     &["seed", "duration", "cluster", "link", "clock", "topic", "matrix", "workload", "fault", "expect"];
 /// Keys of `[cluster]`.
 pub const CLUSTER_KEYS: &[&str] =
-    &["brokers", "latency", "jitter", "bandwidth", "loss", "event-cost", "racks", "rack-aware", "config"];
+    &["brokers", "latency", "jitter", "bandwidth", "loss", "event-cost", "racks", "rack-aware", "config", "defects"];
 /// Keys of `[[link]]`.
 pub const LINK_KEYS: &[&str] = &["from", "to", "both-ways", "latency", "jitter", "bandwidth", "loss"];
 /// Keys of `[[clock]]`.
@@ -105,6 +105,8 @@ pub const TARGETS: &[&str] =
     &["broker", "brokers", "leader", "follower", "isr", "controller", "client", "rack", "machines", "fault"];
 /// What a condition can ask for.
 pub const CONDITIONS: &[&str] = &["sent", "acked", "committed", "isr", "leader", "fault"];
+/// The axis that switches known defects on.
+pub const DEFECTS_AXIS: &str = "defects";
 /// Latency distributions that are written like a function.
 pub const DISTRIBUTIONS: &[&str] = &["exponential", "bimodal"];
 /// Units of a bandwidth, and their bytes per second.
@@ -166,6 +168,13 @@ pub const METRICS: &[Metric] = &[
     metric_of("high-watermark-went-back", MetricKind::Violation),
     metric_of("leader-epoch-went-back", MetricKind::Violation),
     metric_of("candidate-completeness", MetricKind::Violation),
+    metric_of("strong-isr", MetricKind::Violation),
+    metric_of("quorum-superset", MetricKind::Violation),
+    metric_of("partition-epoch-went-back", MetricKind::Violation),
+    metric_of("broker-epoch-went-back", MetricKind::Violation),
+    metric_of("acknowledged-incomplete", MetricKind::Violation),
+    metric_of("served-uncommitted", MetricKind::Violation),
+    metric_of("latest-offset-went-back", MetricKind::Violation),
     metric_of("liveness", MetricKind::Violation),
     metric_of("sent", MetricKind::Count),
     metric_of("acked", MetricKind::Count),
