@@ -8,6 +8,7 @@ mod defects;
 mod pool;
 mod replay;
 mod run;
+mod schema;
 mod serve;
 
 use std::io::{self, IsTerminal, Write};
@@ -48,6 +49,7 @@ enum Command {
     Check(CheckArgs),
     Defects(DefectsArgs),
     Serve(serve::ServeArgs),
+    Schema(SchemaArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -159,6 +161,17 @@ struct DefectsArgs {
     format: HumanOrJson,
 }
 
+/// Print the JSON Schema of scenario files, for editors.
+///
+/// Editors with a TOML language server (Taplo; VS Code's Even Better TOML) complete and check scenario files
+/// with it: save it, and begin a file with the line `#:schema <path or URL>`, before the claim.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  faultline schema > scenario.schema.json
+  #:schema ../scenario.schema.json                 the first line of a scenario file")]
+struct SchemaArgs {}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum RunFormat {
     Human,
@@ -204,6 +217,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(args),
         Command::Defects(args) => defects::defects(&args),
         Command::Serve(args) => serve::serve(&args),
+        Command::Schema(SchemaArgs {}) => schema::run(),
         Command::Bench(args) => bench::bench(&args),
     };
     let exit = result.unwrap_or_else(|error| {
