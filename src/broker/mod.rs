@@ -270,6 +270,7 @@ impl Process for Broker {
             }
             Event::Closed(conn) if self.connections.owns(conn) => self.connections.forget(conn),
             Event::Terminate => self.begin_shutdown(now, net),
+            Event::IoReady => {}
             Event::Connected(_) | Event::Frame(..) | Event::Closed(_) => self.on_peer_event(now, &event, net),
         }
         self.settle(now, net);

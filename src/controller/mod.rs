@@ -637,7 +637,7 @@ impl Process for Controller {
             Event::Frame(conn, frame) => self.receive(conn, frame, net),
             Event::Closed(conn) => self.forget(conn),
             // It never connects to anyone.
-            Event::Connected(_) => {}
+            Event::Connected(_) | Event::IoReady => {}
             Event::Terminate => return self.shut_down(self.world.now()),
         }
         self.advance(net);

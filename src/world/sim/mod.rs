@@ -34,7 +34,9 @@ use self::digest::Digest;
 use self::net::{Incarnation, MachineId, Network, Stop};
 use super::{Endpoint, Rng, Time, World, streams};
 
-pub use self::disk::{Change, Chooser, PAGE_BYTES, Pending, SimDisk, SimFile, Survival, Survivors};
+pub use self::disk::{
+    Change, Chooser, DiskFault, DiskScope, FaultId, PAGE_BYTES, Pending, SimDisk, SimFile, Survival, Survivors,
+};
 pub use self::endpoint::SimEndpoint;
 
 /// The wall clock of every machine when the simulation begins: 2024-01-01T00:00:00Z.
@@ -274,13 +276,6 @@ impl Simulation {
         if let Some(node) = node {
             Handle::current().kill(node);
         }
-    }
-
-    /// Bit rot: flips the bits of `mask` in one byte of a file, on the medium and in the page cache. `NotFound` if
-    /// there is no such file, `InvalidInput` beyond its end.
-    pub fn rot(&self, name: &str, file: &str, position: u64, mask: u8) -> std::io::Result<()> {
-        let network = self.core.network();
-        network.machine(network.find(name)).disk.rot(file, position, mask)
     }
 
     /// Boots the process again, with power. No-op if it runs.
