@@ -18,7 +18,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Of the log a client knows the layout of a record batch (`log::batch`), as it is on the wire and on disk.
     ("client", &["config", "log", "protocol", "world"]),
     ("history", &[]),
-    ("scenario", &["config", "protocol"]),
+    // What a disk can suffer is the simulated world's own vocabulary.
+    ("scenario", &["config", "protocol", "world"]),
     (
         "lab",
         &["broker", "client", "config", "controller", "history", "log", "observe", "protocol", "scenario", "world"],

@@ -1,6 +1,8 @@
 //! The nemesis: plays a schedule of faults against a running cluster. Targets are resolved to machines at the
 //! moment a fault starts; whatever a fault did is undone when its duration is over.
 
+mod disk;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,8 +10,9 @@ use super::cluster::{AdminRequest, CONTROLLER, Cluster};
 use super::ghost::machine_of;
 use super::outcome::{FiredFault, TraceKind};
 use crate::protocol::{BrokerId, TopicPartition};
-use crate::scenario::{Action, Condition, Counter, Fault, Target, Variant, When};
+use crate::scenario::{Action, Condition, Counter, DiskAction, Fault, Target, Variant, When};
 use crate::world::Time;
+use crate::world::sim::{FaultId, Survivors};
 
 /// One fault of the schedule and where it stands.
 struct Entry {
@@ -17,6 +20,8 @@ struct Entry {
     state: EntryState,
     resolved: Vec<String>,
     links: Vec<(String, String)>,
+    /// Running faults of disks, by machine.
+    disk_faults: Vec<(String, FaultId)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +62,7 @@ impl Nemesis {
                 state: EntryState::Waiting,
                 resolved: Vec::new(),
                 links: Vec::new(),
+                disk_faults: Vec::new(),
             })
             .collect();
         let topics = variant.topics.iter().map(|t| (t.name.clone(), t.partitions)).collect();
@@ -109,6 +115,7 @@ impl Nemesis {
         self.blocks.clear();
         self.delays.clear();
         self.cluster.sim.heal();
+        self.cluster.sim.heal_disks();
         for machine in self.cluster.server_machines().iter().chain(&self.clients) {
             self.cluster.sim.resume(machine);
         }
@@ -194,7 +201,8 @@ impl Nemesis {
             Action::Isolate => (self.links_around(&targets), targets.clone()),
             Action::Delay { from, to, both_ways, .. } => self.links_of(from, to, *both_ways),
             Action::Crash
-            | Action::PowerLoss
+            | Action::PowerLoss(_)
+            | Action::Disk { .. }
             | Action::Restart
             | Action::Pause
             | Action::Resume
@@ -202,7 +210,23 @@ impl Nemesis {
             | Action::ControlledShutdown
             | Action::ElectPreferred { .. } => (Vec::new(), targets.clone()),
         };
-        self.note_start(index, now, &resolved);
+        let resolved = match &fault.action {
+            Action::Disk { what, on } => {
+                self.entries[index].resolved = targets.clone();
+                let places = self.break_disks(index, what, on, &targets, now);
+                if places.is_empty() {
+                    // Never fired, as far as the verdict is concerned.
+                    self.entries[index].state = EntryState::Ended;
+                    return;
+                }
+                self.note_start(index, now, &places);
+                targets.clone()
+            }
+            _ => {
+                self.note_start(index, now, &resolved);
+                resolved
+            }
+        };
         self.entries[index].resolved = resolved;
         self.entries[index].links.clone_from(&links);
         self.entries[index].state = EntryState::Started(fault.duration.map(|d| now + d));
@@ -215,12 +239,14 @@ impl Nemesis {
     fn act(&mut self, action: &Action, targets: &[String], links: &[(String, String)], now: Time) {
         let sim = self.cluster.sim.clone();
         match action {
-            Action::Crash => targets.iter().for_each(|m| self.stop(m, false, now)),
-            Action::PowerLoss => targets.iter().for_each(|m| self.stop(m, true, now)),
+            Action::Crash => targets.iter().for_each(|m| self.stop(m, None, now)),
+            Action::PowerLoss(survivors) => targets.iter().for_each(|m| self.stop(m, Some(*survivors), now)),
+            // Done before it was noted: what it hit is part of the note.
+            Action::Disk { .. } => {}
             Action::Restart => {
                 for machine in targets {
                     if sim.is_running(machine) {
-                        self.stop(machine, false, now);
+                        self.stop(machine, None, now);
                     }
                     self.boot(machine);
                 }
@@ -260,7 +286,8 @@ impl Nemesis {
             (entry.fault.action.clone(), entry.resolved.clone(), entry.links.clone())
         };
         match &action {
-            Action::Crash | Action::PowerLoss => targets.iter().for_each(|m| self.boot(m)),
+            Action::Disk { what, on: _ } => self.mend_disks(index, what, &targets),
+            Action::Crash | Action::PowerLoss(_) => targets.iter().for_each(|m| self.boot(m)),
             Action::Pause => targets.iter().for_each(|m| self.cluster.sim.resume(m)),
             Action::Isolate | Action::Partition { .. } => links.iter().for_each(|link| self.unblock(link)),
             Action::Delay { by, .. } => links.iter().for_each(|link| self.delay(link, *by, false)),
@@ -282,15 +309,14 @@ impl Nemesis {
         ready.iter().for_each(|machine| self.boot(machine));
     }
 
-    fn stop(&self, machine: &str, power_lost: bool, now: Time) {
-        if !power_lost && !self.cluster.sim.is_running(machine) {
-            return;
+    /// Kills the process, or cuts the machine's power with what survives of its pending writes.
+    fn stop(&self, machine: &str, power_loss: Option<Survivors>, now: Time) {
+        match power_loss {
+            None if !self.cluster.sim.is_running(machine) => return,
+            None => self.cluster.sim.kill(machine),
+            Some(survivors) => self.cluster.sim.power_off_leaving(machine, survivors),
         }
-        if power_lost {
-            self.cluster.sim.power_off(machine);
-        } else {
-            self.cluster.sim.kill(machine);
-        }
+        let power_lost = power_loss.is_some();
         let mut state = self.cluster.recorder.lock();
         state.ghost.stopped(machine);
         state.push(now, machine, TraceKind::Stopped { power_lost });
@@ -439,14 +465,19 @@ impl Nemesis {
 /// Leaves a state behind that a later fault or the end of the run undoes.
 fn lasts(action: &Action) -> bool {
     match action {
-        Action::Crash
-        | Action::PowerLoss
+        Action::Disk { what: DiskAction::Fault(_) | DiskAction::Replace, on: _ }
+        | Action::Crash
+        | Action::PowerLoss(_)
         | Action::Pause
         | Action::Isolate
         | Action::Partition { .. }
         | Action::Delay { .. }
         | Action::ControlledShutdown => true,
-        Action::Restart | Action::Resume | Action::Heal | Action::ElectPreferred { .. } => false,
+        Action::Disk { what: DiskAction::BitRot(_) | DiskAction::DropCache, on: _ }
+        | Action::Restart
+        | Action::Resume
+        | Action::Heal
+        | Action::ElectPreferred { .. } => false,
     }
 }
 
@@ -454,7 +485,8 @@ fn is_network(action: &Action) -> bool {
     match action {
         Action::Isolate | Action::Partition { .. } | Action::Delay { .. } => true,
         Action::Crash
-        | Action::PowerLoss
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
         | Action::Restart
         | Action::Pause
         | Action::Resume

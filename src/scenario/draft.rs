@@ -13,6 +13,7 @@ use crate::config::{self, ConfigError, Scope};
 /// More machines or partitions than anyone reads a trace of; a bound against a slip of the finger.
 const BROKERS_MAX: i64 = 100;
 const PARTITIONS_MAX: i64 = 1_000;
+const LOG_DIRS_MAX: i64 = 16;
 /// A record's value carries its number, so that every value is unique.
 const VALUE_BYTES_MIN: i64 = 16;
 const VALUE_BYTES_DEFAULT: usize = 100;
@@ -28,9 +29,21 @@ pub(super) struct Setting {
 #[derive(Debug)]
 pub(super) struct ClusterDraft {
     pub brokers: u32,
+    /// How many each broker has.
+    log_dirs: u32,
     pub latency: (Duration, Duration),
     pub config: Vec<Setting>,
     pub span: Range<usize>,
+}
+
+impl ClusterDraft {
+    /// Their names.
+    pub(super) fn log_dirs(&self) -> Vec<String> {
+        match self.log_dirs {
+            1 => vec!["data".to_owned()],
+            several => (1..=several).map(|number| format!("data-{number}")).collect(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -145,12 +158,15 @@ fn title(file: &str, mistakes: &mut Mistakes) -> String {
 }
 
 fn cluster(root: &Section<'_>, mistakes: &mut Mistakes) -> ClusterDraft {
-    let mut draft = ClusterDraft { brokers: 3, latency: LATENCY_DEFAULT, config: Vec::new(), span: 0..0 };
+    let mut draft = ClusterDraft { brokers: 3, log_dirs: 1, latency: LATENCY_DEFAULT, config: Vec::new(), span: 0..0 };
     let Some(section) = root.table("cluster", "[cluster]", mistakes) else { return draft };
     section.allow(CLUSTER_KEYS, mistakes);
     draft.span = section.span.clone();
     if let Some(brokers) = section.integer("brokers", 1..=BROKERS_MAX, mistakes) {
         draft.brokers = brokers.value as u32;
+    }
+    if let Some(log_dirs) = section.integer("log-dirs", 1..=LOG_DIRS_MAX, mistakes) {
+        draft.log_dirs = log_dirs.value as u32;
     }
     let latency = section.text("latency", mistakes).and_then(|text| text.read(expression::latency, mistakes));
     if let Some(latency) = latency {

@@ -18,13 +18,18 @@ pub(super) struct Slip {
 }
 
 impl Slip {
-    fn new(at: Range<usize>, message: impl Into<String>) -> Slip {
+    pub(super) fn new(at: Range<usize>, message: impl Into<String>) -> Slip {
         Slip { at, message: message.into(), help: None }
     }
 
-    fn help(mut self, help: impl Into<String>) -> Slip {
+    pub(super) fn help(mut self, help: impl Into<String>) -> Slip {
         self.help = Some(help.into());
         self
+    }
+
+    /// For a text that begins `by` bytes into another.
+    pub(super) fn shifted(self, by: usize) -> Slip {
+        Slip { at: self.at.start + by..self.at.end + by, ..self }
     }
 }
 
@@ -73,8 +78,7 @@ pub(super) fn latency(text: &str) -> Result<(Duration, Duration), Slip> {
         return duration(text).map(|both| (both, both));
     };
     let high_at = low.len() + 2;
-    let shift = |slip: Slip| Slip { at: slip.at.start + high_at..slip.at.end + high_at, ..slip };
-    let (low, high) = (duration(low)?, duration(high).map_err(shift)?);
+    let (low, high) = (duration(low)?, duration(high).map_err(|slip| slip.shifted(high_at))?);
     if low > high {
         return Err(Slip::new(0..text.len(), "the lower latency comes first"));
     }

@@ -1,5 +1,7 @@
 //! The fault schedule: reads `[[fault]]` and refuses faults that are aimed at nothing or could never start.
 
+mod disk;
+
 use std::ops::Range;
 use std::time::Duration;
 
@@ -215,12 +217,13 @@ fn note<'m>(dangling: Dangling, span: &Range<usize>, mistakes: &'m mut Mistakes)
 /// Keys that go with an action, besides `do`, `at`, `when` and `after`.
 fn keys_of(action: &str) -> Option<&'static [&'static str]> {
     Some(match action {
-        "crash" | "power-loss" | "pause" | "isolate" | "controlled-shutdown" => &["target", "for"],
+        "crash" | "pause" | "isolate" | "controlled-shutdown" => &["target", "for"],
+        "power-loss" => &["target", "pages", "entries", "for"],
         "restart" | "resume" | "elect-preferred" => &["target"],
         "partition" => &["groups", "one-way", "for"],
         "delay" => &["from", "to", "by", "both-ways", "for"],
         "heal" => &[],
-        _ => return None,
+        other => return disk::keys_of(other),
     })
 }
 
@@ -338,7 +341,11 @@ fn action(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mis
     };
     match what.value.as_str() {
         "crash" => aimed(Action::Crash, mistakes),
-        "power-loss" => aimed(Action::PowerLoss, mistakes),
+        "power-loss" => {
+            let (survivors, leaving) = disk::survivors(section, mistakes)?;
+            let (action, target, text) = aimed(Action::PowerLoss(survivors), mistakes)?;
+            Some((action, target, text + &leaving))
+        }
         "restart" => aimed(Action::Restart, mistakes),
         "pause" => aimed(Action::Pause, mistakes),
         "resume" => aimed(Action::Resume, mistakes),
@@ -348,7 +355,7 @@ fn action(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mis
         "delay" => delay(section, what, own, names, mistakes),
         "elect-preferred" => elect_preferred(section, names, mistakes),
         "heal" => Some((Action::Heal, None, String::new())),
-        other => unreachable!("`keys_of` knows no `{other}`"),
+        _ => disk::read(section, what, own, names, mistakes),
     }
 }
 
@@ -356,7 +363,7 @@ fn action(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mis
 fn misfit(action: &Action, target: &Target) -> Option<(&'static str, &'static str)> {
     let is_client = matches!(target, Target::Client(_));
     match action {
-        Action::Crash | Action::PowerLoss | Action::Restart | Action::ControlledShutdown if is_client => {
+        Action::Crash | Action::PowerLoss(_) | Action::Restart | Action::ControlledShutdown if is_client => {
             let why = "a client is not a server: this fault is for brokers and the controller";
             Some((why, "a client can be paused, isolated or delayed"))
         }
@@ -365,7 +372,8 @@ fn misfit(action: &Action, target: &Target) -> Option<(&'static str, &'static st
             Some((why, "the controller can be stopped with `crash`"))
         }
         Action::Crash
-        | Action::PowerLoss
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
         | Action::Restart
         | Action::ControlledShutdown
         | Action::Pause
@@ -553,7 +561,8 @@ fn same_as(fault: &Fault) -> Vec<usize> {
         Action::Partition { groups, one_way: _ } => groups.iter().flatten().collect(),
         Action::Delay { from, to, by: _, both_ways: _ } => vec![from, to],
         Action::Crash
-        | Action::PowerLoss
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
         | Action::Restart
         | Action::Pause
         | Action::Resume

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::disk::DiskAction;
 use crate::config::{BrokerConfig, ConsumerConfig, ProducerConfig};
+use crate::world::sim::{DiskScope, Survivors};
 
 /// One scenario file. Everything is checked: a value of this type can be run.
 #[derive(Clone, Debug)]
@@ -57,6 +59,8 @@ impl Variant {
 pub struct Cluster {
     /// Brokers have node ids 1..=brokers; the controller is a node of its own with id 3000.
     pub brokers: u32,
+    /// Log directories of each broker (`log.dirs`): `data`, or `data-1`, `data-2`, … if there are several.
+    pub log_dirs: Vec<String>,
     pub config: BrokerConfig,
     /// One-way link latency; each frame draws uniformly between the two.
     pub latency: (Duration, Duration),
@@ -159,8 +163,14 @@ pub enum Target {
 pub enum Action {
     /// Kill the process, page cache survives. With a duration: restarted after it.
     Crash,
-    /// Power loss: what was not synced is gone. With a duration: power comes back after it.
-    PowerLoss,
+    /// Power loss: what was not synced is gone, but for what survives by chance. With a duration: power comes back
+    /// after it.
+    PowerLoss(Survivors),
+    /// Something about disks; [`Fault::target`] says on which machines.
+    Disk {
+        what: DiskAction,
+        on: DiskScope,
+    },
     /// Start a stopped process or machine.
     Restart,
     /// Stop scheduling the process (SIGSTOP, long GC); `resume` or the duration ends it.

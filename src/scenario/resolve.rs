@@ -137,7 +137,12 @@ fn variant(
     let expected: Vec<&ExpectDraft> = expect.iter().filter(|expect| expect.selector.matches(&point)).collect();
     let variant = Variant {
         point,
-        cluster: Cluster { brokers: draft.cluster.brokers, config, latency: draft.cluster.latency },
+        cluster: Cluster {
+            brokers: draft.cluster.brokers,
+            log_dirs: draft.cluster.log_dirs(),
+            config,
+            latency: draft.cluster.latency,
+        },
         topics,
         workloads,
         faults: faults.to_vec(),

@@ -3,7 +3,7 @@
 /// Keys at the top of the file.
 pub const TOP_KEYS: &[&str] = &["seed", "duration", "cluster", "topic", "matrix", "workload", "fault", "expect"];
 /// Keys of `[cluster]`.
-pub const CLUSTER_KEYS: &[&str] = &["brokers", "latency", "config"];
+pub const CLUSTER_KEYS: &[&str] = &["brokers", "log-dirs", "latency", "config"];
 /// Keys of `[[topic]]`.
 pub const TOPIC_KEYS: &[&str] = &["name", "partitions", "replication-factor", "config"];
 /// Values of `kind` in `[[workload]]`.
@@ -14,8 +14,30 @@ pub const PRODUCE_KEYS: &[&str] =
 /// Keys of `[[workload]]` with `kind = "consume"`.
 pub const CONSUME_KEYS: &[&str] = &["kind", "topic", "start", "config"];
 /// Keys of `[[fault]]`, whatever it does.
-pub const FAULT_KEYS: &[&str] =
-    &["at", "when", "after", "do", "target", "for", "groups", "one-way", "from", "to", "by", "both-ways"];
+pub const FAULT_KEYS: &[&str] = &[
+    "at",
+    "when",
+    "after",
+    "do",
+    "target",
+    "for",
+    "groups",
+    "one-way",
+    "from",
+    "to",
+    "by",
+    "both-ways",
+    // Disks.
+    "pages",
+    "entries",
+    "bytes-per-second",
+    "free-bytes",
+    "segment",
+    "batch",
+    "field",
+    "byte",
+    "bit",
+];
 /// Values of `do` in `[[fault]]`.
 pub const ACTIONS: &[&str] = &[
     "crash",
@@ -29,9 +51,28 @@ pub const ACTIONS: &[&str] = &[
     "heal",
     "controlled-shutdown",
     "elect-preferred",
+    // Disks.
+    "fsync-slow",
+    "fsync-fail",
+    "fsync-lie",
+    "read-slow",
+    "read-fail",
+    "read-short",
+    "write-slow",
+    "write-fail",
+    "write-lost",
+    "write-misdirected",
+    "disk-stall",
+    "disk-throttle",
+    "disk-full",
+    "disk-replace",
+    "drop-cache",
+    "bit-rot",
 ];
 /// What a target can be.
 pub const TARGETS: &[&str] = &["broker", "brokers", "leader", "follower", "isr", "controller", "client", "fault"];
+/// What a fault of disks is aimed at.
+pub const DISK_TARGETS: &[&str] = &["disk", "file"];
 /// What a condition can ask for.
 pub const CONDITIONS: &[&str] = &["sent", "acked", "committed", "isr", "leader", "fault"];
 /// Units of a duration.
