@@ -33,9 +33,9 @@ use kafka_protocol::messages::fetch_response::{
 };
 use kafka_protocol::messages::{
     AlterPartitionRequest, AlterPartitionResponse, ApiKey, ApiVersionsRequest, ApiVersionsResponse,
-    BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerId as WireBrokerId, BrokerRegistrationRequest,
-    BrokerRegistrationResponse, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest, ElectLeadersResponse,
-    FetchRequest, FetchResponse, TopicName,
+    AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, BrokerHeartbeatRequest, BrokerHeartbeatResponse,
+    BrokerId as WireBrokerId, BrokerRegistrationRequest, BrokerRegistrationResponse, CreateTopicsRequest,
+    DeleteTopicsRequest, ElectLeadersRequest, ElectLeadersResponse, FetchRequest, FetchResponse, TopicName,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use rand::RngExt;
@@ -59,7 +59,7 @@ pub const METADATA_TOPIC_ID: Uuid = Uuid::from_u128(1);
 const METADATA_VERSION: (&str, i16) = ("metadata.version", 22);
 
 /// Served APIs: (key, lowest, highest version).
-const SERVED: [(ApiKey, i16, i16); 8] = [
+const SERVED: [(ApiKey, i16, i16); 9] = [
     (ApiKey::Fetch, 12, 16),
     (ApiKey::ApiVersions, 0, 3),
     (ApiKey::CreateTopics, 2, 7),
@@ -68,6 +68,7 @@ const SERVED: [(ApiKey, i16, i16); 8] = [
     (ApiKey::AlterPartition, 2, 3),
     (ApiKey::BrokerRegistration, 0, 4),
     (ApiKey::BrokerHeartbeat, 0, 1),
+    (ApiKey::AssignReplicasToDirs, 0, 0),
 ];
 
 /// Requests that a connection may send ahead of its answers. Kafka stops reading after one; who sends this many more
@@ -370,6 +371,7 @@ impl Controller {
             ApiKey::BrokerRegistration => self.broker_registration(now, conn, &request),
             ApiKey::BrokerHeartbeat => self.broker_heartbeat(now, conn, &request),
             ApiKey::AlterPartition => self.alter_partition(conn, &request),
+            ApiKey::AssignReplicasToDirs => self.assign_replicas_to_dirs(conn, &request),
             ApiKey::ElectLeaders => self.elect_leaders(conn, &request),
             ApiKey::CreateTopics => self.create_topics(conn, &request),
             ApiKey::DeleteTopics => self.delete_topics(conn, &request),
@@ -427,6 +429,13 @@ impl Controller {
         let decision = decision
             .unwrap_or_else(|e| Decision::read_only(AlterPartitionResponse::default().with_error_code(e.code())));
         self.submit::<AlterPartitionRequest>(conn, frame, decision)
+    }
+
+    fn assign_replicas_to_dirs(&mut self, conn: ConnId, frame: &RequestFrame) -> Result<Served, ServeError> {
+        let decision = replication::assign_replicas_to_dirs(&self.state, &frame.body()?);
+        let decision = decision
+            .unwrap_or_else(|e| Decision::read_only(AssignReplicasToDirsResponse::default().with_error_code(e.code())));
+        self.submit::<AssignReplicasToDirsRequest>(conn, frame, decision)
     }
 
     fn elect_leaders(&mut self, conn: ConnId, frame: &RequestFrame) -> Result<Served, ServeError> {

@@ -56,7 +56,7 @@ impl Cluster {
                 listen: HostPort::new(machine_of(id), BROKER_PORT),
                 controller: HostPort::new(CONTROLLER, CONTROLLER_PORT),
                 config: config.clone(),
-                log_dir: "data".to_owned(),
+                log_dirs: variant.cluster.log_dirs.clone(),
             };
             let sink = observer.clone();
             sim.add_machine(&machine_of(id), true, move |world, net| {

@@ -210,23 +210,17 @@ impl Nemesis {
             | Action::ControlledShutdown
             | Action::ElectPreferred { .. } => (Vec::new(), targets.clone()),
         };
-        let resolved = match &fault.action {
-            Action::Disk { what, on } => {
-                self.entries[index].resolved = targets.clone();
-                let places = self.break_disks(index, what, on, &targets, now);
-                if places.is_empty() {
-                    // Never fired, as far as the verdict is concerned.
-                    self.entries[index].state = EntryState::Ended;
-                    return;
-                }
-                self.note_start(index, now, &places);
-                targets.clone()
+        if let Action::Disk { what, on } = &fault.action {
+            let places = self.break_disks(index, what, on, &targets, now);
+            if places.is_empty() {
+                // It never fired, as far as the verdict is concerned.
+                self.entries[index].state = EntryState::Ended;
+                return;
             }
-            _ => {
-                self.note_start(index, now, &resolved);
-                resolved
-            }
-        };
+            self.note_start(index, now, &places);
+        } else {
+            self.note_start(index, now, &resolved);
+        }
         self.entries[index].resolved = resolved;
         self.entries[index].links.clone_from(&links);
         self.entries[index].state = EntryState::Started(fault.duration.map(|d| now + d));

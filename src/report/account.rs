@@ -276,6 +276,7 @@ impl<'s, 'a> Replay<'s, 'a> {
             | Observation::Served { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
+            | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => {}
         }
     }

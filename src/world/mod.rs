@@ -197,10 +197,10 @@ pub struct IoWait {
 }
 
 impl IoWait {
-    /// Both have to be over.
-    pub fn and(self, other: Option<IoWait>) -> IoWait {
-        let other = other.unwrap_or(self);
-        IoWait { until: self.until.max(other.until), is_stalled: self.is_stalled || other.is_stalled }
+    /// What is over when both are.
+    pub fn both(one: Option<IoWait>, other: Option<IoWait>) -> Option<IoWait> {
+        let (Some(a), Some(b)) = (one, other) else { return one.or(other) };
+        Some(IoWait { until: a.until.max(b.until), is_stalled: a.is_stalled || b.is_stalled })
     }
 }
 
@@ -290,8 +290,16 @@ impl Disk {
     /// the stall ends.
     pub fn is_over(&self, now: Time, wait: IoWait) -> bool {
         match self {
-            Disk::Sim(d) => now >= wait.until && !(wait.is_stalled && d.is_stalled()),
+            Disk::Sim(_) => now >= wait.until && !(wait.is_stalled && self.is_stalled()),
             Disk::Real(_) => true,
+        }
+    }
+
+    /// Nothing completes at present.
+    pub fn is_stalled(&self) -> bool {
+        match self {
+            Disk::Sim(d) => d.is_stalled(),
+            Disk::Real(_) => false,
         }
     }
 

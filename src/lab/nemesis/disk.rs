@@ -3,6 +3,7 @@
 use super::super::cluster::Cluster;
 use super::Nemesis;
 use crate::log::batch::{HEADER_BYTES, Header};
+use crate::protocol::TopicPartition;
 use crate::scenario::disk::{BatchChoice, BitRot, DiskAction, RotPlace, SegmentChoice};
 use crate::world::Time;
 use crate::world::sim::{DiskScope, SimDisk, Survivors};
@@ -36,6 +37,9 @@ impl Nemesis {
             DiskAction::Replace => {
                 for machine in machines {
                     self.stop(machine, Some(Survivors::NOTHING), now);
+                    for partition in logs_on(&sim.disk(machine), on) {
+                        self.cluster.recorder.lock().ghost.log_is_gone(machine, &partition);
+                    }
                     sim.replace_disk(machine, on.log_dir.as_deref());
                 }
                 machines.to_vec()
@@ -75,6 +79,13 @@ fn rot_bits(cluster: &Cluster, machine: &str, rot: &BitRot, on: &DiskScope) -> V
         }
     }
     places
+}
+
+/// The partitions whose logs are in the log directories that are meant.
+fn logs_on(disk: &SimDisk, on: &DiskScope) -> Vec<TopicPartition> {
+    let log_dirs = disk.read_dir("").unwrap_or_default().into_iter().filter(|dir| on.matches(dir));
+    let names = log_dirs.flat_map(|dir| disk.read_dir(&dir).unwrap_or_default());
+    names.filter_map(|name| TopicPartition::parse(&name)).collect()
 }
 
 /// Every directory from `path` down, in order.

@@ -76,9 +76,10 @@ fn check_scope(
     mistakes: &mut Mistakes,
 ) -> Option<()> {
     let (message, help) = match action {
-        DiskAction::Replace if scope.files.is_some() => {
-            ("a disk is replaced as a whole, not file by file", "write `disk(1)`, or `disk(1, data-2)` for one log directory")
-        }
+        DiskAction::Replace if scope.files.is_some() => (
+            "a disk is replaced as a whole, not file by file",
+            "write `disk(1)`, or `disk(1, data-2)` for one log directory",
+        ),
         DiskAction::DropCache if *scope != DiskScope::default() => {
             ("a machine has one page cache for all of its files", "write `disk(1)`")
         }
