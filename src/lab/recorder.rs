@@ -79,6 +79,7 @@ impl Recorder {
                 | Observation::Fenced { .. }
                 | Observation::BecameLeader { .. }
                 | Observation::HighWatermark { as_leader: true, .. }
+                | Observation::LogDirFailed { .. }
                 | Observation::CleanShutdown => true,
                 Observation::LogLoaded { .. }
                 | Observation::Appended { .. }
