@@ -114,6 +114,12 @@ pub fn analyze_with(history: &[HistoryEvent], options: Options) -> Anomalies {
 }
 
 #[cfg(test)]
+mod honest;
+#[cfg(test)]
+mod planted;
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 
 #[cfg(test)]

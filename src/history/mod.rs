@@ -13,7 +13,7 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 pub use config::HistoryConfig;
-pub use jsonl::{HistoryError, read, write};
+pub use jsonl::{BadLines, HistoryError, read, write};
 
 /// How an event stands to its operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
