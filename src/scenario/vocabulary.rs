@@ -3,7 +3,7 @@
 /// Keys at the top of the file.
 pub const TOP_KEYS: &[&str] = &["seed", "duration", "cluster", "topic", "matrix", "workload", "fault", "expect"];
 /// Keys of `[cluster]`.
-pub const CLUSTER_KEYS: &[&str] = &["brokers", "latency", "config"];
+pub const CLUSTER_KEYS: &[&str] = &["brokers", "latency", "config", "defects"];
 /// Keys of `[[topic]]`.
 pub const TOPIC_KEYS: &[&str] = &["name", "partitions", "replication-factor", "config"];
 /// Values of `kind` in `[[workload]]`.
@@ -34,6 +34,8 @@ pub const ACTIONS: &[&str] = &[
 pub const TARGETS: &[&str] = &["broker", "brokers", "leader", "follower", "isr", "controller", "client", "fault"];
 /// What a condition can ask for.
 pub const CONDITIONS: &[&str] = &["sent", "acked", "committed", "isr", "leader", "fault"];
+/// The axis that switches known defects on.
+pub const DEFECTS_AXIS: &str = "defects";
 /// Units of a duration.
 pub const UNITS: &[&str] = &["us", "ms", "s", "m", "h"];
 
@@ -90,6 +92,13 @@ pub const METRICS: &[Metric] = &[
     metric_of("high-watermark-went-back", MetricKind::Violation),
     metric_of("leader-epoch-went-back", MetricKind::Violation),
     metric_of("candidate-completeness", MetricKind::Violation),
+    metric_of("strong-isr", MetricKind::Violation),
+    metric_of("quorum-superset", MetricKind::Violation),
+    metric_of("partition-epoch-went-back", MetricKind::Violation),
+    metric_of("broker-epoch-went-back", MetricKind::Violation),
+    metric_of("acknowledged-incomplete", MetricKind::Violation),
+    metric_of("served-uncommitted", MetricKind::Violation),
+    metric_of("latest-offset-went-back", MetricKind::Violation),
     metric_of("liveness", MetricKind::Violation),
     metric_of("sent", MetricKind::Count),
     metric_of("acked", MetricKind::Count),
