@@ -6,6 +6,7 @@
 
 mod allowed;
 mod availability;
+pub mod bench;
 mod commits;
 mod cycles;
 mod evidence;
