@@ -7,7 +7,7 @@ use super::vocabulary::*;
 use super::*;
 use crate::config::{self, Acks, Scope};
 use crate::defect::Defect;
-use crate::world::sim::{Direction, Latency, LinkModel, Ppm};
+use crate::world::sim::{Direction, Latency, LinkModel, Ppm, Survivors};
 
 const TOPIC: &str = "[[topic]]\nname = \"orders\"\nreplication-factor = 3\n";
 const PRODUCE: &str = "[[workload]]\nkind = \"produce\"\ntopic = \"orders\"\nrecords = 500\n";
@@ -164,7 +164,7 @@ target = "orders-0"
                 value: 200
             }),
             after: Duration::from_millis(100),
-            action: Action::PowerLoss,
+            action: Action::PowerLoss(Survivors::NOTHING),
             target: Some(Target::Leader("orders-0".into())),
             duration: Some(Duration::from_secs(5)),
             text: ("power-loss".into(), "leader(orders-0)".into()),
@@ -394,6 +394,15 @@ fn the_reference_names_every_word_of_the_vocabulary() {
     };
     let missing: Vec<&str> = words.chain(metrics).filter(|word| !documented(word)).collect();
     assert_eq!(missing, Vec::<&str>::new(), "not in docs/scenario-reference.md");
+}
+
+#[test]
+fn the_reference_lists_every_defect() {
+    let reference = std::fs::read_to_string("docs/scenario-reference.md").expect("the reference is shipped");
+    for defect in Defect::ALL {
+        let row = format!("| `{defect}` | {} |", defect.sentence());
+        assert!(reference.contains(&row), "the reference lacks the row: {row}");
+    }
 }
 
 #[test]
