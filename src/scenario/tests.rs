@@ -7,7 +7,7 @@ use super::vocabulary::*;
 use super::*;
 use crate::config::{self, Acks, Scope};
 use crate::defect::Defect;
-use crate::world::sim::{Direction, Latency, LinkModel, Ppm};
+use crate::world::sim::{Direction, Latency, LinkModel, Ppm, Survivors};
 
 const TOPIC: &str = "[[topic]]\nname = \"orders\"\nreplication-factor = 3\n";
 const PRODUCE: &str = "[[workload]]\nkind = \"produce\"\ntopic = \"orders\"\nrecords = 500\n";
@@ -164,7 +164,7 @@ target = "orders-0"
                 value: 200
             }),
             after: Duration::from_millis(100),
-            action: Action::PowerLoss,
+            action: Action::PowerLoss(Survivors::NOTHING),
             target: Some(Target::Leader("orders-0".into())),
             duration: Some(Duration::from_secs(5)),
             text: ("power-loss".into(), "leader(orders-0)".into()),

@@ -65,7 +65,9 @@ impl Pace {
         match (self.load.drain, event) {
             (Some(drain), Event::Frame(_, bytes)) => transmission(bytes.len() + 4, drain),
             (None, Event::Frame(..))
-            | (_, Event::Accepted(_) | Event::Connected(_) | Event::Closed(_) | Event::Terminate) => Duration::ZERO,
+            | (_, Event::Accepted(_) | Event::Connected(_) | Event::Closed(_) | Event::IoReady | Event::Terminate) => {
+                Duration::ZERO
+            }
         }
     }
 }
