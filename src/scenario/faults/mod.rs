@@ -4,7 +4,7 @@
 mod machine;
 mod network;
 
-pub(super) use network::loss;
+pub(super) use network::{loss, requests};
 
 mod disk;
 
