@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::disk::{BATCHES, BatchField, SEGMENTS, SURVIVALS};
 use super::faults::requests;
 use super::vocabulary::*;
 use crate::config::{self, Kind, Scope};
@@ -76,6 +77,7 @@ fn definitions() -> Value {
         "machine": pattern(target(&|name| !["leader", "follower", "isr", "fault"].contains(&name)), "broker(1)"),
         // What can be stopped.
         "server": pattern(target(&|name| !["client", "machines"].contains(&name)), "leader(orders-0)"),
+        "disk": pattern(format!(r"^ *({})\(.+\) *$", DISK_TARGETS.join("|")), "disk(1)"),
         "condition": pattern(format!(r"^ *({})\(.+\).*$", CONDITIONS.join("|")), "acked(orders) >= 200"),
         "comparison": {"anyOf": [
             {"type": "integer", "minimum": 0},
@@ -149,6 +151,15 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
         "defects" => {
             json!({"type": "array", "items": {"enum": defect_names().collect::<Vec<_>>()}})
         }
+        "log-dirs" => json!({"type": "integer", "minimum": 1}),
+        "bytes-per-second" => at_least(1),
+        "free-bytes" => at_least(0),
+        "byte" => json!({"type": "integer"}),
+        "bit" => json!({"type": "integer", "minimum": 0, "maximum": 7}),
+        "pages" | "entries" => words(SURVIVALS),
+        "segment" => words(SEGMENTS),
+        "batch" => words(BATCHES),
+        "field" => words(BatchField::NAMES),
         "racks" => json!({"type": "array", "items": {"type": "string"}, "minItems": 1}),
         "groups" => {
             let group = json!({"type": "array", "items": named("target"), "minItems": 1});
@@ -163,6 +174,10 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
         "request" => json!({"enum": requests().into_iter().map(|(name, _)| name).collect::<Vec<_>>()}),
         _ => return None,
     })
+}
+
+fn words<T>(words: &[(&str, T)]) -> Value {
+    json!({"enum": words.iter().map(|(name, _)| name).collect::<Vec<_>>()})
 }
 
 /// Kafka's keys of a scope, quoted or not: unquoted ones are tables to TOML.
@@ -271,10 +286,11 @@ fn fault() -> Value {
     // A topic or a partition for `elect-preferred`, a target for everything else.
     of["properties"]["target"] = described(json!({"type": "string"}), "`[[fault]]`", "target");
     let stops = ["crash", "power-loss", "crash-loop", "restart", "controlled-shutdown"];
-    let others: Vec<&&str> =
-        ACTIONS.iter().filter(|action| **action != "elect-preferred" && !stops.contains(action)).collect();
+    let is_other =
+        |action: &&&str| **action != "elect-preferred" && !stops.contains(action) && !DISK_ACTIONS.contains(action);
+    let others: Vec<&&str> = ACTIONS.iter().filter(is_other).collect();
     let all = of["allOf"].as_array_mut().expect("just set");
-    for (actions, target) in [(json!(stops), "server"), (json!(others), "target")] {
+    for (actions, target) in [(json!(stops), "server"), (json!(DISK_ACTIONS), "disk"), (json!(others), "target")] {
         let condition = json!({"properties": {"do": {"enum": actions}}, "required": ["do"]});
         all.push(json!({"if": condition, "then": {"properties": {"target": named(target)}}}));
     }

@@ -142,6 +142,26 @@ pub fn keys_of(action: &str) -> Option<(&'static [&'static str], &'static [&'sta
     })
 }
 
+/// Values of `do` that are aimed at disks or files.
+pub const DISK_ACTIONS: &[&str] = &[
+    "fsync-slow",
+    "fsync-fail",
+    "fsync-lie",
+    "read-slow",
+    "read-fail",
+    "read-short",
+    "write-slow",
+    "write-fail",
+    "write-lost",
+    "write-misdirected",
+    "disk-stall",
+    "disk-throttle",
+    "disk-full",
+    "disk-replace",
+    "drop-cache",
+    "bit-rot",
+];
+
 /// Values of `direction` in `[[fault]]`.
 pub const DIRECTIONS: &[&str] = &["request", "response"];
 /// What a target can be.
