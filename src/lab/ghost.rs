@@ -5,7 +5,7 @@
 //! it are the *committed log*. When a run legitimately loses them (unclean election, power loss of the last
 //! in-sync replica) the violation is stated once and the ghost goes on with what the new leader holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::outcome::Violation;
 use crate::observe::{BatchInfo, Observation};
@@ -19,6 +19,8 @@ pub struct Ghost {
     /// Brokers that the controller has unfenced.
     pub active: BTreeMap<BrokerId, bool>,
     pub violations: Vec<Violation>,
+    /// Brokers with a log directory that failed: nothing but a restart brings it back.
+    pub with_failed_dirs: BTreeSet<String>,
 }
 
 /// One partition: the controller's view, the committed log, each replica's log.
@@ -147,8 +149,10 @@ impl Ghost {
             | Observation::Refused { .. }
             | Observation::Served { .. }
             | Observation::Registered { .. }
-            | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => {}
+            Observation::LogDirFailed { .. } => {
+                self.with_failed_dirs.insert(machine.to_owned());
+            }
         }
     }
 

@@ -121,6 +121,8 @@ impl Nemesis {
         }
         // Whoever still shuts down in an orderly way is booted when that is done.
         self.restarts.append(&mut self.shutting_down);
+        let with_failed_dirs = std::mem::take(&mut self.cluster.recorder.lock().ghost.with_failed_dirs);
+        with_failed_dirs.iter().for_each(|machine| self.stop(machine, None, now));
         for machine in self.cluster.server_machines() {
             if !self.restarts.contains(&machine) {
                 self.boot(&machine);
