@@ -215,6 +215,7 @@ impl Lifecycle {
             .with_incarnation_id(self.incarnation)
             .with_listeners(vec![listener])
             .with_log_dirs(self.directories.clone())
+            .with_rack(options.rack.clone().map(StrBytes::from_string))
             .with_previous_broker_epoch(self.previous_broker_epoch.0)
     }
 

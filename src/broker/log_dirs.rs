@@ -60,8 +60,13 @@ impl LogDirs {
         let mut ids = world.rng("directory-id");
         let (mut dirs, mut loaded) = (Vec::new(), Vec::new());
         for (index, path) in options.log_dirs.iter().enumerate() {
-            let opened =
-                LogDirectory::open(world.disk(), path, |_| options.config.log.clone(), || random_uuid(&mut ids));
+            let opened = LogDirectory::open(
+                world.disk(),
+                path,
+                |_| options.config.log.clone(),
+                || random_uuid(&mut ids),
+                options.config.defects,
+            );
             let online = match opened {
                 Ok((directory, logs)) => {
                     loaded.extend(logs.into_iter().map(|log| (DirIndex(index), log)));

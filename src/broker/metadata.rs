@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     Broker, BrokerOptions, DirFailure, DirIndex, Hosted, InDir, Key, Touched, effective_topic_config, rpc_config,
 };
+use crate::defect::Defect;
 use crate::metadata::{ImageChanges, MetadataImage, PartitionState, decode_records};
 use crate::protocol::rpc::{Completion, PeerId, RpcClient};
 use crate::protocol::{BrokerId, PartitionEpoch, TopicPartition};
@@ -200,7 +201,10 @@ impl Broker {
             let applied = self.apply_partition_state(now, key);
             self.or_fail(now, applied);
         }
-        self.fetchers.stop_idle(net);
+        // The fetch under way belongs to an epoch that is over.
+        if !self.options.config.defects.has(Defect::KeepOldFetchSession) {
+            self.fetchers.stop_idle(net);
+        }
     }
 
     fn partition_state(&self, (topic_id, index): Key) -> Option<&PartitionState> {

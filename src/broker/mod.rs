@@ -61,6 +61,8 @@ pub struct BrokerOptions {
     pub config: BrokerConfig,
     /// The log directories (`log.dirs`), relative to the machine's disk: at least one.
     pub log_dirs: Vec<String>,
+    /// `broker.rack`
+    pub rack: Option<String>,
 }
 
 /// A partition, by topic id and index.
