@@ -7,6 +7,7 @@ mod check;
 mod pool;
 mod replay;
 mod run;
+mod schema;
 mod serve;
 
 use std::io::{self, IsTerminal, Write};
@@ -46,6 +47,7 @@ enum Command {
     Replay(ReplayArgs),
     Check(CheckArgs),
     Serve(serve::ServeArgs),
+    Schema(SchemaArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -141,6 +143,17 @@ struct CheckArgs {
     format: HumanOrJson,
 }
 
+/// Print the JSON Schema of scenario files, for editors.
+///
+/// Editors with a TOML language server (Taplo; VS Code's Even Better TOML) complete and check scenario files
+/// with it: save it, and begin a file with the line `#:schema <path or URL>`, before the claim.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  faultline schema > scenario.schema.json
+  #:schema ../scenario.schema.json                 the first line of a scenario file")]
+struct SchemaArgs {}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum RunFormat {
     Human,
@@ -185,6 +198,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::replay(args),
         Command::Check(args) => check::check(args),
         Command::Serve(args) => serve::serve(&args),
+        Command::Schema(SchemaArgs {}) => schema::run(),
         Command::Bench(args) => bench::bench(&args),
     };
     let exit = result.unwrap_or_else(|error| {

@@ -146,6 +146,25 @@ pub const TARGETS: &[&str] =
     &["broker", "brokers", "leader", "follower", "isr", "controller", "client", "rack", "machines", "fault"];
 /// What a fault of disks is aimed at.
 pub const DISK_TARGETS: &[&str] = &["disk", "file"];
+/// Values of `do` that are aimed at disks or files.
+pub const DISK_ACTIONS: &[&str] = &[
+    "fsync-slow",
+    "fsync-fail",
+    "fsync-lie",
+    "read-slow",
+    "read-fail",
+    "read-short",
+    "write-slow",
+    "write-fail",
+    "write-lost",
+    "write-misdirected",
+    "disk-stall",
+    "disk-throttle",
+    "disk-full",
+    "disk-replace",
+    "drop-cache",
+    "bit-rot",
+];
 /// What a condition can ask for.
 pub const CONDITIONS: &[&str] = &["sent", "acked", "committed", "isr", "leader", "fault"];
 /// The axis that switches known defects on.
