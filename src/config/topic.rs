@@ -2,9 +2,10 @@
 //! more than one key.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{BrokerConfig, ConfigError, ProducerConfig};
-use crate::log::LogConfig;
+use crate::log::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression};
 
 /// Topic-level configuration: `None` inherits the broker's.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +20,18 @@ pub struct TopicConfig {
     pub flush_messages: Option<u64>,
     /// `max.message.bytes`
     pub max_message_bytes: Option<u64>,
+    /// `compression.type`
+    pub compression: Option<StoredCompression>,
+    /// `cleanup.policy`
+    pub cleanup_policy: Option<CleanupPolicy>,
+    /// `min.cleanable.dirty.ratio`
+    pub min_cleanable_dirty_ratio: Option<Ratio>,
+    /// `min.compaction.lag.ms`
+    pub min_compaction_lag: Option<Duration>,
+    /// `max.compaction.lag.ms`
+    pub max_compaction_lag_ms: Option<u64>,
+    /// `delete.retention.ms`
+    pub delete_retention: Option<Duration>,
 }
 
 /// What holds for a topic once its broker's configuration is taken in.
@@ -45,11 +58,25 @@ impl TopicConfig {
                 segment_bytes: self.segment_bytes.unwrap_or(broker.log.segment_bytes),
                 flush_messages: self.flush_messages.unwrap_or(broker.log.flush_messages),
                 max_message_bytes: self.max_message_bytes.unwrap_or(broker.log.max_message_bytes),
+                compression: self.compression.unwrap_or(broker.log.compression),
+                cleanup_policy: self.cleanup_policy.unwrap_or(broker.log.cleanup_policy),
+                compaction: self.compaction(&broker.log.compaction),
             },
             min_insync_replicas: self.min_insync_replicas.unwrap_or(broker.min_insync_replicas),
             unclean_leader_election_enable: self
                 .unclean_leader_election_enable
                 .unwrap_or(broker.unclean_leader_election_enable),
+        }
+    }
+}
+
+impl TopicConfig {
+    fn compaction(&self, broker: &CompactionConfig) -> CompactionConfig {
+        CompactionConfig {
+            min_cleanable_dirty_ratio: self.min_cleanable_dirty_ratio.unwrap_or(broker.min_cleanable_dirty_ratio),
+            min_compaction_lag: self.min_compaction_lag.unwrap_or(broker.min_compaction_lag),
+            max_compaction_lag_ms: self.max_compaction_lag_ms.unwrap_or(broker.max_compaction_lag_ms),
+            delete_retention: self.delete_retention.unwrap_or(broker.delete_retention),
         }
     }
 }
@@ -102,8 +129,6 @@ impl ProducerConfig {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

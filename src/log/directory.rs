@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::checkpoint;
+use super::config::LogConfig;
 use super::loader::Checkpoints;
-use super::partition_log::{Log, LogConfig, RecoveryReport};
+use super::partition_log::{Log, RecoveryReport};
 use super::uuid_text;
 use crate::protocol::{BrokerEpoch, Offset, TopicPartition};
 use crate::world::Disk;

@@ -6,8 +6,9 @@
 
 use std::io;
 
+use super::config::LogConfig;
 use super::epoch_cache::EpochCache;
-use super::partition_log::{Log, LogConfig, RecoveryReport};
+use super::partition_log::{Log, RecoveryReport};
 use super::segment::{self, Segment};
 use crate::protocol::Offset;
 use crate::world::Disk;

@@ -3,19 +3,24 @@
 
 pub mod batch;
 mod checkpoint;
+pub mod compression;
+mod config;
 mod directory;
 mod epoch_cache;
 mod loader;
 #[cfg(test)]
 mod model_tests;
 mod partition_log;
+pub mod record;
 mod segment;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod uuid_text;
+mod validate;
 
+pub use config::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression};
 pub use directory::{LoadedLog, LogDirectory};
 pub use epoch_cache::EpochCache;
-pub use partition_log::{AppendError, Appended, Log, LogConfig, ReadError, RecoveryReport};
+pub use partition_log::{AppendError, Appended, Log, ReadError, RecoveryReport};

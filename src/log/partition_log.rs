@@ -8,28 +8,14 @@ use std::io;
 use bytes::Bytes;
 
 use super::batch::{self, AppendOrigin, BatchError, NO_TIMESTAMP};
+use super::config::LogConfig;
 use super::epoch_cache::EpochCache;
+use super::record::Records;
 use super::segment::{Segment, Stored};
+use super::validate;
 use crate::observe::BatchInfo;
 use crate::protocol::{LeaderEpoch, Offset};
 use crate::world::Disk;
-
-/// The topic configuration that the log obeys (Kafka's `LogConfig`).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LogConfig {
-    /// `segment.bytes`
-    pub segment_bytes: u64,
-    /// `flush.messages`: fsync after this many records. `u64::MAX`: never by count.
-    pub flush_messages: u64,
-    /// `max.message.bytes`: largest batch accepted from a producer.
-    pub max_message_bytes: u64,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        LogConfig { segment_bytes: 1 << 30, flush_messages: u64::MAX, max_message_bytes: 1_048_588 }
-    }
-}
 
 /// What an append did.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -177,13 +163,30 @@ impl Log {
 
     fn append_leader(
         &mut self,
-        records: &[u8],
+        records: &Bytes,
         epoch: LeaderEpoch,
         origin: AppendOrigin,
     ) -> Result<Appended, AppendError> {
         check_size(records.len(), self.config.max_message_bytes)?;
+        let header = batch::check_append(records, origin)?;
+        let rules = self.config.rules();
+        if rules.must_look_inside(&header)
+            && let Some(rewritten) = validate::validate(&header, records, rules)?
+        {
+            check_size(rewritten.len(), self.config.max_message_bytes)?;
+            let header = batch::checked(&rewritten, false)?;
+            return self.append_validated(&rewritten, header, epoch);
+        }
+        self.append_validated(records, header, epoch)
+    }
+
+    fn append_validated(
+        &mut self,
+        records: &[u8],
+        mut header: batch::Header,
+        epoch: LeaderEpoch,
+    ) -> Result<Appended, AppendError> {
         check_size(records.len(), self.config.segment_bytes)?;
-        let mut header = batch::check_append(records, origin)?;
         header.base_offset = self.log_end;
         header.leader_epoch = epoch;
         self.staged.clear();
@@ -301,9 +304,6 @@ impl Log {
     }
 
     /// First record with timestamp >= `timestamp_ms`: (offset, timestamp). Looks below `up_to` only.
-    ///
-    /// Compressed batches are not opened: the answer is then the batch's first record with the batch's base
-    /// or max timestamp, whichever is large enough first: never too late, perhaps too early.
     pub fn offset_for_timestamp(&self, timestamp_ms: i64, up_to: Offset) -> io::Result<Option<(Offset, i64)>> {
         for segment in self.segments.iter().filter(|segment| segment.max_timestamp() >= timestamp_ms) {
             for batch in segment.batches() {
@@ -323,17 +323,13 @@ impl Log {
     }
 
     /// The record with the largest timestamp (ListOffsets -3, KIP-734): (offset, timestamp), the first of
-    /// several. Of a compressed batch, its last offset.
+    /// several.
     pub fn max_timestamp(&self) -> io::Result<Option<(Offset, i64)>> {
         let max = self.segments.iter().map(Segment::max_timestamp).max().unwrap_or(NO_TIMESTAMP);
         let of_max = self.segments.iter().find(|segment| max > NO_TIMESTAMP && segment.max_timestamp() == max);
         let Some(segment) = of_max else { return Ok(None) };
         let Some(batch) = segment.batches().iter().find(|batch| batch.max_timestamp == max) else { return Ok(None) };
-        let bytes = segment.read_batch(batch)?;
-        if batch::Header::parse(&bytes).is_ok_and(|header| header.is_compressed()) {
-            return Ok(Some((batch.info.last_offset, max)));
-        }
-        first_record_at(&bytes, max, batch.info.base_offset)
+        first_record_at(&segment.read_batch(batch)?, max, batch.info.base_offset)
     }
 
     /// Cuts the log so that its end is `to` (or the start of the batch that holds it). Epochs that begin
@@ -434,17 +430,15 @@ fn check_size(bytes: usize, bytes_max: u64) -> Result<(), AppendError> {
 /// The first record of the batch at or beyond offset `from` whose timestamp is at least `timestamp_ms`.
 fn first_record_at(bytes: &Bytes, timestamp_ms: i64, from: Offset) -> io::Result<Option<(Offset, i64)>> {
     let header = batch::Header::parse(bytes).map_err(invalid_data)?;
-    let first = header.base_offset.max(from);
-    if header.is_log_append_time() {
-        return Ok(Some((first, header.max_timestamp)));
+    let mut records = Records::open(&header, bytes).map_err(invalid_data)?;
+    while let Some(record) = records.next() {
+        let record = record.map_err(invalid_data)?;
+        let (offset, timestamp) = (header.offset_of(&record), header.timestamp_of(&record));
+        if offset >= from && timestamp >= timestamp_ms {
+            return Ok(Some((offset, timestamp)));
+        }
     }
-    if header.is_compressed() {
-        let is_first_late_enough = header.base_timestamp >= timestamp_ms;
-        return Ok(Some((first, if is_first_late_enough { header.base_timestamp } else { header.max_timestamp })));
-    }
-    let records = batch::records(bytes)?;
-    let found = records.iter().find(|record| record.offset >= from.0 && record.timestamp >= timestamp_ms);
-    Ok(found.map(|record| (Offset(record.offset), record.timestamp)))
+    Ok(None)
 }
 
 fn invalid_data(e: BatchError) -> io::Error {
