@@ -6,6 +6,7 @@
 
 use std::io;
 
+use super::cleaner;
 use super::config::LogConfig;
 use super::epoch_cache::EpochCache;
 use super::partition_log::{Log, RecoveryReport};
@@ -41,11 +42,13 @@ impl Log {
         config: LogConfig,
         checkpoints: Checkpoints,
     ) -> io::Result<(Log, RecoveryReport)> {
+        let finished_swap = cleaner::finish_interrupted(&disk, &dir)?;
         let epochs = EpochCache::read(&disk, &dir)?;
         let mut loader = Loader { disk, dir, checkpoints, epochs, segments: Vec::new(), dropped_bytes: 0 };
         loader.load_segments()?;
         let is_new = loader.ensure_active_segment()?;
-        loader.into_log(config, is_new)
+        let (log, report) = loader.into_log(config, is_new)?;
+        Ok((log, RecoveryReport { finished_swap, ..report }))
     }
 }
 
@@ -189,7 +192,12 @@ impl Loader {
             staged: Vec::new(),
         };
         log.set_high_watermark(high_watermark);
-        let report = RecoveryReport { clean: is_clean, dropped_bytes: self.dropped_bytes, batches: log.batches() };
+        let report = RecoveryReport {
+            clean: is_clean,
+            dropped_bytes: self.dropped_bytes,
+            batches: log.batches(),
+            finished_swap: None,
+        };
         Ok((log, report))
     }
 

@@ -3,6 +3,7 @@
 
 pub mod batch;
 mod checkpoint;
+mod cleaner;
 pub mod compression;
 mod config;
 mod directory;
@@ -20,6 +21,7 @@ mod tests;
 pub mod uuid_text;
 mod validate;
 
+pub use cleaner::{CleanError, Cleaned, Dirt, OFFSET_MAP_KEYS, Rewritten};
 pub use config::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression};
 pub use directory::{LoadedLog, LogDirectory};
 pub use epoch_cache::EpochCache;

@@ -61,6 +61,8 @@ pub struct RecoveryReport {
     pub dropped_bytes: u64,
     /// Every batch that the log holds now, in order.
     pub batches: Vec<BatchInfo>,
+    /// A compaction whose last step a crash had interrupted was finished.
+    pub finished_swap: Option<super::cleaner::Rewritten>,
 }
 
 /// The log of one partition. Offsets: log start <= high watermark <= log end.

@@ -9,6 +9,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::batch::{self, HEADER_BYTES, Header, NO_TIMESTAMP};
+use super::cleaner::{CLEANED_SUFFIX, SWAP_SUFFIX};
 use crate::observe::BatchInfo;
 use crate::protocol::Offset;
 use crate::world::{Disk, File};
@@ -21,6 +22,8 @@ const INDEX_ENTRY_BYTES: u64 = 8;
 const TIME_INDEX_ENTRY_BYTES: u64 = 12;
 /// Offsets in the indexes are relative and Java integers, and so are positions.
 const RELATIVE_MAX: i64 = i32::MAX as i64;
+/// Files of a segment, the log first.
+pub const EXTENSIONS: [&str; 3] = ["log", "index", "timeindex"];
 /// How much of a file is read at once while it is scanned: large enough to be sequential on a real disk.
 const SCAN_BYTES: usize = 1 << 20;
 
@@ -85,6 +88,21 @@ impl Segment {
         let index = disk.create(&format!("{path}.index"))?;
         let time_index = disk.create(&format!("{path}.timeindex"))?;
         Ok(Segment::new(path, base_offset, [log, index, time_index]))
+    }
+
+    /// An empty segment under another name, to be filled by the cleaner.
+    pub fn create_cleaned(disk: &Disk, dir: &str, base_offset: Offset) -> io::Result<Segment> {
+        let path = path(dir, base_offset);
+        let [log, index, time_index] =
+            EXTENSIONS.map(|extension| disk.create(&format!("{path}.{extension}{CLEANED_SUFFIX}")));
+        Ok(Segment::new(path, base_offset, [log?, index?, time_index?]))
+    }
+
+    /// Opens the log file of a segment whose swap was interrupted, to be looked at.
+    pub fn open_swap(disk: &Disk, dir: &str, base_offset: Offset) -> io::Result<Segment> {
+        let path = path(dir, base_offset);
+        let open = || disk.open(&format!("{path}.log{SWAP_SUFFIX}"));
+        Ok(Segment::new(path.clone(), base_offset, [open()?, open()?, open()?]))
     }
 
     /// Opens a segment's files; missing index files are created empty. Call [`Segment::scan`] next.
@@ -232,6 +250,12 @@ impl Segment {
 
     pub fn read_batch(&self, batch: &Stored) -> io::Result<Bytes> {
         self.read_bytes(u64::from(batch.position), batch.end())
+    }
+
+    pub fn read_header(&self, batch: &Stored) -> io::Result<Header> {
+        let start = u64::from(batch.position);
+        let bytes = self.read_bytes(start, start + HEADER_BYTES as u64)?;
+        Header::parse(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     fn read_bytes(&self, start: u64, end: u64) -> io::Result<Bytes> {
@@ -382,6 +406,18 @@ impl Segment {
         self.append_time_index_entry()
     }
 
+    /// Bytes of the larger index.
+    pub fn index_bytes(&self) -> u64 {
+        self.index.len().max(self.time_index.len())
+    }
+
+    /// Removes the files of a segment that the cleaner gives up.
+    pub fn remove_cleaned(self, disk: &Disk) -> io::Result<()> {
+        EXTENSIONS
+            .iter()
+            .try_for_each(|extension| disk.remove_file(&format!("{}.{extension}{CLEANED_SUFFIX}", self.path)))
+    }
+
     /// Removes the files.
     pub fn remove(self, disk: &Disk) -> io::Result<()> {
         remove_files(disk, &self.path)
@@ -394,7 +430,7 @@ pub fn remove(disk: &Disk, dir: &str, base_offset: Offset) -> io::Result<()> {
 }
 
 fn remove_files(disk: &Disk, path: &str) -> io::Result<()> {
-    for extension in ["log", "index", "timeindex"] {
+    for extension in EXTENSIONS {
         match disk.remove_file(&format!("{path}.{extension}")) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -412,7 +448,12 @@ pub fn base_offset(file_name: &str, extension: &str) -> Option<Offset> {
 }
 
 pub fn log_path(dir: &str, base_offset: Offset) -> String {
-    format!("{}.log", path(dir, base_offset))
+    file(dir, base_offset, "log")
+}
+
+/// Path of one of a segment's files.
+pub fn file(dir: &str, base_offset: Offset, extension: &str) -> String {
+    format!("{}.{extension}", path(dir, base_offset))
 }
 
 fn path(dir: &str, base_offset: Offset) -> String {
