@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use crate::log::TimestampType;
+
 use super::{Acks, BrokerConfig, ConsumerConfig, OffsetReset, Partitioner, ProducerConfig, TopicConfig, known};
 
 /// Whose configuration a key belongs to.
@@ -80,6 +82,8 @@ impl ConfigError {
                     Some("the simulated producer is not idempotent: it behaves as with enable.idempotence=false".into())
                 }
                 "client.id" => Some("clients are named by their order in the file: producer-1, consumer-1, …".into()),
+                "log.retention.hours" | "log.retention.minutes" => Some("set `log.retention.ms`".into()),
+                "log.roll.hours" => Some("set `log.roll.ms`".into()),
                 "broker.id" | "node.id" => Some("brokers have the node ids 1, 2, …".into()),
                 "eligible.leader.replicas.enable" => {
                     Some("eligible leader replicas (KIP-966) are not modelled: the last in-sync replica stays".into())
@@ -192,7 +196,7 @@ macro_rules! integer_field {
         }
     )*};
 }
-integer_field!(i16, i32, u32, usize);
+integer_field!(i16, i32, i64, u32, usize);
 
 /// Kafka's `Long.MAX_VALUE` (never) is `u64::MAX` here.
 impl Field for u64 {
@@ -269,6 +273,10 @@ word_field!(OffsetReset {
     "latest" => OffsetReset::Latest, "latest";
     "none" => OffsetReset::None, "none";
 });
+word_field!(TimestampType {
+    "CreateTime" => TimestampType::CreateTime, "CreateTime";
+    "LogAppendTime" => TimestampType::LogAppendTime, "LogAppendTime";
+});
 word_field!(Partitioner {
     "null" => Partitioner::Default, "null";
     ROUND_ROBIN => Partitioner::RoundRobin, ROUND_ROBIN;
@@ -320,6 +328,8 @@ const fn millis(min: i64) -> Kind {
 /// Kafka's smallest segment: the overhead of one record of format 0 (`LegacyRecord.RECORD_OVERHEAD_V0`).
 const SEGMENT_BYTES_MIN: i64 = 14;
 
+const TIMESTAMP_TYPES: Kind = Kind::Choice(&["CreateTime", "LogAppendTime"]);
+
 const BROKER: &[Key<BrokerConfig>] = &[
     key!("min.insync.replicas", "1", int(1), min_insync_replicas),
     key!("unclean.leader.election.enable", "false", Kind::Bool, unclean_leader_election_enable),
@@ -337,6 +347,15 @@ const BROKER: &[Key<BrokerConfig>] = &[
         replica_high_watermark_checkpoint_interval
     ),
     key!("log.flush.offset.checkpoint.interval.ms", "60000", millis(1), log_flush_offset_checkpoint_interval),
+    key!(
+        "log.flush.start.offset.checkpoint.interval.ms",
+        "60000",
+        millis(1),
+        log_flush_start_offset_checkpoint_interval
+    ),
+    key!("log.flush.scheduler.interval.ms", "9223372036854775807", long(1), log_flush_scheduler_interval_ms),
+    key!("log.retention.check.interval.ms", "300000", millis(1), log_retention_check_interval),
+    key!("log.initial.task.delay.ms", "30000", millis(0), log_initial_task_delay),
     key!("broker.session.timeout.ms", "9000", millis(1), broker_session_timeout),
     key!("broker.heartbeat.interval.ms", "2000", millis(1), broker_heartbeat_interval),
     key!("controller.socket.timeout.ms", "30000", millis(1), controller_socket_timeout),
@@ -353,6 +372,31 @@ const BROKER: &[Key<BrokerConfig>] = &[
     key!("log.segment.bytes" or "segment.bytes", "1073741824", int(SEGMENT_BYTES_MIN), log.segment_bytes),
     key!("log.flush.interval.messages" or "flush.messages", "9223372036854775807", long(1), log.flush_messages),
     key!("message.max.bytes" or "max.message.bytes", "1048588", int(0), log.max_message_bytes),
+    key!("log.roll.ms" or "segment.ms", "604800000", long(1), log.segment_ms),
+    key!("log.index.size.max.bytes" or "segment.index.bytes", "10485760", int(4), log.segment_index_bytes),
+    key!("log.index.interval.bytes" or "index.interval.bytes", "4096", int(0), log.index_interval_bytes),
+    key!("log.flush.interval.ms" or "flush.ms", "9223372036854775807", long(0), log.flush_ms),
+    key!("log.retention.ms" or "retention.ms", "604800000", long(-1), log.retention_ms),
+    key!("log.retention.bytes" or "retention.bytes", "-1", long(-1), log.retention_bytes),
+    key!("log.segment.delete.delay.ms" or "file.delete.delay.ms", "60000", long(0), log.file_delete_delay_ms),
+    key!(
+        "log.message.timestamp.type" or "message.timestamp.type",
+        "CreateTime",
+        TIMESTAMP_TYPES,
+        log.message_timestamp_type
+    ),
+    key!(
+        "log.message.timestamp.before.max.ms" or "message.timestamp.before.max.ms",
+        "9223372036854775807",
+        long(0),
+        log.message_timestamp_before_max_ms
+    ),
+    key!(
+        "log.message.timestamp.after.max.ms" or "message.timestamp.after.max.ms",
+        "9223372036854775807",
+        long(0),
+        log.message_timestamp_after_max_ms
+    ),
 ];
 
 const TOPIC: &[Key<TopicConfig>] = &[
@@ -361,6 +405,16 @@ const TOPIC: &[Key<TopicConfig>] = &[
     key!("segment.bytes", "1073741824", int(SEGMENT_BYTES_MIN), segment_bytes),
     key!("flush.messages", "9223372036854775807", long(1), flush_messages),
     key!("max.message.bytes", "1048588", int(0), max_message_bytes),
+    key!("segment.ms", "604800000", long(1), segment_ms),
+    key!("segment.index.bytes", "10485760", int(4), segment_index_bytes),
+    key!("index.interval.bytes", "4096", int(0), index_interval_bytes),
+    key!("flush.ms", "9223372036854775807", long(0), flush_ms),
+    key!("retention.ms", "604800000", long(-1), retention_ms),
+    key!("retention.bytes", "-1", long(-1), retention_bytes),
+    key!("file.delete.delay.ms", "60000", long(0), file_delete_delay_ms),
+    key!("message.timestamp.type", "CreateTime", TIMESTAMP_TYPES, message_timestamp_type),
+    key!("message.timestamp.before.max.ms", "9223372036854775807", long(0), message_timestamp_before_max_ms),
+    key!("message.timestamp.after.max.ms", "9223372036854775807", long(0), message_timestamp_after_max_ms),
 ];
 
 const PRODUCER: &[Key<ProducerConfig>] = &[
@@ -573,7 +627,8 @@ mod tests {
         }
         let distinct: std::collections::BTreeSet<_> =
             config.entries().into_values().filter(|v| v.parse::<i64>().is_ok()).collect();
-        let numeric = modelled(Scope::Broker).iter().filter(|k| k.kind != Kind::Bool).count();
+        let is_numeric = |k: &&ModelledKey| !matches!(k.kind, Kind::Bool | Kind::Choice(_));
+        let numeric = modelled(Scope::Broker).iter().filter(is_numeric).count();
         assert_eq!(distinct.len(), numeric, "two keys share a field");
     }
 

@@ -3,19 +3,25 @@
 
 pub mod batch;
 mod checkpoint;
+mod config;
 mod directory;
 mod epoch_cache;
+mod index;
 mod loader;
 #[cfg(test)]
 mod model_tests;
 mod partition_log;
+mod retention;
 mod segment;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod timestamps;
 pub mod uuid_text;
 
+pub use config::{LogConfig, TimestampType};
 pub use directory::{LoadedLog, LogDirectory};
 pub use epoch_cache::EpochCache;
-pub use partition_log::{AppendError, Appended, Log, LogConfig, ReadError, RecoveryReport};
+pub use partition_log::{AppendError, Appended, DropReason, Dropped, Log, ReadError, RecoveryReport};
+pub use retention::LogStartMove;

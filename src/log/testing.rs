@@ -10,8 +10,8 @@ use kafka_protocol::records::{
 use uuid::Uuid;
 
 use super::batch;
+use super::config::LogConfig;
 use super::directory::{LoadedLog, LogDirectory};
-use super::partition_log::LogConfig;
 use crate::protocol::{LeaderEpoch, Offset, TopicPartition};
 use crate::world::Disk;
 use crate::world::sim::{SimConfig, Simulation};
