@@ -9,6 +9,7 @@
 mod accumulator;
 mod admin;
 mod backoff;
+mod compression_ratio;
 mod consumer;
 mod delivery;
 mod error;

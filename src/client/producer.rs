@@ -103,6 +103,7 @@ impl Producer {
             rpc,
             metadata: Metadata::new(metadata_config, bootstrap, world.rng("producer-metadata")),
             accumulator: RecordAccumulator::new(
+                config.compression,
                 config.batch_size,
                 config.linger,
                 retry_backoff,

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::log::TimestampType;
-
 use super::{Acks, BrokerConfig, ConsumerConfig, OffsetReset, Partitioner, ProducerConfig, TopicConfig, known};
+use crate::log::compression::Compression;
+use crate::log::{CleanupPolicy, Ratio, StoredCompression, TimestampType};
 
 /// Whose configuration a key belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,6 +111,8 @@ pub enum Kind {
     Seconds {
         min: i64,
     },
+    /// A decimal number from 0 to 1.
+    Ratio,
     /// One of these words.
     Choice(&'static [&'static str]),
 }
@@ -132,6 +134,7 @@ impl Kind {
             Kind::Seconds { min } => {
                 whole(min, DURATION_MAX_MS / 1_000).map(|n| Setting::Span(Duration::from_secs(n as u64)))
             }
+            Kind::Ratio => Ratio::parse(text).map(Setting::Ratio),
             Kind::Choice(words) => words.iter().find(|word| **word == text).map(|word| Setting::Word(word)),
         }
     }
@@ -142,6 +145,7 @@ impl Kind {
             (Setting::Bool(b), _) => b.to_string(),
             (Setting::Span(span), Kind::Seconds { .. }) => span.as_secs().to_string(),
             (Setting::Span(span), _) => span.as_millis().to_string(),
+            (Setting::Ratio(ratio), _) => ratio.to_string(),
             (Setting::Word(word), _) => word.to_owned(),
         }
     }
@@ -157,6 +161,7 @@ impl fmt::Display for Kind {
             Kind::Bool => f.write_str("true or false"),
             Kind::Millis { min } => write!(f, "a whole number of milliseconds, at least {min}"),
             Kind::Seconds { min } => write!(f, "a whole number of seconds, at least {min}"),
+            Kind::Ratio => f.write_str("a decimal number from 0 to 1"),
             Kind::Choice(words) => {
                 let (last, rest) = words.split_last().expect("a choice has words");
                 let rest: Vec<_> = rest.iter().map(|word| format!("\"{word}\"")).collect();
@@ -172,6 +177,7 @@ enum Setting {
     Int(i64),
     Bool(bool),
     Span(Duration),
+    Ratio(Ratio),
     Word(&'static str),
 }
 
@@ -187,7 +193,7 @@ macro_rules! integer_field {
             fn from_setting(setting: Setting) -> Option<Self> {
                 match setting {
                     Setting::Int(n) => <$int>::try_from(n).ok(),
-                    Setting::Bool(_) | Setting::Span(_) | Setting::Word(_) => None,
+                    Setting::Bool(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) => None,
                 }
             }
             fn to_setting(&self) -> Option<Setting> {
@@ -204,7 +210,7 @@ impl Field for u64 {
         match setting {
             Setting::Int(i64::MAX) => Some(u64::MAX),
             Setting::Int(n) => u64::try_from(n).ok(),
-            Setting::Bool(_) | Setting::Span(_) | Setting::Word(_) => None,
+            Setting::Bool(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) => None,
         }
     }
     fn to_setting(&self) -> Option<Setting> {
@@ -216,7 +222,7 @@ impl Field for bool {
     fn from_setting(setting: Setting) -> Option<Self> {
         match setting {
             Setting::Bool(value) => Some(value),
-            Setting::Int(_) | Setting::Span(_) | Setting::Word(_) => None,
+            Setting::Int(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) => None,
         }
     }
     fn to_setting(&self) -> Option<Setting> {
@@ -228,11 +234,23 @@ impl Field for Duration {
     fn from_setting(setting: Setting) -> Option<Self> {
         match setting {
             Setting::Span(span) => Some(span),
-            Setting::Int(_) | Setting::Bool(_) | Setting::Word(_) => None,
+            Setting::Int(_) | Setting::Bool(_) | Setting::Ratio(_) | Setting::Word(_) => None,
         }
     }
     fn to_setting(&self) -> Option<Setting> {
         Some(Setting::Span(*self))
+    }
+}
+
+impl Field for Ratio {
+    fn from_setting(setting: Setting) -> Option<Self> {
+        match setting {
+            Setting::Ratio(value) => Some(value),
+            Setting::Int(_) | Setting::Bool(_) | Setting::Span(_) | Setting::Word(_) => None,
+        }
+    }
+    fn to_setting(&self) -> Option<Setting> {
+        Some(Setting::Ratio(*self))
     }
 }
 
@@ -249,16 +267,20 @@ impl<T: Field> Field for Option<T> {
 const ROUND_ROBIN: &str = "org.apache.kafka.clients.producer.RoundRobinPartitioner";
 
 macro_rules! word_field {
-    ($type:ty { $($word:pat => $variant:path, $canonical:expr;)* }) => {
+    ($type:ty { $($word:pat => $variant:path $(as $inner:path)?, $canonical:expr;)* }) => {
         impl Field for $type {
             fn from_setting(setting: Setting) -> Option<Self> {
                 match setting {
-                    $(Setting::Word($word) => Some($variant),)*
-                    Setting::Word(_) | Setting::Int(_) | Setting::Bool(_) | Setting::Span(_) => None,
+                    $(Setting::Word($word) => Some($variant$(($inner))?),)*
+                    Setting::Word(_)
+                    | Setting::Int(_)
+                    | Setting::Bool(_)
+                    | Setting::Span(_)
+                    | Setting::Ratio(_) => None,
                 }
             }
             fn to_setting(&self) -> Option<Setting> {
-                Some(Setting::Word(match self { $($variant => $canonical,)* }))
+                Some(Setting::Word(match self { $($variant$(($inner))? => $canonical,)* }))
             }
         }
     };
@@ -280,6 +302,27 @@ word_field!(TimestampType {
 word_field!(Partitioner {
     "null" => Partitioner::Default, "null";
     ROUND_ROBIN => Partitioner::RoundRobin, ROUND_ROBIN;
+});
+
+word_field!(Compression {
+    "none" => Compression::None, "none";
+    "gzip" => Compression::Gzip, "gzip";
+    "snappy" => Compression::Snappy, "snappy";
+    "lz4" => Compression::Lz4, "lz4";
+    "zstd" => Compression::Zstd, "zstd";
+});
+word_field!(StoredCompression {
+    "producer" => StoredCompression::Producer, "producer";
+    "uncompressed" => StoredCompression::Fixed as Compression::None, "uncompressed";
+    "gzip" => StoredCompression::Fixed as Compression::Gzip, "gzip";
+    "snappy" => StoredCompression::Fixed as Compression::Snappy, "snappy";
+    "lz4" => StoredCompression::Fixed as Compression::Lz4, "lz4";
+    "zstd" => StoredCompression::Fixed as Compression::Zstd, "zstd";
+});
+word_field!(CleanupPolicy {
+    "delete" => CleanupPolicy::Delete, "delete";
+    "compact" => CleanupPolicy::Compact, "compact";
+    "compact,delete" | "delete,compact" => CleanupPolicy::CompactAndDelete, "compact,delete";
 });
 
 /// One modelled key of configuration `C`.
@@ -324,6 +367,10 @@ const fn long(min: i64) -> Kind {
 const fn millis(min: i64) -> Kind {
     Kind::Millis { min }
 }
+
+/// `BrokerCompressionType`.
+const STORED_COMPRESSIONS: Kind = Kind::Choice(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]);
+const CLEANUP_POLICIES: Kind = Kind::Choice(&["delete", "compact", "compact,delete", "delete,compact"]);
 
 /// Kafka's smallest segment: the overhead of one record of format 0 (`LegacyRecord.RECORD_OVERHEAD_V0`).
 const SEGMENT_BYTES_MIN: i64 = 14;
@@ -397,6 +444,34 @@ const BROKER: &[Key<BrokerConfig>] = &[
         long(0),
         log.message_timestamp_after_max_ms
     ),
+    key!("compression.type", "producer", STORED_COMPRESSIONS, log.compression),
+    key!("log.cleanup.policy" or "cleanup.policy", "delete", CLEANUP_POLICIES, log.cleanup_policy),
+    key!("log.cleaner.enable", "true", Kind::Bool, log_cleaner_enable),
+    key!("log.cleaner.backoff.ms", "15000", millis(1), log_cleaner_backoff),
+    key!(
+        "log.cleaner.min.cleanable.ratio" or "min.cleanable.dirty.ratio",
+        "0.5",
+        Kind::Ratio,
+        log.compaction.min_cleanable_dirty_ratio
+    ),
+    key!(
+        "log.cleaner.min.compaction.lag.ms" or "min.compaction.lag.ms",
+        "0",
+        millis(0),
+        log.compaction.min_compaction_lag
+    ),
+    key!(
+        "log.cleaner.max.compaction.lag.ms" or "max.compaction.lag.ms",
+        "9223372036854775807",
+        long(1),
+        log.compaction.max_compaction_lag_ms
+    ),
+    key!(
+        "log.cleaner.delete.retention.ms" or "delete.retention.ms",
+        "86400000",
+        millis(0),
+        log.compaction.delete_retention
+    ),
 ];
 
 const TOPIC: &[Key<TopicConfig>] = &[
@@ -415,10 +490,17 @@ const TOPIC: &[Key<TopicConfig>] = &[
     key!("message.timestamp.type", "CreateTime", TIMESTAMP_TYPES, message_timestamp_type),
     key!("message.timestamp.before.max.ms", "9223372036854775807", long(0), message_timestamp_before_max_ms),
     key!("message.timestamp.after.max.ms", "9223372036854775807", long(0), message_timestamp_after_max_ms),
+    key!("compression.type", "producer", STORED_COMPRESSIONS, compression),
+    key!("cleanup.policy", "delete", CLEANUP_POLICIES, cleanup_policy),
+    key!("min.cleanable.dirty.ratio", "0.5", Kind::Ratio, min_cleanable_dirty_ratio),
+    key!("min.compaction.lag.ms", "0", millis(0), min_compaction_lag),
+    key!("max.compaction.lag.ms", "9223372036854775807", long(1), max_compaction_lag_ms),
+    key!("delete.retention.ms", "86400000", millis(0), delete_retention),
 ];
 
 const PRODUCER: &[Key<ProducerConfig>] = &[
     key!("acks", "all", Kind::Choice(&["0", "1", "all", "-1"]), acks),
+    key!("compression.type", "none", Kind::Choice(&["none", "gzip", "snappy", "lz4", "zstd"]), compression),
     key!("linger.ms", "5", millis(0), linger),
     key!("batch.size", "16384", int(0), batch_size),
     key!("max.in.flight.requests.per.connection", "5", int(1), max_in_flight_requests_per_connection),
@@ -620,6 +702,7 @@ mod tests {
             let value = match key.kind {
                 Kind::Bool => (key.default == "false").to_string(),
                 Kind::Int { .. } | Kind::Millis { .. } | Kind::Seconds { .. } => number.to_string(),
+                Kind::Ratio => "0.75".to_owned(),
                 Kind::Choice(words) => words[0].to_owned(),
             };
             config.set(key.name, &value).unwrap();
@@ -627,8 +710,10 @@ mod tests {
         }
         let distinct: std::collections::BTreeSet<_> =
             config.entries().into_values().filter(|v| v.parse::<i64>().is_ok()).collect();
-        let is_numeric = |k: &&ModelledKey| !matches!(k.kind, Kind::Bool | Kind::Choice(_));
-        let numeric = modelled(Scope::Broker).iter().filter(is_numeric).count();
+        let numeric = modelled(Scope::Broker)
+            .iter()
+            .filter(|k| matches!(k.kind, Kind::Int { .. } | Kind::Millis { .. } | Kind::Seconds { .. }))
+            .count();
         assert_eq!(distinct.len(), numeric, "two keys share a field");
     }
 
@@ -677,8 +762,8 @@ mod tests {
     #[test]
     fn a_key_that_kafka_has_and_faultline_has_not_says_so() {
         assert_eq!(
-            unknown_key(Scope::Producer, "compression.type"),
-            ConfigError::NotModelled { scope: Scope::Producer, key: "compression.type".into() }
+            unknown_key(Scope::Producer, "compression.gzip.level"),
+            ConfigError::NotModelled { scope: Scope::Producer, key: "compression.gzip.level".into() }
         );
     }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::log::LogConfig;
+use crate::log::compression::Compression;
 
 mod catalogue;
 mod known;
@@ -74,6 +75,10 @@ pub struct BrokerConfig {
     pub fetch_max_bytes: i32,
     /// `socket.connection.setup.timeout.ms` (10000)
     pub socket_connection_setup_timeout: Duration,
+    /// `log.cleaner.enable` (true)
+    pub log_cleaner_enable: bool,
+    /// `log.cleaner.backoff.ms` (15000)
+    pub log_cleaner_backoff: Duration,
     /// `message.max.bytes`, `log.segment.bytes`, `log.flush.interval.messages` and so on: what a topic's log inherits.
     /// In scenario files the topic names (`max.message.bytes`, `segment.bytes`, `flush.messages`) are accepted
     /// in `[cluster.config]` too and mean the same.
@@ -112,6 +117,8 @@ impl Default for BrokerConfig {
             default_replication_factor: 1,
             fetch_max_bytes: 57_671_680,
             socket_connection_setup_timeout: ms(10_000),
+            log_cleaner_enable: true,
+            log_cleaner_backoff: ms(15_000),
             log: LogConfig::default(),
         }
     }
@@ -141,6 +148,8 @@ impl Acks {
 pub struct ProducerConfig {
     /// `acks` (all)
     pub acks: Acks,
+    /// `compression.type` (none)
+    pub compression: Compression,
     /// `linger.ms` (5 since 4.0, KIP-1030)
     pub linger: Duration,
     /// `batch.size` (16384)
@@ -187,6 +196,7 @@ impl Default for ProducerConfig {
         let ms = Duration::from_millis;
         ProducerConfig {
             acks: Acks::All,
+            compression: Compression::None,
             linger: ms(5),
             batch_size: 16_384,
             max_in_flight_requests_per_connection: 5,

@@ -2,9 +2,10 @@
 //! more than one key.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{BrokerConfig, ConfigError, ProducerConfig};
-use crate::log::{LogConfig, TimestampType};
+use crate::log::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression, TimestampType};
 
 /// Topic-level configuration: `None` inherits the broker's.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,6 +40,18 @@ pub struct TopicConfig {
     pub message_timestamp_before_max_ms: Option<u64>,
     /// `message.timestamp.after.max.ms`
     pub message_timestamp_after_max_ms: Option<u64>,
+    /// `compression.type`
+    pub compression: Option<StoredCompression>,
+    /// `cleanup.policy`
+    pub cleanup_policy: Option<CleanupPolicy>,
+    /// `min.cleanable.dirty.ratio`
+    pub min_cleanable_dirty_ratio: Option<Ratio>,
+    /// `min.compaction.lag.ms`
+    pub min_compaction_lag: Option<Duration>,
+    /// `max.compaction.lag.ms`
+    pub max_compaction_lag_ms: Option<u64>,
+    /// `delete.retention.ms`
+    pub delete_retention: Option<Duration>,
 }
 
 /// What holds for a topic once its broker's configuration is taken in.
@@ -89,9 +102,21 @@ impl TopicConfig {
             message_timestamp_before_max_ms: self
                 .message_timestamp_before_max_ms
                 .unwrap_or(broker.message_timestamp_before_max_ms),
+            compression: self.compression.unwrap_or(broker.compression),
+            cleanup_policy: self.cleanup_policy.unwrap_or(broker.cleanup_policy),
+            compaction: self.compaction(&broker.compaction),
             message_timestamp_after_max_ms: self
                 .message_timestamp_after_max_ms
                 .unwrap_or(broker.message_timestamp_after_max_ms),
+        }
+    }
+
+    fn compaction(&self, broker: &CompactionConfig) -> CompactionConfig {
+        CompactionConfig {
+            min_cleanable_dirty_ratio: self.min_cleanable_dirty_ratio.unwrap_or(broker.min_cleanable_dirty_ratio),
+            min_compaction_lag: self.min_compaction_lag.unwrap_or(broker.min_compaction_lag),
+            max_compaction_lag_ms: self.max_compaction_lag_ms.unwrap_or(broker.max_compaction_lag_ms),
+            delete_retention: self.delete_retention.unwrap_or(broker.delete_retention),
         }
     }
 }
@@ -144,8 +169,6 @@ impl ProducerConfig {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -1,17 +1,12 @@
-//! The configuration that one log obeys.
+//! The topic configuration that a log obeys (Kafka's `LogConfig`).
 
+use std::time::Duration;
+
+use super::compression::Compression;
 use super::index::IndexConfig;
+use super::validate::Rules;
 
-/// Which clock a record's timestamp is of (`message.timestamp.type`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TimestampType {
-    /// The producer's, as it was sent.
-    CreateTime,
-    /// The leader's when it appends, written over the producer's.
-    LogAppendTime,
-}
-
-/// The topic configuration that the log obeys (Kafka's `LogConfig`). Times are milliseconds by the wall clock.
+/// What a log does, and what it keeps. Times that end in `_ms` are milliseconds by the wall clock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogConfig {
     /// `segment.bytes`
@@ -41,6 +36,12 @@ pub struct LogConfig {
     pub message_timestamp_before_max_ms: u64,
     /// `message.timestamp.after.max.ms`: how far in the future. `u64::MAX`: any.
     pub message_timestamp_after_max_ms: u64,
+    /// `compression.type`
+    pub compression: StoredCompression,
+    /// `cleanup.policy`
+    pub cleanup_policy: CleanupPolicy,
+    /// For `cleanup.policy` with `compact`.
+    pub compaction: CompactionConfig,
 }
 
 impl Default for LogConfig {
@@ -61,12 +62,160 @@ impl Default for LogConfig {
             message_timestamp_type: TimestampType::CreateTime,
             message_timestamp_before_max_ms: u64::MAX,
             message_timestamp_after_max_ms: u64::MAX,
+            compression: StoredCompression::Producer,
+            cleanup_policy: CleanupPolicy::Delete,
+            compaction: CompactionConfig::default(),
         }
     }
 }
 
 impl LogConfig {
+    /// What a leader asks of the records in a batch that comes at `wall_clock_ms`.
+    pub(super) fn rules(&self, wall_clock_ms: i64) -> Rules {
+        let timestamps = self.timestamps(wall_clock_ms);
+        Rules { compression: self.compression, is_compacted: self.cleanup_policy.compacts(), timestamps }
+    }
+
+    /// The timestamps that a producer may set; `None`: all (KIP-937).
+    fn timestamps(&self, wall_clock_ms: i64) -> Option<(i64, i64)> {
+        let (before, after) = (self.message_timestamp_before_max_ms, self.message_timestamp_after_max_ms);
+        let is_bounded = self.message_timestamp_type == TimestampType::CreateTime && before.min(after) < u64::MAX;
+        is_bounded.then(|| {
+            let earliest = wall_clock_ms.checked_sub_unsigned(before).unwrap_or(i64::MIN);
+            (earliest, wall_clock_ms.checked_add_unsigned(after).unwrap_or(i64::MAX))
+        })
+    }
+
     pub(super) fn indexes(&self) -> IndexConfig {
         IndexConfig { bytes_max: self.segment_index_bytes, interval_bytes: self.index_interval_bytes }
+    }
+}
+
+/// Which clock a record's timestamp is of (`message.timestamp.type`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimestampType {
+    /// The producer's, as it was sent.
+    CreateTime,
+    /// The leader's when it appends, written over the producer's.
+    LogAppendTime,
+}
+
+/// How a leader stores batches (`BrokerCompressionType`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoredCompression {
+    /// As they come.
+    Producer,
+    Fixed(Compression),
+}
+
+/// How old records go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CleanupPolicy {
+    /// By age and size of the log.
+    Delete,
+    /// When a later record has the same key.
+    Compact,
+    CompactAndDelete,
+}
+
+impl CleanupPolicy {
+    pub fn compacts(self) -> bool {
+        match self {
+            CleanupPolicy::Compact | CleanupPolicy::CompactAndDelete => true,
+            CleanupPolicy::Delete => false,
+        }
+    }
+
+    pub fn deletes(self) -> bool {
+        match self {
+            CleanupPolicy::Delete | CleanupPolicy::CompactAndDelete => true,
+            CleanupPolicy::Compact => false,
+        }
+    }
+}
+
+/// When a log is compacted, and how far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CompactionConfig {
+    /// `min.cleanable.dirty.ratio`: part of the log that must be dirty before it is worth while.
+    pub min_cleanable_dirty_ratio: Ratio,
+    /// `min.compaction.lag.ms`: records younger than this stay as they are.
+    pub min_compaction_lag: Duration,
+    /// `max.compaction.lag.ms`: records older than this are compacted whatever the ratio. `u64::MAX`: never.
+    pub max_compaction_lag_ms: u64,
+    /// `delete.retention.ms`: how long a tombstone stays after compaction has seen it first.
+    pub delete_retention: Duration,
+}
+
+impl Default for CompactionConfig {
+    fn default() -> Self {
+        CompactionConfig {
+            min_cleanable_dirty_ratio: Ratio::from_millionths(500_000),
+            min_compaction_lag: Duration::ZERO,
+            max_compaction_lag_ms: u64::MAX,
+            delete_retention: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// A number from 0 to 1, in millionths.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Ratio(u32);
+
+impl Ratio {
+    const ONE: u32 = 1_000_000;
+
+    pub const fn from_millionths(millionths: u32) -> Ratio {
+        assert!(millionths <= Self::ONE);
+        Ratio(millionths)
+    }
+
+    /// A decimal number from 0 to 1 with up to six places.
+    pub fn parse(text: &str) -> Option<Ratio> {
+        let (whole, places) = text.split_once('.').unwrap_or((text, "0"));
+        let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+        if !is_number(whole) || !is_number(places) || places.len() > 6 {
+            return None;
+        }
+        let millionths = whole.parse::<u32>().ok()?.checked_mul(Self::ONE)?;
+        let millionths = millionths.checked_add(format!("{places:0<6}").parse::<u32>().ok()?)?;
+        (millionths <= Self::ONE).then_some(Ratio(millionths))
+    }
+
+    /// Whether `part` is more than this ratio of `whole`.
+    pub fn is_exceeded(self, part: u64, whole: u64) -> bool {
+        u128::from(part) * u128::from(Self::ONE) > u128::from(whole) * u128::from(self.0)
+    }
+}
+
+impl std::fmt::Display for Ratio {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let places = format!("{:06}", self.0 % Self::ONE);
+        let places = places.trim_end_matches('0');
+        write!(f, "{}.{}", self.0 / Self::ONE, if places.is_empty() { "0" } else { places })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_a_decimal_from_0_to_1() {
+        for text in ["0.5", "0.0", "1.0", "0.000001", "0.25"] {
+            assert_eq!(Ratio::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(Ratio::parse("1"), Ratio::parse("1.0"));
+        for text in ["1.1", "2", "-0.1", "0.", ".5", "half", "0.0000001", ""] {
+            assert_eq!(Ratio::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_exceeded_by_more_than_it_only() {
+        let half = Ratio::parse("0.5").unwrap();
+        assert!(!half.is_exceeded(5, 10) && half.is_exceeded(6, 10));
+        assert!(Ratio::parse("0.0").unwrap().is_exceeded(1, u64::MAX));
+        assert!(!Ratio::parse("0").unwrap().is_exceeded(0, 10), "nothing dirty, nothing to clean");
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod batch;
 mod checkpoint;
+pub mod compression;
 mod config;
 mod directory;
 mod epoch_cache;
@@ -11,16 +12,17 @@ mod loader;
 #[cfg(test)]
 mod model_tests;
 mod partition_log;
+pub mod record;
 mod retention;
 mod segment;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod timestamps;
 pub mod uuid_text;
+mod validate;
 
-pub use config::{LogConfig, TimestampType};
+pub use config::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression, TimestampType};
 pub use directory::{LoadedLog, LogDirectory};
 pub use epoch_cache::EpochCache;
 pub use partition_log::{AppendError, Appended, DropReason, Dropped, Log, ReadError, RecoveryReport};

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use super::batch::{self, AppendOrigin, BatchError, NO_TIMESTAMP};
 use super::config::{LogConfig, TimestampType};
 use super::epoch_cache::EpochCache;
+use super::record::Records;
 use super::retention::DeletedFile;
 use super::segment::{RollParams, Segment, Stored};
-use super::timestamps;
+use super::validate;
 use crate::observe::BatchInfo;
 use crate::protocol::{LeaderEpoch, Offset};
 use crate::world::Disk;
@@ -215,9 +216,29 @@ impl Log {
         origin: AppendOrigin,
     ) -> Result<Appended, AppendError> {
         check_size(records.len(), self.config.max_message_bytes)?;
+        let header = batch::check_append(records, origin)?;
+        if header.is_log_append_time() && self.config.message_timestamp_type == TimestampType::LogAppendTime {
+            return Err(BatchError::TimestampType.into());
+        }
+        let rules = self.config.rules(wall_clock_ms);
+        if rules.must_look_inside(&header)
+            && let Some(rewritten) = validate::validate(&header, records, rules)?
+        {
+            check_size(rewritten.len(), self.config.max_message_bytes)?;
+            let header = batch::checked(&rewritten, false)?;
+            return self.append_validated(&rewritten, header, epoch, wall_clock_ms);
+        }
+        self.append_validated(records, header, epoch, wall_clock_ms)
+    }
+
+    fn append_validated(
+        &mut self,
+        records: &[u8],
+        mut header: batch::Header,
+        epoch: LeaderEpoch,
+        wall_clock_ms: i64,
+    ) -> Result<Appended, AppendError> {
         check_size(records.len(), self.config.segment_bytes)?;
-        let mut header = batch::check_append(records, origin)?;
-        timestamps::check(records, &header, &self.config, wall_clock_ms)?;
         header.base_offset = self.log_end;
         header.leader_epoch = epoch;
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -356,9 +377,6 @@ impl Log {
     }
 
     /// First record with timestamp >= `timestamp_ms`: (offset, timestamp). Looks below `up_to` only.
-    ///
-    /// Compressed batches are not opened: the answer is then the batch's first record with the batch's base
-    /// or max timestamp, whichever is large enough first: never too late, perhaps too early.
     pub fn offset_for_timestamp(&self, timestamp_ms: i64, up_to: Offset) -> io::Result<Option<(Offset, i64)>> {
         for segment in self.segments.iter().filter(|segment| segment.max_timestamp() >= timestamp_ms) {
             for batch in segment.batches() {
@@ -378,17 +396,13 @@ impl Log {
     }
 
     /// The record with the largest timestamp (ListOffsets -3, KIP-734): (offset, timestamp), the first of
-    /// several. Of a compressed batch, its last offset.
+    /// several.
     pub fn max_timestamp(&self) -> io::Result<Option<(Offset, i64)>> {
         let max = self.segments.iter().map(Segment::max_timestamp).max().unwrap_or(NO_TIMESTAMP);
         let of_max = self.segments.iter().find(|segment| max > NO_TIMESTAMP && segment.max_timestamp() == max);
         let Some(segment) = of_max else { return Ok(None) };
         let Some(batch) = segment.batches().iter().find(|batch| batch.max_timestamp == max) else { return Ok(None) };
-        let bytes = segment.read_batch(batch)?;
-        if batch::Header::parse(&bytes).is_ok_and(|header| header.is_compressed()) {
-            return Ok(Some((batch.info.last_offset, max)));
-        }
-        first_record_at(&bytes, max, batch.info.base_offset)
+        first_record_at(&segment.read_batch(batch)?, max, batch.info.base_offset)
     }
 
     /// Cuts the log so that its end is `to` (or the start of the batch that holds it). Epochs that begin
@@ -501,17 +515,15 @@ fn check_size(bytes: usize, bytes_max: u64) -> Result<(), AppendError> {
 /// The first record of the batch at or beyond offset `from` whose timestamp is at least `timestamp_ms`.
 fn first_record_at(bytes: &Bytes, timestamp_ms: i64, from: Offset) -> io::Result<Option<(Offset, i64)>> {
     let header = batch::Header::parse(bytes).map_err(invalid_data)?;
-    let first = header.base_offset.max(from);
-    if header.is_log_append_time() {
-        return Ok(Some((first, header.max_timestamp)));
+    let mut records = Records::open(&header, bytes).map_err(invalid_data)?;
+    while let Some(record) = records.next() {
+        let record = record.map_err(invalid_data)?;
+        let (offset, timestamp) = (header.offset_of(&record), header.timestamp_of(&record));
+        if offset >= from && timestamp >= timestamp_ms {
+            return Ok(Some((offset, timestamp)));
+        }
     }
-    if header.is_compressed() {
-        let is_first_late_enough = header.base_timestamp >= timestamp_ms;
-        return Ok(Some((first, if is_first_late_enough { header.base_timestamp } else { header.max_timestamp })));
-    }
-    let records = batch::records(bytes)?;
-    let found = records.iter().find(|record| record.offset >= from.0 && record.timestamp >= timestamp_ms);
-    Ok(found.map(|record| (Offset(record.offset), record.timestamp)))
+    Ok(None)
 }
 
 fn invalid_data(e: BatchError) -> io::Error {

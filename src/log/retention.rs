@@ -48,6 +48,9 @@ impl Log {
         let mut moves = Vec::new();
         let below_start = self.count_below_log_start();
         moves.extend(self.delete_segments(below_start, now, LogStartReason::RetentionSize)?);
+        if !self.config.cleanup_policy.deletes() {
+            return Ok(moves);
+        }
         let beyond_size = self.count_beyond_size();
         moves.extend(self.delete_segments(beyond_size, now, LogStartReason::RetentionSize)?);
         let too_old = self.count_too_old(wall_clock_ms);

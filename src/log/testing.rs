@@ -50,6 +50,21 @@ fn record(at: usize, timestamp: i64, value_bytes: usize) -> Record {
     }
 }
 
+/// A producer's batch of keyed records, at `timestamp`, `timestamp + 1`, …; a value of `None` is a tombstone.
+pub fn keyed_batch(records: &[(&str, Option<&str>)], timestamp: i64) -> Bytes {
+    let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let keyed = |(at, (key, value)): (usize, &(&str, Option<&str>))| Record {
+        key: Some(bytes(key)),
+        value: value.map(bytes),
+        ..record(at, timestamp + at as i64, 0)
+    };
+    let records: Vec<Record> = records.iter().enumerate().map(keyed).collect();
+    let mut buffer = BytesMut::new();
+    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+    RecordBatchEncoder::encode(&mut buffer, &records, &options).unwrap();
+    buffer.freeze()
+}
+
 /// The batch as a leader of `epoch` stores it at `base_offset`.
 pub fn stored(batch: &Bytes, base_offset: i64, epoch: i32) -> Bytes {
     let mut bytes = batch.to_vec();

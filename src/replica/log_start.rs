@@ -23,10 +23,14 @@ impl Partition {
     }
 
     /// Deletes the records below `up_to` (-1: the high watermark) on this leader. Returns the offset that all live
-    /// replicas have to reach. OFFSET_OUT_OF_RANGE: it lies beyond the high watermark.
+    /// replicas have to reach. OFFSET_OUT_OF_RANGE: it lies beyond the high watermark;
+    /// POLICY_VIOLATION: the topic is compacted only.
     pub fn delete_records(&mut self, now: Time, env: &Environment, up_to: Offset) -> Result<Offset, ReplicaError> {
         if !self.is_leader() {
             return Err(ReplicaError::Refused(ErrorCode::NotLeaderOrFollower));
+        }
+        if !self.log.config().cleanup_policy.deletes() {
+            return Err(ReplicaError::Refused(ErrorCode::PolicyViolation));
         }
         let up_to = if up_to == UP_TO_HIGH_WATERMARK { self.log.high_watermark() } else { up_to };
         if up_to < Offset::ZERO || up_to > self.log.high_watermark() {
