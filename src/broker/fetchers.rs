@@ -219,7 +219,7 @@ impl Broker {
                         (Ok(log_start), Some(hosted)) => {
                             let offsets = LeaderOffsets { log_start, log_end: ends[&key] };
                             let _ = hosted.partition.on_leader_offsets(now, &self.env, asked, offsets)?;
-                            self.checkpoint_recovery_points()?;
+                            self.checkpoint_truncation()?;
                         }
                         (Err(error), Some(_)) => self.on_leader_offsets_refused(now, key, asked, error),
                         (_, None) => {}
@@ -295,7 +295,8 @@ impl Broker {
         data: PartitionData,
     ) -> io::Result<()> {
         let Some(hosted) = self.partitions.get_mut(&key) else { return Ok(()) };
-        match hosted.partition.on_fetch_response(now, &self.env, asked, &leader_data(data))? {
+        let wall_clock_ms = self.world.wall_clock_ms();
+        match hosted.partition.on_fetch_response(now, &self.env, asked, &leader_data(data), wall_clock_ms)? {
             FetchOutcome::Applied { appended, high_watermark_changed } => {
                 if high_watermark_changed {
                     self.touched.push((key, Touched::LogEnd));
@@ -309,7 +310,7 @@ impl Broker {
             FetchOutcome::Retry => {
                 hosted.partition.delay_fetching(now + self.options.config.replica_fetch_backoff);
             }
-            FetchOutcome::Truncated => self.checkpoint_recovery_points()?,
+            FetchOutcome::Truncated => self.checkpoint_truncation()?,
             FetchOutcome::Ignored | FetchOutcome::OutOfRange | FetchOutcome::Failed => {}
         }
         Ok(())
@@ -402,6 +403,7 @@ fn leader_data(data: PartitionData) -> LeaderData {
     LeaderData {
         error: ErrorCode::try_from_code(data.error_code),
         high_watermark: Offset(data.high_watermark),
+        log_start: Offset(data.log_start_offset),
         diverging_epoch: (diverging.epoch >= 0).then_some((LeaderEpoch(diverging.epoch), Offset(diverging.end_offset))),
         records: data.records.unwrap_or_default(),
     }

@@ -255,7 +255,7 @@ impl Broker {
             }
         };
         let partition = Partition::new(topic_partition, key.0, log, config.min_insync_replicas);
-        self.partitions.insert(key, Hosted { partition, waiting_produce: Vec::new(), waiting_fetch: Vec::new() });
+        self.partitions.insert(key, Hosted::new(partition));
         Ok(())
     }
 
@@ -265,7 +265,8 @@ impl Broker {
         let Some(hosted) = self.partitions.swap_remove(&key) else { return Ok(()) };
         let topic_partition = hosted.partition.topic_partition().clone();
         drop(hosted.partition);
-        self.purgatory.orphan(hosted.waiting_produce.into_iter().chain(hosted.waiting_fetch));
+        let waiting = hosted.waiting_produce.into_iter().chain(hosted.waiting_fetch).chain(hosted.waiting_delete);
+        self.purgatory.orphan(waiting);
         self.log_dir.delete_log(&topic_partition)
     }
 

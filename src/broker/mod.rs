@@ -3,18 +3,20 @@
 //!
 //! Everything happens synchronously in the handling of one event; decisions about a partition are in
 //! [`replica`](crate::replica), this is the shell that routes requests to them and carries the answers. By subject:
-//! `requests` (dispatch), `produce`, `fetch`, `offsets`, `admin` (API by API), `delayed` (Kafka's purgatory),
-//! `fetchers` (replication), `isr` (AlterPartition), `metadata` (the metadata log), `lifecycle` (registration,
-//! heartbeats, shutdown).
+//! `requests` (dispatch), `produce`, `fetch`, `offsets`, `delete_records`, `admin` (API by API), `delayed` (Kafka's
+//! purgatory), `fetchers` (replication), `isr` (AlterPartition), `log_tasks` (checkpoints, retention), `metadata` (the
+//! metadata log), `lifecycle` (registration, heartbeats, shutdown).
 //! What it does not do: keep fetch sessions, coordinate groups or transactions, or keep the metadata log on disk.
 
 mod admin;
 mod connections;
 mod delayed;
+mod delete_records;
 mod fetch;
 mod fetchers;
 mod isr;
 mod lifecycle;
+mod log_tasks;
 mod metadata;
 mod offsets;
 mod produce;
@@ -37,6 +39,7 @@ use self::delayed::Purgatory;
 use self::fetchers::Fetchers;
 use self::isr::AlterPartitionManager;
 use self::lifecycle::{Lifecycle, random_uuid};
+use self::log_tasks::LogTasks;
 use self::metadata::MetadataFetcher;
 use crate::config::{BrokerConfig, EffectiveTopicConfig, TopicConfig};
 use crate::log::{LoadedLog, LogDirectory};
@@ -69,6 +72,13 @@ struct Hosted {
     partition: Partition,
     waiting_produce: Vec<u64>,
     waiting_fetch: Vec<u64>,
+    waiting_delete: Vec<u64>,
+}
+
+impl Hosted {
+    fn new(partition: Partition) -> Hosted {
+        Hosted { partition, waiting_produce: Vec::new(), waiting_fetch: Vec::new(), waiting_delete: Vec::new() }
+    }
 }
 
 /// What changed on a partition that requests may be waiting for.
@@ -76,6 +86,8 @@ struct Hosted {
 enum Touched {
     /// The log end: fetches of followers.
     LogEnd,
+    /// The low watermark: DeleteRecords requests.
+    LowWatermark,
     /// The high watermark, the ISR or the leadership: all of them.
     All,
 }
@@ -97,23 +109,11 @@ pub struct Broker {
     metadata: MetadataFetcher,
     isr: AlterPartitionManager,
     forwarding: Forwarding,
-    timers: Timers,
+    log_tasks: LogTasks,
+    isr_shrink_at: Time,
     /// Producer ids given out in this registration.
     producer_ids: i64,
     is_finished: bool,
-}
-
-/// When the periodic work is due next.
-struct Timers {
-    high_watermark_checkpoint: Time,
-    recovery_point_checkpoint: Time,
-    isr_shrink: Time,
-}
-
-impl Timers {
-    fn next(&self) -> Time {
-        self.high_watermark_checkpoint.min(self.recovery_point_checkpoint).min(self.isr_shrink)
-    }
 }
 
 impl Broker {
@@ -134,17 +134,19 @@ impl Broker {
         };
         let mut unclaimed = BTreeMap::new();
         for log in loaded {
+            for dropped in &log.recovery.dropped {
+                let (partition, segment) = (&log.partition, dropped.segment);
+                let (position, bytes, reason) = (dropped.position, dropped.bytes, dropped.reason);
+                tracing::warn!(%partition, %segment, position, bytes, %reason, "recovery dropped part of a log");
+            }
             env.observe(now, log_loaded(&log));
             unclaimed.insert(log.partition.clone(), log);
         }
-        let timers = Timers {
-            high_watermark_checkpoint: now + config.replica_high_watermark_checkpoint_interval,
-            recovery_point_checkpoint: now + config.log_flush_offset_checkpoint_interval,
-            isr_shrink: now + config.replica_lag_time_max / 2,
-        };
         Ok(Broker {
             fetchers: Fetchers::new(&world, &options),
             lifecycle: Lifecycle::new(&world, &options, &log_dir),
+            log_tasks: LogTasks::new(now, config),
+            isr_shrink_at: now + config.replica_lag_time_max / 2,
             metadata: MetadataFetcher::new(&world, &options),
             isr: AlterPartitionManager::new(&world, &options),
             forwarding: Forwarding::new(&world, &options),
@@ -157,7 +159,6 @@ impl Broker {
             connections: Connections::default(),
             purgatory: Purgatory::default(),
             touched: Vec::new(),
-            timers,
             producer_ids: 0,
             is_finished: false,
         })
@@ -167,6 +168,8 @@ impl Broker {
     fn apply_effects(&mut self, now: Time, key: Key, effects: Effects) {
         if effects.high_watermark_advanced {
             self.touched.push((key, Touched::All));
+        } else if effects.low_watermark_advanced {
+            self.touched.push((key, Touched::LowWatermark));
         }
         if let Some(proposal) = effects.isr_proposal {
             self.submit_isr_proposal(now, key, proposal);
@@ -197,30 +200,6 @@ impl Broker {
     fn halt_on_disk_failure(&mut self, error: &io::Error) {
         tracing::error!(broker = self.env.id.0, %error, "the log directory failed, the broker halts");
         self.is_finished = true;
-    }
-
-    fn run_periodic(&mut self, now: Time) -> io::Result<()> {
-        if self.timers.high_watermark_checkpoint <= now {
-            let interval = self.options.config.replica_high_watermark_checkpoint_interval;
-            self.timers.high_watermark_checkpoint = now + interval;
-            self.log_dir.checkpoint_high_watermarks(logs(&self.partitions, &self.unclaimed))?;
-        }
-        if self.timers.recovery_point_checkpoint <= now {
-            let interval = self.options.config.log_flush_offset_checkpoint_interval;
-            self.timers.recovery_point_checkpoint = now + interval;
-            self.checkpoint_recovery_points()?;
-        }
-        if self.timers.isr_shrink <= now {
-            // Twice per replica.lag.time.max.ms: a laggard is out after 1.5 times that at the latest.
-            self.timers.isr_shrink = now + self.options.config.replica_lag_time_max / 2;
-            self.shrink_isrs(now);
-        }
-        Ok(())
-    }
-
-    /// Also due after a truncation, or recovery would start beyond the end of the log (`LogManager.truncateTo`).
-    fn checkpoint_recovery_points(&mut self) -> io::Result<()> {
-        self.log_dir.checkpoint_recovery_points(logs(&self.partitions, &self.unclaimed))
     }
 
     fn shrink_isrs(&mut self, now: Time) {
@@ -277,9 +256,14 @@ impl Process for Broker {
 
     fn on_timer(&mut self, net: &mut Endpoint) {
         let now = self.world.now();
-        if let Err(error) = self.run_periodic(now) {
+        if let Err(error) = self.run_log_tasks(now) {
             self.halt_on_disk_failure(&error);
             return;
+        }
+        if self.isr_shrink_at <= now {
+            // Twice per replica.lag.time.max.ms: a laggard is out after 1.5 times that at the latest.
+            self.isr_shrink_at = now + self.options.config.replica_lag_time_max / 2;
+            self.shrink_isrs(now);
         }
         self.expire_waiting(now, net);
         self.on_peer_timers(now, net);
@@ -295,7 +279,7 @@ impl Process for Broker {
             self.forwarding.deadline(),
             self.fetchers.deadline(),
         ];
-        others.into_iter().flatten().chain([self.timers.next()]).min()
+        others.into_iter().flatten().chain([self.log_tasks.next(), self.isr_shrink_at]).min()
     }
 
     fn is_finished(&self) -> bool {
@@ -354,7 +338,7 @@ impl Broker {
 fn logs<'a>(
     partitions: &'a Partitions,
     unclaimed: &'a BTreeMap<TopicPartition, LoadedLog>,
-) -> impl Iterator<Item = (&'a TopicPartition, &'a crate::log::Log)> {
+) -> impl Iterator<Item = (&'a TopicPartition, &'a crate::log::Log)> + Clone {
     let hosted = partitions.values().map(|h| (h.partition.topic_partition(), h.partition.log()));
     hosted.chain(unclaimed.iter().map(|(partition, loaded)| (partition, &loaded.log)))
 }
@@ -366,7 +350,7 @@ fn log_loaded(loaded: &LoadedLog) -> Observation {
         log_end: loaded.log.log_end(),
         high_watermark: loaded.log.high_watermark(),
         batches: loaded.recovery.batches.clone(),
-        dropped_bytes: loaded.recovery.dropped_bytes,
+        dropped_bytes: loaded.recovery.dropped_bytes(),
         clean: loaded.recovery.clean,
     }
 }

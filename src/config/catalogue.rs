@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{Acks, BrokerConfig, ConsumerConfig, OffsetReset, Partitioner, ProducerConfig, TopicConfig, known};
 use crate::log::compression::Compression;
-use crate::log::{CleanupPolicy, Ratio, StoredCompression};
+use crate::log::{CleanupPolicy, Ratio, StoredCompression, TimestampType};
 
 /// Whose configuration a key belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +82,8 @@ impl ConfigError {
                     Some("the simulated producer is not idempotent: it behaves as with enable.idempotence=false".into())
                 }
                 "client.id" => Some("clients are named by their order in the file: producer-1, consumer-1, …".into()),
+                "log.retention.hours" | "log.retention.minutes" => Some("set `log.retention.ms`".into()),
+                "log.roll.hours" => Some("set `log.roll.ms`".into()),
                 "broker.id" | "node.id" => Some("brokers have the node ids 1, 2, …".into()),
                 "eligible.leader.replicas.enable" => {
                     Some("eligible leader replicas (KIP-966) are not modelled: the last in-sync replica stays".into())
@@ -200,7 +202,7 @@ macro_rules! integer_field {
         }
     )*};
 }
-integer_field!(i16, i32, u32, usize);
+integer_field!(i16, i32, i64, u32, usize);
 
 /// Kafka's `Long.MAX_VALUE` (never) is `u64::MAX` here.
 impl Field for u64 {
@@ -293,6 +295,10 @@ word_field!(OffsetReset {
     "latest" => OffsetReset::Latest, "latest";
     "none" => OffsetReset::None, "none";
 });
+word_field!(TimestampType {
+    "CreateTime" => TimestampType::CreateTime, "CreateTime";
+    "LogAppendTime" => TimestampType::LogAppendTime, "LogAppendTime";
+});
 word_field!(Partitioner {
     "null" => Partitioner::Default, "null";
     ROUND_ROBIN => Partitioner::RoundRobin, ROUND_ROBIN;
@@ -369,6 +375,8 @@ const CLEANUP_POLICIES: Kind = Kind::Choice(&["delete", "compact", "compact,dele
 /// Kafka's smallest segment: the overhead of one record of format 0 (`LegacyRecord.RECORD_OVERHEAD_V0`).
 const SEGMENT_BYTES_MIN: i64 = 14;
 
+const TIMESTAMP_TYPES: Kind = Kind::Choice(&["CreateTime", "LogAppendTime"]);
+
 const BROKER: &[Key<BrokerConfig>] = &[
     key!("min.insync.replicas", "1", int(1), min_insync_replicas),
     key!("unclean.leader.election.enable", "false", Kind::Bool, unclean_leader_election_enable),
@@ -386,6 +394,15 @@ const BROKER: &[Key<BrokerConfig>] = &[
         replica_high_watermark_checkpoint_interval
     ),
     key!("log.flush.offset.checkpoint.interval.ms", "60000", millis(1), log_flush_offset_checkpoint_interval),
+    key!(
+        "log.flush.start.offset.checkpoint.interval.ms",
+        "60000",
+        millis(1),
+        log_flush_start_offset_checkpoint_interval
+    ),
+    key!("log.flush.scheduler.interval.ms", "9223372036854775807", long(1), log_flush_scheduler_interval_ms),
+    key!("log.retention.check.interval.ms", "300000", millis(1), log_retention_check_interval),
+    key!("log.initial.task.delay.ms", "30000", millis(0), log_initial_task_delay),
     key!("broker.session.timeout.ms", "9000", millis(1), broker_session_timeout),
     key!("broker.heartbeat.interval.ms", "2000", millis(1), broker_heartbeat_interval),
     key!("controller.socket.timeout.ms", "30000", millis(1), controller_socket_timeout),
@@ -402,6 +419,31 @@ const BROKER: &[Key<BrokerConfig>] = &[
     key!("log.segment.bytes" or "segment.bytes", "1073741824", int(SEGMENT_BYTES_MIN), log.segment_bytes),
     key!("log.flush.interval.messages" or "flush.messages", "9223372036854775807", long(1), log.flush_messages),
     key!("message.max.bytes" or "max.message.bytes", "1048588", int(0), log.max_message_bytes),
+    key!("log.roll.ms" or "segment.ms", "604800000", long(1), log.segment_ms),
+    key!("log.index.size.max.bytes" or "segment.index.bytes", "10485760", int(4), log.segment_index_bytes),
+    key!("log.index.interval.bytes" or "index.interval.bytes", "4096", int(0), log.index_interval_bytes),
+    key!("log.flush.interval.ms" or "flush.ms", "9223372036854775807", long(0), log.flush_ms),
+    key!("log.retention.ms" or "retention.ms", "604800000", long(-1), log.retention_ms),
+    key!("log.retention.bytes" or "retention.bytes", "-1", long(-1), log.retention_bytes),
+    key!("log.segment.delete.delay.ms" or "file.delete.delay.ms", "60000", long(0), log.file_delete_delay_ms),
+    key!(
+        "log.message.timestamp.type" or "message.timestamp.type",
+        "CreateTime",
+        TIMESTAMP_TYPES,
+        log.message_timestamp_type
+    ),
+    key!(
+        "log.message.timestamp.before.max.ms" or "message.timestamp.before.max.ms",
+        "9223372036854775807",
+        long(0),
+        log.message_timestamp_before_max_ms
+    ),
+    key!(
+        "log.message.timestamp.after.max.ms" or "message.timestamp.after.max.ms",
+        "9223372036854775807",
+        long(0),
+        log.message_timestamp_after_max_ms
+    ),
     key!("compression.type", "producer", STORED_COMPRESSIONS, log.compression),
     key!("log.cleanup.policy" or "cleanup.policy", "delete", CLEANUP_POLICIES, log.cleanup_policy),
     key!("log.cleaner.enable", "true", Kind::Bool, log_cleaner_enable),
@@ -438,6 +480,16 @@ const TOPIC: &[Key<TopicConfig>] = &[
     key!("segment.bytes", "1073741824", int(SEGMENT_BYTES_MIN), segment_bytes),
     key!("flush.messages", "9223372036854775807", long(1), flush_messages),
     key!("max.message.bytes", "1048588", int(0), max_message_bytes),
+    key!("segment.ms", "604800000", long(1), segment_ms),
+    key!("segment.index.bytes", "10485760", int(4), segment_index_bytes),
+    key!("index.interval.bytes", "4096", int(0), index_interval_bytes),
+    key!("flush.ms", "9223372036854775807", long(0), flush_ms),
+    key!("retention.ms", "604800000", long(-1), retention_ms),
+    key!("retention.bytes", "-1", long(-1), retention_bytes),
+    key!("file.delete.delay.ms", "60000", long(0), file_delete_delay_ms),
+    key!("message.timestamp.type", "CreateTime", TIMESTAMP_TYPES, message_timestamp_type),
+    key!("message.timestamp.before.max.ms", "9223372036854775807", long(0), message_timestamp_before_max_ms),
+    key!("message.timestamp.after.max.ms", "9223372036854775807", long(0), message_timestamp_after_max_ms),
     key!("compression.type", "producer", STORED_COMPRESSIONS, compression),
     key!("cleanup.policy", "delete", CLEANUP_POLICIES, cleanup_policy),
     key!("min.cleanable.dirty.ratio", "0.5", Kind::Ratio, min_cleanable_dirty_ratio),

@@ -40,6 +40,15 @@ pub struct BrokerConfig {
     pub replica_high_watermark_checkpoint_interval: Duration,
     /// `log.flush.offset.checkpoint.interval.ms` (60000)
     pub log_flush_offset_checkpoint_interval: Duration,
+    /// `log.flush.start.offset.checkpoint.interval.ms` (60000)
+    pub log_flush_start_offset_checkpoint_interval: Duration,
+    /// `log.flush.scheduler.interval.ms` (9223372036854775807, never): how often `flush.ms` is looked at. Also the
+    /// value of `flush.ms` where that is not set.
+    pub log_flush_scheduler_interval_ms: u64,
+    /// `log.retention.check.interval.ms` (300000)
+    pub log_retention_check_interval: Duration,
+    /// `log.initial.task.delay.ms` (30000): when the periodic tasks run first.
+    pub log_initial_task_delay: Duration,
     /// `broker.session.timeout.ms` (9000)
     pub broker_session_timeout: Duration,
     /// `broker.heartbeat.interval.ms` (2000)
@@ -70,7 +79,7 @@ pub struct BrokerConfig {
     pub log_cleaner_enable: bool,
     /// `log.cleaner.backoff.ms` (15000)
     pub log_cleaner_backoff: Duration,
-    /// `message.max.bytes`, `log.segment.bytes`, `log.flush.interval.messages`: what a topic's log inherits.
+    /// `message.max.bytes`, `log.segment.bytes`, `log.flush.interval.messages` and so on: what a topic's log inherits.
     /// In scenario files the topic names (`max.message.bytes`, `segment.bytes`, `flush.messages`) are accepted
     /// in `[cluster.config]` too and mean the same.
     pub log: LogConfig,
@@ -91,6 +100,10 @@ impl Default for BrokerConfig {
             replica_socket_timeout: ms(30_000),
             replica_high_watermark_checkpoint_interval: ms(5_000),
             log_flush_offset_checkpoint_interval: ms(60_000),
+            log_flush_start_offset_checkpoint_interval: ms(60_000),
+            log_flush_scheduler_interval_ms: u64::MAX,
+            log_retention_check_interval: ms(300_000),
+            log_initial_task_delay: ms(30_000),
             broker_session_timeout: ms(9_000),
             broker_heartbeat_interval: ms(2_000),
             controller_socket_timeout: ms(30_000),

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::outcome::Violation;
-use crate::observe::{BatchInfo, Observation};
+use crate::observe::{BatchInfo, LogStartReason, Observation};
 use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
 use crate::world::Time;
 
@@ -32,6 +32,8 @@ pub struct PartitionGhost {
     /// The highest high watermark that a leader ever reached.
     pub true_high_watermark: Offset,
     committed: Vec<BatchInfo>,
+    /// The highest log start that retention or DeleteRecords made on any replica.
+    expired_to: Offset,
     logs: BTreeMap<String, ReplicaGhost>,
     leaders: BTreeMap<LeaderEpoch, String>,
 }
@@ -46,6 +48,7 @@ impl Default for PartitionGhost {
             replicas: Vec::new(),
             true_high_watermark: Offset::ZERO,
             committed: Vec::new(),
+            expired_to: Offset::ZERO,
             logs: BTreeMap::new(),
             leaders: BTreeMap::new(),
         }
@@ -55,6 +58,7 @@ impl Default for PartitionGhost {
 #[derive(Default)]
 struct ReplicaGhost {
     batches: Vec<BatchInfo>,
+    log_start: i64,
     log_end: i64,
     high_watermark: i64,
     /// The epoch in which it leads, by its own belief.
@@ -93,8 +97,9 @@ impl Ghost {
     /// Updates the ghost by one fact and checks what it could break.
     pub fn observe(&mut self, at: Time, machine: &str, observation: &Observation) {
         match observation {
-            Observation::LogLoaded { partition, log_end, high_watermark, batches, .. } => {
+            Observation::LogLoaded { partition, log_start, log_end, high_watermark, batches, .. } => {
                 let replica = self.replica(partition, machine);
+                replica.log_start = log_start.0;
                 replica.batches.clone_from(batches);
                 replica.log_end = log_end.0;
                 replica.high_watermark = high_watermark.0;
@@ -111,6 +116,9 @@ impl Ghost {
                 replica.batches.truncate(keep);
                 replica.log_end = to.0;
                 replica.high_watermark = replica.high_watermark.min(to.0);
+            }
+            Observation::LogStartMoved { partition, to, reason, .. } => {
+                self.log_start_moved(machine, partition, *to, *reason);
             }
             Observation::HighWatermark { partition, offset, as_leader } => {
                 self.high_watermark(at, machine, partition, *offset, *as_leader);
@@ -189,6 +197,21 @@ impl Ghost {
         logs.get_mut(machine).expect("inserted above")
     }
 
+    /// Records below a log start are gone on that replica, and nothing is compared there any more.
+    fn log_start_moved(&mut self, machine: &str, partition: &TopicPartition, to: Offset, reason: LogStartReason) {
+        let replica = self.replica(partition, machine);
+        replica.log_start = to.0;
+        replica.batches.retain(|b| b.last_offset >= to);
+        replica.log_end = replica.log_end.max(to.0);
+        match reason {
+            LogStartReason::RetentionTime | LogStartReason::RetentionSize | LogStartReason::DeleteRecords => {
+                let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
+                ghost.expired_to = ghost.expired_to.max(to);
+            }
+            LogStartReason::Leader => {}
+        }
+    }
+
     /// Log matching, as far as it can newly break: what enters this replica's high watermark must be the
     /// committed log, or extend it.
     fn high_watermark(&mut self, at: Time, machine: &str, partition: &TopicPartition, offset: Offset, as_leader: bool) {
@@ -200,9 +223,10 @@ impl Ghost {
         let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
         let replica = &ghost.logs[machine];
         let known = offset.min(ghost.true_high_watermark);
+        let compared = before.max(Offset(replica.log_start));
         let mut mismatch = None;
-        if before < known {
-            mismatch = first_difference(replica.range(before, known), range(&ghost.committed, before, known));
+        if compared < known {
+            mismatch = first_difference(replica.range(compared, known), range(&ghost.committed, compared, known));
         }
         let mut incomplete = None;
         if as_leader && offset > ghost.true_high_watermark {
@@ -234,8 +258,10 @@ impl Ghost {
         let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
         let other = ghost.leaders.insert(epoch, machine.to_owned()).filter(|m| m != machine);
         let replica = &ghost.logs[machine];
+        // A log may begin where retention or a client made some replica's begin, and no later.
+        let start = ghost.expired_to.min(Offset(replica.log_start));
         let end = ghost.true_high_watermark;
-        let missing = first_difference(replica.range(Offset::ZERO, end), range(&ghost.committed, Offset::ZERO, end));
+        let missing = first_difference(replica.range(start, end), range(&ghost.committed, start, end));
         let mut lost = None;
         if let Some(from) = missing
             && epoch >= ghost.leader_epoch

@@ -83,6 +83,7 @@ impl Recorder {
                 Observation::LogLoaded { .. }
                 | Observation::Appended { .. }
                 | Observation::Truncated { .. }
+                | Observation::LogStartMoved { .. }
                 | Observation::Flushed { .. }
                 | Observation::HighWatermark { as_leader: false, .. }
                 | Observation::BecameFollower { .. }

@@ -36,6 +36,10 @@ pub enum BatchError {
     Crc { stored: u32, computed: u32 },
     #[error("invalid batch: {0}")]
     Invalid(&'static str),
+    #[error("timestamp {timestamp} is out of range: it must be within [{earliest}, {latest}]")]
+    Timestamp { timestamp: i64, earliest: i64, latest: i64 },
+    #[error("a producer must not set the timestamp type to LogAppendTime")]
+    TimestampType,
     #[error("the records cannot be decompressed")]
     Decompression,
 }
@@ -43,11 +47,12 @@ pub enum BatchError {
 impl BatchError {
     /// What a broker answers: INVALID_RECORD where Kafka throws `InvalidRecordException` (magic 0 and 1 in
     /// Produce v3+ included), CORRUPT_MESSAGE where it throws `CorruptRecordException`, UNKNOWN_SERVER_ERROR where
-    /// it is a plain `KafkaException`.
+    /// it is a plain `KafkaException`, INVALID_TIMESTAMP.
     pub fn error_code(&self) -> ErrorCode {
         match self {
             BatchError::Invalid(_) | BatchError::Magic(0 | 1) => ErrorCode::InvalidRecord,
             BatchError::Truncated { .. } | BatchError::Magic(_) | BatchError::Crc { .. } => ErrorCode::CorruptMessage,
+            BatchError::Timestamp { .. } | BatchError::TimestampType => ErrorCode::InvalidTimestamp,
             BatchError::Decompression => ErrorCode::UnknownServerError,
         }
     }
@@ -232,6 +237,19 @@ fn crc_of(batch: &[u8]) -> u32 {
 pub fn stamp(batch: &mut [u8], base_offset: Offset, epoch: LeaderEpoch) {
     batch[..8].copy_from_slice(&base_offset.0.to_be_bytes());
     batch[12..16].copy_from_slice(&epoch.0.to_be_bytes());
+}
+
+/// Writes timestamp type and max timestamp into a batch and its header, with the CRC that follows
+/// (`DefaultRecordBatch.setMaxTimestamp`).
+pub fn set_max_timestamp(batch: &mut [u8], header: &mut Header, is_log_append_time: bool, max_timestamp: i64) {
+    const LOG_APPEND_TIME: i16 = 0x08;
+    header.attributes &= !LOG_APPEND_TIME;
+    header.attributes |= if is_log_append_time { LOG_APPEND_TIME } else { 0 };
+    header.max_timestamp = max_timestamp;
+    batch[21..23].copy_from_slice(&header.attributes.to_be_bytes());
+    batch[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
+    header.crc = crc_of(batch);
+    batch[17..21].copy_from_slice(&header.crc.to_be_bytes());
 }
 
 /// A checked view of one batch; `bytes` holds exactly the batch.

@@ -3,17 +3,39 @@
 use std::time::Duration;
 
 use super::compression::Compression;
+use super::index::IndexConfig;
 use super::validate::Rules;
 
-/// What a log does, and what it keeps.
+/// What a log does, and what it keeps. Times that end in `_ms` are milliseconds by the wall clock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogConfig {
     /// `segment.bytes`
     pub segment_bytes: u64,
+    /// `segment.ms`: an append whose timestamp is so much later than the segment's first rolls. `u64::MAX`: never.
+    pub segment_ms: u64,
+    /// `segment.index.bytes`: largest index of a segment.
+    pub segment_index_bytes: u64,
+    /// `index.interval.bytes`: about one index entry for so many bytes.
+    pub index_interval_bytes: u64,
     /// `flush.messages`: fsync after this many records. `u64::MAX`: never by count.
     pub flush_messages: u64,
+    /// `flush.ms`: fsync when the last one is so long ago, looked at every `log.flush.scheduler.interval.ms`.
+    /// `u64::MAX`: never by time.
+    pub flush_ms: u64,
+    /// `retention.ms`: how old a segment's largest timestamp may be; negative: any age.
+    pub retention_ms: i64,
+    /// `retention.bytes`: size that the log is cut back to, by whole segments; negative: any size.
+    pub retention_bytes: i64,
+    /// `file.delete.delay.ms`: how long the files of a deleted segment stay, under another name.
+    pub file_delete_delay_ms: u64,
     /// `max.message.bytes`: largest batch accepted from a producer.
     pub max_message_bytes: u64,
+    /// `message.timestamp.type`
+    pub message_timestamp_type: TimestampType,
+    /// `message.timestamp.before.max.ms`: how far in the past a producer's timestamp may lie. `u64::MAX`: any.
+    pub message_timestamp_before_max_ms: u64,
+    /// `message.timestamp.after.max.ms`: how far in the future. `u64::MAX`: any.
+    pub message_timestamp_after_max_ms: u64,
     /// `compression.type`
     pub compression: StoredCompression,
     /// `cleanup.policy`
@@ -24,10 +46,22 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
+        const WEEK_MS: u64 = 7 * 24 * 3_600_000;
+        let indexes = IndexConfig::default();
         LogConfig {
             segment_bytes: 1 << 30,
+            segment_ms: WEEK_MS,
+            segment_index_bytes: indexes.bytes_max,
+            index_interval_bytes: indexes.interval_bytes,
             flush_messages: u64::MAX,
+            flush_ms: u64::MAX,
+            retention_ms: WEEK_MS as i64,
+            retention_bytes: -1,
+            file_delete_delay_ms: 60_000,
             max_message_bytes: 1_048_588,
+            message_timestamp_type: TimestampType::CreateTime,
+            message_timestamp_before_max_ms: u64::MAX,
+            message_timestamp_after_max_ms: u64::MAX,
             compression: StoredCompression::Producer,
             cleanup_policy: CleanupPolicy::Delete,
             compaction: CompactionConfig::default(),
@@ -36,10 +70,43 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
-    /// What a leader asks of the records in a batch.
-    pub(super) fn rules(&self) -> Rules {
-        Rules { compression: self.compression, is_compacted: self.cleanup_policy.compacts() }
+    /// `segment.ms`, or `max.compaction.lag.ms` if that is shorter: the active segment is not compacted
+    /// (`LogConfig.maxSegmentMs`).
+    pub(super) fn roll_ms(&self) -> u64 {
+        match self.cleanup_policy.compacts() {
+            true => self.segment_ms.min(self.compaction.max_compaction_lag_ms),
+            false => self.segment_ms,
+        }
     }
+
+    /// What a leader asks of the records in a batch that comes at `wall_clock_ms`.
+    pub(super) fn rules(&self, wall_clock_ms: i64) -> Rules {
+        let timestamps = self.timestamps(wall_clock_ms);
+        Rules { compression: self.compression, is_compacted: self.cleanup_policy.compacts(), timestamps }
+    }
+
+    /// The timestamps that a producer may set; `None`: all (KIP-937).
+    fn timestamps(&self, wall_clock_ms: i64) -> Option<(i64, i64)> {
+        let (before, after) = (self.message_timestamp_before_max_ms, self.message_timestamp_after_max_ms);
+        let is_bounded = self.message_timestamp_type == TimestampType::CreateTime && before.min(after) < u64::MAX;
+        is_bounded.then(|| {
+            let earliest = wall_clock_ms.checked_sub_unsigned(before).unwrap_or(i64::MIN);
+            (earliest, wall_clock_ms.checked_add_unsigned(after).unwrap_or(i64::MAX))
+        })
+    }
+
+    pub(super) fn indexes(&self) -> IndexConfig {
+        IndexConfig { bytes_max: self.segment_index_bytes, interval_bytes: self.index_interval_bytes }
+    }
+}
+
+/// Which clock a record's timestamp is of (`message.timestamp.type`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimestampType {
+    /// The producer's, as it was sent.
+    CreateTime,
+    /// The leader's when it appends, written over the producer's.
+    LogAppendTime,
 }
 
 /// How a leader stores batches (`BrokerCompressionType`).

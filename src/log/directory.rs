@@ -157,19 +157,30 @@ impl LogDirectory {
         self.write_offsets(HIGH_WATERMARKS, logs.map(|(partition, log)| offset_line(partition, log.high_watermark())))
     }
 
-    /// Writes `recovery-point-offset-checkpoint` and `log-start-offset-checkpoint`. To be called on
-    /// `log.flush.offset.checkpoint.interval.ms`, and after every truncation.
+    /// Writes `recovery-point-offset-checkpoint`. To be called on `log.flush.offset.checkpoint.interval.ms`.
     pub fn checkpoint_recovery_points<'a>(
         &mut self,
         logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>,
     ) -> io::Result<()> {
-        let (mut recovery_points, mut log_starts) = (Vec::new(), Vec::new());
-        for (partition, log) in logs {
-            recovery_points.push(offset_line(partition, log.recovery_point()));
-            log_starts.extend(log_start_line(partition, log));
-        }
-        self.write_offsets(RECOVERY_POINTS, recovery_points.into_iter())?;
-        self.write_offsets(LOG_STARTS, log_starts.into_iter())
+        self.write_offsets(RECOVERY_POINTS, logs.map(|(partition, log)| offset_line(partition, log.recovery_point())))
+    }
+
+    /// Writes `log-start-offset-checkpoint`. To be called on `log.flush.start.offset.checkpoint.interval.ms`.
+    pub fn checkpoint_log_starts<'a>(
+        &mut self,
+        logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>,
+    ) -> io::Result<()> {
+        self.write_offsets(LOG_STARTS, logs.filter_map(|(partition, log)| log_start_line(partition, log)))
+    }
+
+    /// Writes both, as is due after every truncation: recovery must not start beyond the end of the log
+    /// (`LogManager.truncateTo`), and a log start beyond it would drop the whole log at the next start.
+    pub fn checkpoint_truncation<'a>(
+        &mut self,
+        logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)> + Clone,
+    ) -> io::Result<()> {
+        self.checkpoint_recovery_points(logs.clone())?;
+        self.checkpoint_log_starts(logs)
     }
 
     /// Orderly stop: flushes every log, writes the checkpoints, then `.kafka_cleanshutdown` with the broker epoch.

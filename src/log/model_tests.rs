@@ -151,7 +151,7 @@ impl Run {
         let batch = batch_of(2, value_bytes, self.model.timestamp);
         let from = self.model.end().0;
         let set: Vec<_> = (0..batches as i64).map(|at| stored(&batch, from + 2 * at, self.model.epoch)).collect();
-        let appended = self.log.append_as_follower(&concat(&set)).unwrap();
+        let appended = self.log.append_as_follower(&concat(&set), 0).unwrap();
         assert_eq!(appended.batches.len(), batches);
         self.appended(&appended.batches, appended.flushed_to);
     }
@@ -170,7 +170,7 @@ impl Run {
     }
 
     fn checkpoint(&mut self) {
-        self.directory.checkpoint_recovery_points([(&orders(), &self.log)].into_iter()).unwrap();
+        self.directory.checkpoint_truncation([(&orders(), &self.log)].into_iter()).unwrap();
     }
 
     /// Path of the active segment, bytes of it that are flushed, and all of its bytes.

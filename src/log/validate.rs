@@ -14,6 +14,8 @@ pub struct Rules {
     pub compression: StoredCompression,
     /// Every record needs a key.
     pub is_compacted: bool,
+    /// The earliest and the latest timestamp that a record may have; `None`: any.
+    pub timestamps: Option<(i64, i64)>,
 }
 
 impl Rules {
@@ -21,6 +23,7 @@ impl Rules {
     /// records all the same, to count them and to find the largest timestamp.
     pub fn must_look_inside(self, header: &Header) -> bool {
         self.is_compacted
+            || self.timestamps.is_some()
             || header.is_compressed()
             || !matches!(self.compression, StoredCompression::Producer | StoredCompression::Fixed(Compression::None))
     }
@@ -39,7 +42,14 @@ pub fn validate(header: &Header, batch: &Bytes, rules: Rules) -> Result<Option<B
         if rules.is_compacted && record.key.is_none() {
             return Err(BatchError::Invalid("a compacted topic needs a key in every record"));
         }
-        max_timestamp = max_timestamp.max(header.timestamp_of(&record));
+        let timestamp = header.timestamp_of(&record);
+        if let Some((earliest, latest)) = rules.timestamps
+            && timestamp != batch::NO_TIMESTAMP
+            && !(earliest..=latest).contains(&timestamp)
+        {
+            return Err(BatchError::Timestamp { timestamp, earliest, latest });
+        }
+        max_timestamp = max_timestamp.max(timestamp);
         is_numbered &= record.offset_delta == records.len() as i64;
         records.push(record);
     }
@@ -69,7 +79,7 @@ mod tests {
     use crate::log::testing::{batch_of, keyed_batch};
     use crate::protocol::{ErrorCode, Offset};
 
-    const AS_IT_CAME: Rules = Rules { compression: StoredCompression::Producer, is_compacted: false };
+    const AS_IT_CAME: Rules = Rules { compression: StoredCompression::Producer, is_compacted: false, timestamps: None };
 
     /// The batch under another compression type, as a producer would have sent it.
     fn compressed(batch: &Bytes, compression: Compression) -> Bytes {
@@ -109,8 +119,11 @@ mod tests {
         for source in ALL {
             for target in ALL {
                 let came = compressed(&plain, source);
-                let stored =
-                    check(&came, Rules { compression: StoredCompression::Fixed(target), is_compacted: true }).unwrap();
+                let stored = check(
+                    &came,
+                    Rules { compression: StoredCompression::Fixed(target), is_compacted: true, ..AS_IT_CAME },
+                )
+                .unwrap();
                 assert_eq!(stored.is_none(), source == target, "{source:?} to {target:?}");
                 let stored = stored.unwrap_or(came);
                 let header = batch::checked(&stored, true).unwrap();
@@ -130,8 +143,7 @@ mod tests {
                 let header =
                     Header { records_count: count, last_offset_delta: count - 1, ..Header::parse(&batch).unwrap() };
                 let forged = batch::encode(&header, &batch[HEADER_BYTES..]);
-                let rules = Rules { compression: StoredCompression::Producer, is_compacted: false };
-                let error = validate(&header, &forged, rules).unwrap_err();
+                let error = validate(&header, &forged, AS_IT_CAME).unwrap_err();
                 assert_eq!(error.error_code(), ErrorCode::InvalidRecord, "{compression:?} {count}: {error}");
             }
         }
@@ -169,8 +181,22 @@ mod tests {
     }
 
     #[test]
+    fn a_timestamp_out_of_bounds_is_refused_wherever_it_is_in_the_batch() {
+        for compression in ALL {
+            let batch = compressed(&batch_of(3, 20, 50), compression);
+            let within = |earliest, latest| {
+                check(&batch, Rules { timestamps: Some((earliest, latest)), ..AS_IT_CAME }).map(|_| ())
+            };
+            assert_eq!(within(50, 52), Ok(()));
+            assert_eq!(within(51, 52), Err(BatchError::Timestamp { timestamp: 50, earliest: 51, latest: 52 }));
+            let error = within(50, 51).unwrap_err();
+            assert_eq!(error.error_code(), ErrorCode::InvalidTimestamp);
+        }
+    }
+
+    #[test]
     fn a_compacted_topic_takes_no_record_without_a_key() {
-        let rules = Rules { compression: StoredCompression::Producer, is_compacted: true };
+        let rules = Rules { is_compacted: true, ..AS_IT_CAME };
         for compression in ALL {
             let error = check(&compressed(&batch_of(1, 20, 0), compression), rules).unwrap_err();
             assert_eq!(error.error_code(), ErrorCode::InvalidRecord);

@@ -9,6 +9,7 @@
 mod follower;
 mod isr;
 mod leader;
+mod log_start;
 mod partition;
 mod read;
 mod remote;

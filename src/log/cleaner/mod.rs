@@ -27,7 +27,7 @@ use crate::observe::BatchInfo;
 use crate::protocol::Offset;
 
 pub use dirt::Dirt;
-pub(super) use swap::{CLEANED_SUFFIX, SWAP_SUFFIX, finish_interrupted};
+pub(super) use swap::{CLEANED_SUFFIX, finish_interrupted};
 
 /// Keys that one cleaning can remember: `log.cleaner.dedupe.buffer.size` (128 MiB) in entries of 24 bytes, nine
 /// tenths full (`log.cleaner.io.buffer.load.factor`). What does not fit waits for the next cleaning.
@@ -162,7 +162,7 @@ impl Log {
                 let after = self.segments[..count].get(at + length + 1);
                 let last_offset = after.map_or(first_uncleanable, Segment::base_offset) + -1;
                 let fits = log_bytes <= self.config.segment_bytes
-                    && index_bytes <= INDEX_BYTES_MAX
+                    && index_bytes <= self.config.segment_index_bytes
                     && (next.size_bytes() == 0 || last_offset - first.base_offset() <= i64::from(i32::MAX));
                 if !fits {
                     break;
@@ -177,9 +177,10 @@ impl Log {
 
     /// Cleans a group of segments into a new one, durable under another name (`cleanSegments`).
     fn clean_segments(&self, group: Range<usize>, filter: &mut Filter) -> Result<Segment, CleanError> {
-        let base_offset = self.segments[group.start].base_offset();
+        let group = &self.segments[group];
+        let base_offset = group[0].base_offset();
         let mut cleaned = Segment::create_cleaned(&self.disk, &self.dir, base_offset)?;
-        for segment in &self.segments[group] {
+        for segment in group {
             for stored in segment.batches() {
                 let (header, bytes) = read(segment, stored)?;
                 let kept = filter.filter(&header, &bytes);
@@ -192,18 +193,16 @@ impl Log {
                 };
                 if let Some(kept) = kept {
                     let header = Header::parse(&kept).expect("a batch that was kept or has just been encoded");
-                    cleaned.append(&kept, &[Stored::new(&header, 0)])?;
+                    cleaned.append(&kept, &[Stored::new(&header, 0)], self.config.indexes(), filter.wall_clock_ms)?;
                 }
             }
         }
-        cleaned.append_time_index_entry()?;
+        cleaned.inherit_age(&group[group.len() - 1]);
+        cleaned.seal()?;
         cleaned.sync()?;
         Ok(cleaned)
     }
 }
-
-/// `segment.index.bytes`, Kafka's default.
-const INDEX_BYTES_MAX: u64 = 10 << 20;
 
 fn read(segment: &Segment, stored: &Stored) -> Result<(Header, Bytes), CleanError> {
     let bytes = segment.read_batch(stored)?;

@@ -89,10 +89,11 @@ pub fn finish_interrupted(disk: &Disk, dir: &str) -> io::Result<Option<Rewritten
     disk.sync_dir(dir)?;
     let mut rewritten: Option<Rewritten> = None;
     for file in kept.iter().filter(|file| file.extension == "log") {
-        let mut segment = Segment::open_swap(disk, dir, file.base_offset)?;
-        segment.scan(false)?;
-        let (from, to) = (segment.base_offset(), segment.next_offset());
-        let batches = segment.batches().iter().map(|batch| batch.info);
+        let log = disk.open(&format!("{dir}/{}", file.name))?;
+        let (batches, _) = segment::list_batches(&log, file.base_offset, false)?;
+        let from = file.base_offset;
+        let to = batches.last().map_or(from, |last| last.info.last_offset + 1);
+        let batches = batches.iter().map(|batch| batch.info);
         let whole = rewritten.get_or_insert_with(|| Rewritten { from, to, batches: Vec::new() });
         (whole.from, whole.to) = (whole.from.min(from), whole.to.max(to));
         whole.batches.extend(batches);

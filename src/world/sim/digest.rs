@@ -46,6 +46,9 @@ pub(super) enum Kind {
     Removed,
     Renamed,
     DirSynced,
+    /// Pending changes of a file or directory outlived a power loss.
+    Survived,
+    Rotted,
 }
 
 /// Stands for the bytes of a frame, a write or a name.

@@ -11,7 +11,6 @@ mod clock;
 mod digest;
 mod disk;
 mod endpoint;
-mod file;
 mod inbox;
 mod link;
 mod net;
@@ -35,7 +34,7 @@ use self::digest::Digest;
 use self::net::{Incarnation, MachineId, Network, Stop};
 use super::{Endpoint, Rng, Time, World, streams};
 
-pub use self::disk::{SimDisk, SimFile};
+pub use self::disk::{Change, Chooser, PAGE_BYTES, Pending, SimDisk, SimFile, Survival, Survivors};
 pub use self::endpoint::SimEndpoint;
 
 /// The wall clock of every machine when the simulation begins: 2024-01-01T00:00:00Z.
@@ -249,16 +248,39 @@ impl Simulation {
 
     /// Cuts the machine's power: what was not synced is dropped; the machine is silent until `start`.
     pub fn power_off(&self, name: &str) {
+        self.power_off_choosing(name, &mut |pending| vec![false; pending.changes.len()]);
+    }
+
+    /// As [`Simulation::power_off`], but of what was not synced some may have reached the medium: what does is drawn
+    /// from a stream of the machine's.
+    pub fn power_off_leaving(&self, name: &str, survivors: Survivors) {
+        let mut rng = {
+            let network = self.core.network();
+            let machine = network.machine(network.find(name));
+            self.core.rng(&machine.name, machine.incarnation, "power-loss")
+        };
+        self.power_off_choosing(name, &mut |pending| survivors.choose(pending, &mut rng));
+    }
+
+    /// As [`Simulation::power_off`], but `choose` says what survives of the pending changes.
+    pub fn power_off_choosing(&self, name: &str, choose: &mut Chooser<'_>) {
         let node = self.running_node(name);
         {
             let mut network = self.core.network();
             let machine = network.find(name);
             network.lose_power(machine);
-            network.machine(machine).disk.lose_power();
+            network.machine(machine).disk.lose_power(choose);
         }
         if let Some(node) = node {
             Handle::current().kill(node);
         }
+    }
+
+    /// Bit rot: flips the bits of `mask` in one byte of a file, on the medium and in the page cache. `NotFound` if
+    /// there is no such file, `InvalidInput` beyond its end.
+    pub fn rot(&self, name: &str, file: &str, position: u64, mask: u8) -> std::io::Result<()> {
+        let network = self.core.network();
+        network.machine(network.find(name)).disk.rot(file, position, mask)
     }
 
     /// Boots the process again, with power. No-op if it runs.

@@ -2,34 +2,32 @@
 //!
 //! [`File::sync`](super::super::File::sync) makes a file's content durable, [`Disk::sync_dir`](super::super::Disk)
 //! a directory's entries, and neither implies the other: a synced file whose entry is not durable is gone after a power
-//! loss. A power loss returns every directory to its durable entries and every file to its durable content; a process
-//! kill loses nothing. A handle belongs to one process incarnation: once that is dead, it changes nothing any more.
+//! loss. A power loss returns every directory to its durable entries and every file to its durable content, plus what
+//! [`power`] lets survive of the pending changes; a process kill loses nothing. A handle belongs to one process
+//! incarnation: once that is dead, it changes nothing any more.
 
-use std::collections::BTreeMap;
+mod content;
+mod directory;
+mod inode;
+mod power;
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use self::directory::{Directory, Node};
+use self::inode::Inode;
 use super::digest::{Digest, Kind, fingerprint};
-use super::file::Inode;
 use super::lock;
 use super::net::{Incarnation, MachineId};
 use crate::world::path;
 
-/// What a directory's entry names. Shared by the current and the durable entries, and by open handles.
-#[derive(Clone)]
-enum Node {
-    File(Arc<Mutex<Inode>>),
-    Dir(Arc<Mutex<Directory>>),
-}
-
-#[derive(Default)]
-struct Directory {
-    current: BTreeMap<Arc<str>, Node>,
-    durable: BTreeMap<Arc<str>, Node>,
-}
+pub use self::inode::PAGE_BYTES;
+pub use self::power::{Change, Chooser, Pending, Survival, Survivors};
 
 /// One machine's disk.
 pub(super) struct MachineDisk {
@@ -61,23 +59,33 @@ impl MachineDisk {
         self.writer.store(0, Ordering::Relaxed);
     }
 
-    pub(super) fn lose_power(&self) {
-        lose_power(&self.root);
+    /// Drops what is not durable and what `choose` does not let survive.
+    pub(super) fn lose_power(&self, choose: &mut Chooser<'_>) {
+        lock(&self.root).lose_power("", &mut |pending| {
+            let survives = choose(pending);
+            let chosen = survives.iter().fold(1, |bits: u64, &bit| bits.rotate_left(1) ^ u64::from(bit));
+            if survives.contains(&true) {
+                self.record(Kind::Survived, [fingerprint(pending.path.as_bytes()), chosen]);
+            }
+            survives
+        });
+    }
+
+    /// Flips the bits of `mask` in one byte, on the medium and in the page cache. `NotFound` if there is no such file,
+    /// `InvalidInput` beyond its end.
+    pub(super) fn rot(self: &Arc<Self>, file: &str, position: u64, mask: u8) -> io::Result<()> {
+        let observer = SimDisk { disk: self.clone(), incarnation: None };
+        let file = observer.open(file)?;
+        let inode = &mut *lock(&file.inode);
+        if !inode.rot(position, mask) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the position is beyond the end of the file"));
+        }
+        self.record(Kind::Rotted, [inode.number, position, u64::from(mask)]);
+        Ok(())
     }
 
     fn record<const N: usize>(&self, kind: Kind, words: [u64; N]) {
         self.digest.record(kind, self.machine, words);
-    }
-}
-
-fn lose_power(dir: &Mutex<Directory>) {
-    let dir = &mut *lock(dir);
-    dir.current = dir.durable.clone();
-    for node in dir.current.values() {
-        match node {
-            Node::File(inode) => lock(inode).lose_power(),
-            Node::Dir(dir) => lose_power(dir),
-        }
     }
 }
 
@@ -106,7 +114,7 @@ impl SimDisk {
     fn dir(&self, names: &[&str]) -> io::Result<Arc<Mutex<Directory>>> {
         let mut dir = self.disk.root.clone();
         for name in names {
-            let node = lock(&dir).current.get(*name).cloned();
+            let node = lock(&dir).get(name).cloned();
             dir = match node {
                 Some(Node::Dir(dir)) => dir,
                 Some(Node::File(_)) => {
@@ -122,9 +130,7 @@ impl SimDisk {
         let names = path::components(path)?;
         match names.split_last() {
             None => Ok(Node::Dir(self.disk.root.clone())),
-            Some((last, parents)) => {
-                lock(&*self.dir(parents)?).current.get(*last).cloned().ok_or_else(|| not_found(path))
-            }
+            Some((last, parents)) => lock(&*self.dir(parents)?).get(last).cloned().ok_or_else(|| not_found(path)),
         }
     }
 
@@ -149,7 +155,7 @@ impl SimDisk {
         check_writer(&self.disk, self.incarnation)?;
         let (parents, last) = path::split_last(path)?;
         let parent = self.dir(&parents)?;
-        let existing = lock(&*parent).current.get(last).cloned();
+        let existing = lock(&*parent).get(last).cloned();
         match existing {
             Some(Node::File(inode)) => {
                 let mut file = self.file(inode);
@@ -161,7 +167,7 @@ impl SimDisk {
                 self.record(Kind::FileCreated, path);
                 let number = self.disk.inodes.fetch_add(1, Ordering::Relaxed);
                 let inode = Arc::new(Mutex::new(Inode::new(number)));
-                lock(&*parent).current.insert(last.into(), Node::File(inode.clone()));
+                lock(&*parent).create(last, Node::File(inode.clone()));
                 Ok(self.file(inode))
             }
         }
@@ -178,7 +184,7 @@ impl SimDisk {
         check_writer(&self.disk, self.incarnation)?;
         let mut dir = self.disk.root.clone();
         for name in path::components(path)? {
-            let node = lock(&dir).current.get(name).cloned();
+            let node = lock(&dir).get(name).cloned();
             dir = match node {
                 Some(Node::Dir(dir)) => dir,
                 Some(Node::File(_)) => {
@@ -187,7 +193,7 @@ impl SimDisk {
                 None => {
                     self.record(Kind::DirCreated, path);
                     let new = Arc::<Mutex<Directory>>::default();
-                    lock(&dir).current.insert(name.into(), Node::Dir(new.clone()));
+                    lock(&dir).create(name, Node::Dir(new.clone()));
                     new
                 }
             };
@@ -198,7 +204,7 @@ impl SimDisk {
     /// See [`Disk::read_dir`](super::super::Disk::read_dir).
     pub fn read_dir(&self, path: &str) -> io::Result<Vec<String>> {
         let dir = self.dir(&path::components(path)?)?;
-        Ok(lock(&*dir).current.keys().map(|name| name.to_string()).collect())
+        Ok(lock(&*dir).names().map(|name| name.to_string()).collect())
     }
 
     /// See [`Disk::remove_file`](super::super::Disk::remove_file). Open handles stay usable.
@@ -221,7 +227,7 @@ impl SimDisk {
     fn remove(&self, path: &str) -> io::Result<()> {
         check_writer(&self.disk, self.incarnation)?;
         let (parents, last) = path::split_last(path)?;
-        lock(&*self.dir(&parents)?).current.remove(last);
+        lock(&*self.dir(&parents)?).remove(last);
         self.record(Kind::Removed, path);
         Ok(())
     }
@@ -232,7 +238,7 @@ impl SimDisk {
         check_writer(&self.disk, self.incarnation)?;
         let node = self.node(from)?;
         let ((from_parents, from_last), (to_parents, to_last)) = (path::split_last(from)?, path::split_last(to)?);
-        let target = lock(&*self.dir(&to_parents)?).current.get(to_last).cloned();
+        let target = lock(&*self.dir(&to_parents)?).get(to_last).cloned();
         match (&node, &target) {
             (Node::File(_), Some(Node::Dir(_))) => {
                 return Err(io::Error::new(io::ErrorKind::IsADirectory, format!("'{to}' is a directory")));
@@ -240,7 +246,7 @@ impl SimDisk {
             (Node::Dir(_), Some(Node::File(_))) => {
                 return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("'{to}' is a file")));
             }
-            (Node::Dir(from), Some(Node::Dir(to))) if !Arc::ptr_eq(from, to) && !lock(to).current.is_empty() => {
+            (Node::Dir(from), Some(Node::Dir(to))) if !Arc::ptr_eq(from, to) && !lock(to).is_empty() => {
                 return Err(io::Error::from(io::ErrorKind::DirectoryNotEmpty));
             }
             (Node::Dir(_), _) if from_parents != to_parents => {
@@ -248,8 +254,12 @@ impl SimDisk {
             }
             (Node::File(_) | Node::Dir(_), _) => {}
         }
-        lock(&*self.dir(&from_parents)?).current.remove(from_last);
-        lock(&*self.dir(&to_parents)?).current.insert(to_last.into(), node);
+        if from_parents == to_parents {
+            lock(&*self.dir(&from_parents)?).rename(from_last, to_last, node);
+        } else {
+            lock(&*self.dir(&from_parents)?).remove(from_last);
+            lock(&*self.dir(&to_parents)?).create(to_last, node);
+        }
         self.disk.record(Kind::Renamed, [fingerprint(from.as_bytes()), fingerprint(to.as_bytes())]);
         Ok(())
     }
@@ -258,8 +268,7 @@ impl SimDisk {
     pub fn sync_dir(&self, path: &str) -> io::Result<()> {
         check_writer(&self.disk, self.incarnation)?;
         let dir = self.dir(&path::components(path)?)?;
-        let dir = &mut *lock(&*dir);
-        dir.durable = dir.current.clone();
+        lock(&*dir).sync();
         self.record(Kind::DirSynced, path);
         Ok(())
     }
