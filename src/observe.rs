@@ -70,6 +70,14 @@ pub enum Observation {
         to: Offset,
         reason: TruncationReason,
     },
+    /// Broker: compaction took records out of the log's segments between `from` and `to` (exclusive), which hold
+    /// `batches` now: some of those before, unchanged or with fewer records.
+    Compacted {
+        partition: TopicPartition,
+        from: Offset,
+        to: Offset,
+        batches: Vec<BatchInfo>,
+    },
     /// Broker: the log begins at `to` now, what lies below is not served any more.
     LogStartMoved {
         partition: TopicPartition,

@@ -1,4 +1,4 @@
-//! The periodic care for the logs: checkpoints, flushes by time, retention, removal of deleted files
+//! The periodic care for the logs: checkpoints, flushes by time, retention, compaction, removal of deleted files
 //! (`LogManager.startup`, `ReplicaManager.startHighWatermarkCheckPointThread`).
 
 use std::io;
@@ -19,6 +19,8 @@ pub(super) struct LogTasks {
     flush: Option<Time>,
     /// When the first files of deleted segments go.
     deleted_files: Option<Time>,
+    /// `None`: never (`log.cleaner.enable`).
+    cleaner: Option<Time>,
     /// The earliest of them.
     next: Time,
 }
@@ -33,6 +35,7 @@ impl LogTasks {
             retention: first,
             flush: flush_interval(config).map(|_| first),
             deleted_files: None,
+            cleaner: config.log_cleaner_enable.then_some(now + config.log_cleaner_backoff),
             next: now,
         };
         tasks.set_next();
@@ -45,7 +48,7 @@ impl LogTasks {
 
     fn set_next(&mut self) {
         let always = self.high_watermarks.min(self.recovery_points).min(self.log_starts).min(self.retention);
-        let sometimes = [self.flush, self.deleted_files];
+        let sometimes = [self.flush, self.deleted_files, self.cleaner];
         self.next = sometimes.into_iter().flatten().fold(always, Time::min);
     }
 }
@@ -86,6 +89,10 @@ impl Broker {
         }
         if self.log_tasks.deleted_files.is_some_and(|at| at <= now) {
             self.remove_deleted_files(now)?;
+        }
+        if self.log_tasks.cleaner.is_some_and(|at| at <= now) {
+            self.log_tasks.cleaner = Some(now + config.log_cleaner_backoff);
+            self.clean_logs(now)?;
         }
         self.log_tasks.set_next();
         Ok(())

@@ -9,6 +9,7 @@
 //! What it does not do: keep fetch sessions, coordinate groups or transactions, or keep the metadata log on disk.
 
 mod admin;
+mod cleaner;
 mod connections;
 mod delayed;
 mod delete_records;
@@ -24,7 +25,7 @@ mod requests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ use self::lifecycle::{Lifecycle, random_uuid};
 use self::log_tasks::LogTasks;
 use self::metadata::MetadataFetcher;
 use crate::config::{BrokerConfig, EffectiveTopicConfig, TopicConfig};
-use crate::log::{LoadedLog, LogDirectory};
+use crate::log::{LoadedLog, LogDirectory, Rewritten};
 use crate::metadata::MetadataImage;
 use crate::observe::{Observation, Observer};
 use crate::protocol::rpc::RpcConfig;
@@ -110,6 +111,8 @@ pub struct Broker {
     isr: AlterPartitionManager,
     forwarding: Forwarding,
     log_tasks: LogTasks,
+    /// Logs whose compaction met a batch that cannot be read; until the next start.
+    uncleanable: BTreeSet<TopicPartition>,
     isr_shrink_at: Time,
     /// Producer ids given out in this registration.
     producer_ids: i64,
@@ -139,6 +142,9 @@ impl Broker {
                 let (position, bytes, reason) = (dropped.position, dropped.bytes, dropped.reason);
                 tracing::warn!(%partition, %segment, position, bytes, %reason, "recovery dropped part of a log");
             }
+            if let Some(finished) = finished_swap(&log) {
+                env.observe(now, finished);
+            }
             env.observe(now, log_loaded(&log));
             unclaimed.insert(log.partition.clone(), log);
         }
@@ -146,6 +152,7 @@ impl Broker {
             fetchers: Fetchers::new(&world, &options),
             lifecycle: Lifecycle::new(&world, &options, &log_dir),
             log_tasks: LogTasks::new(now, config),
+            uncleanable: BTreeSet::new(),
             isr_shrink_at: now + config.replica_lag_time_max / 2,
             metadata: MetadataFetcher::new(&world, &options),
             isr: AlterPartitionManager::new(&world, &options),
@@ -341,6 +348,12 @@ fn logs<'a>(
 ) -> impl Iterator<Item = (&'a TopicPartition, &'a crate::log::Log)> + Clone {
     let hosted = partitions.values().map(|h| (h.partition.topic_partition(), h.partition.log()));
     hosted.chain(unclaimed.iter().map(|(partition, loaded)| (partition, &loaded.log)))
+}
+
+/// A compaction that a crash had interrupted, and that loading the log finished.
+fn finished_swap(loaded: &LoadedLog) -> Option<Observation> {
+    let Rewritten { from, to, batches } = loaded.recovery.finished_swap.clone()?;
+    Some(Observation::Compacted { partition: loaded.partition.clone(), from, to, batches })
 }
 
 fn log_loaded(loaded: &LoadedLog) -> Observation {

@@ -5,7 +5,8 @@
 //! it are the *committed log*. When a run legitimately loses them (unclean election, power loss of the last
 //! in-sync replica) the violation is stated once and the ghost goes on with what the new leader holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::outcome::Violation;
 use crate::observe::{BatchInfo, LogStartReason, Observation};
@@ -34,6 +35,9 @@ pub struct PartitionGhost {
     committed: Vec<BatchInfo>,
     /// The highest log start that retention or DeleteRecords made on any replica.
     expired_to: Offset,
+    /// Base offsets of the batches that some replica's compaction removed or rewrote: any replica may lack them, or hold
+    /// them otherwise.
+    compacted: BTreeSet<Offset>,
     logs: BTreeMap<String, ReplicaGhost>,
     leaders: BTreeMap<LeaderEpoch, String>,
 }
@@ -49,6 +53,7 @@ impl Default for PartitionGhost {
             true_high_watermark: Offset::ZERO,
             committed: Vec::new(),
             expired_to: Offset::ZERO,
+            compacted: BTreeSet::new(),
             logs: BTreeMap::new(),
             leaders: BTreeMap::new(),
         }
@@ -119,6 +124,9 @@ impl Ghost {
             }
             Observation::LogStartMoved { partition, to, reason, .. } => {
                 self.log_start_moved(machine, partition, *to, *reason);
+            }
+            Observation::Compacted { partition, from, to, batches } => {
+                self.compacted(at, machine, partition, *from..*to, batches);
             }
             Observation::HighWatermark { partition, offset, as_leader } => {
                 self.high_watermark(at, machine, partition, *offset, *as_leader);
@@ -212,6 +220,33 @@ impl Ghost {
         }
     }
 
+    /// Compaction takes records out of a replica's log, below its high watermark. It adds nothing and moves nothing.
+    fn compacted(
+        &mut self,
+        at: Time,
+        machine: &str,
+        partition: &TopicPartition,
+        offsets: Range<Offset>,
+        batches: &[BatchInfo],
+    ) {
+        let replica = self.replica(partition, machine);
+        let start = replica.batches.partition_point(|b| b.base_offset < offsets.start);
+        let end = replica.batches.partition_point(|b| b.base_offset < offsets.end);
+        let before: Vec<BatchInfo> = replica.batches.splice(start..end, batches.iter().copied()).collect();
+        let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
+        let mut left = batches.iter().peekable();
+        for old in &before {
+            let new = left.next_if(|new| is_same_place(new, old));
+            if new != Some(old) {
+                ghost.compacted.insert(old.base_offset);
+            }
+        }
+        if let Some(invented) = left.next() {
+            let detail = format!("compaction on {machine} left a batch at {} that was not there", invented.base_offset);
+            self.violate("log-matching", at, partition, detail);
+        }
+    }
+
     /// Log matching, as far as it can newly break: what enters this replica's high watermark must be the
     /// committed log, or extend it.
     fn high_watermark(&mut self, at: Time, machine: &str, partition: &TopicPartition, offset: Offset, as_leader: bool) {
@@ -226,7 +261,11 @@ impl Ghost {
         let compared = before.max(Offset(replica.log_start));
         let mut mismatch = None;
         if compared < known {
-            mismatch = first_difference(replica.range(compared, known), range(&ghost.committed, compared, known));
+            mismatch = first_difference(
+                replica.range(compared, known),
+                range(&ghost.committed, compared, known),
+                &ghost.compacted,
+            );
         }
         let mut incomplete = None;
         if as_leader && offset > ghost.true_high_watermark {
@@ -261,7 +300,8 @@ impl Ghost {
         // A log may begin where retention or a client made some replica's begin, and no later.
         let start = ghost.expired_to.min(Offset(replica.log_start));
         let end = ghost.true_high_watermark;
-        let missing = first_difference(replica.range(start, end), range(&ghost.committed, start, end));
+        let missing =
+            first_difference(replica.range(start, end), range(&ghost.committed, start, end), &ghost.compacted);
         let mut lost = None;
         if let Some(from) = missing
             && epoch >= ghost.leader_epoch
@@ -302,14 +342,25 @@ impl PartitionGhost {
     }
 }
 
-/// The offset from which `held` is not `expected`, which may be longer than `held` but must begin with it.
-fn first_difference(held: &[BatchInfo], expected: &[BatchInfo]) -> Option<Offset> {
-    for (i, batch) in expected.iter().enumerate() {
-        if held.get(i) != Some(batch) {
-            return Some(batch.base_offset);
+/// The offset from which `held` is not `expected`, which may be shorter than `held` but must be its beginning. A batch
+/// that was `compacted` somewhere may be missing on either side, and its content may differ.
+fn first_difference(held: &[BatchInfo], expected: &[BatchInfo], compacted: &BTreeSet<Offset>) -> Option<Offset> {
+    let mut held = held.iter().peekable();
+    for batch in expected {
+        while held.next_if(|h| h.base_offset < batch.base_offset && compacted.contains(&h.base_offset)).is_some() {}
+        match held.next_if(|h| h.base_offset == batch.base_offset) {
+            Some(same) if same == batch => {}
+            Some(other) if is_same_place(other, batch) && compacted.contains(&batch.base_offset) => {}
+            None if compacted.contains(&batch.base_offset) => {}
+            Some(_) | None => return Some(batch.base_offset),
         }
     }
     None
+}
+
+/// All but the content.
+fn is_same_place(one: &BatchInfo, other: &BatchInfo) -> bool {
+    BatchInfo { crc: 0, ..*one } == BatchInfo { crc: 0, ..*other }
 }
 
 #[cfg(test)]
@@ -374,6 +425,13 @@ mod tests {
             self
         }
 
+        fn compacts(mut self, broker: i32, to: i64, batches: &[BatchInfo]) -> Told {
+            let (partition, from, batches) = (orders(), Offset::ZERO, batches.to_vec());
+            let fact = Observation::Compacted { partition, from, to: Offset(to), batches };
+            self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
+            self
+        }
+
         fn high_watermark(mut self, broker: i32, offset: i64, as_leader: bool) -> Told {
             let fact = Observation::HighWatermark { partition: orders(), offset: Offset(offset), as_leader };
             self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
@@ -410,6 +468,27 @@ mod tests {
         // Beyond its high watermark a replica may hold what it likes.
         let beyond = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 0, 99)]).high_watermark(3, 1, false);
         assert!(beyond.violations().is_empty());
+    }
+
+    #[test]
+    fn compaction_is_not_loss_but_only_where_it_was() {
+        // Broker 2 loses offset 0 and rewrites offset 1; broker 3 starts anew from what broker 2 holds.
+        let compacted = || healthy().high_watermark(2, 2, false).compacts(2, 2, &[batch(1, 0, 91)]);
+        let told = compacted().elects(2, 1, &[2, 3]).truncates(3, 2, 0).appends(3, &[batch(1, 0, 91)]);
+        let told = told.high_watermark(3, 2, false).elects(3, 2, &[2, 3]);
+        assert!(told.violations().is_empty(), "{:?}", told.0.violations);
+        // Nobody compacted offset 1 away, nor moved it to another epoch.
+        assert_eq!(compacted().truncates(3, 2, 0).elects(3, 1, &[3]).violations(), ["leader-completeness"]);
+        let other_epoch = compacted().truncates(3, 2, 0).appends(3, &[batch(1, 1, 91)]).high_watermark(3, 2, false);
+        assert_eq!(other_epoch.violations(), ["log-matching"]);
+    }
+
+    #[test]
+    fn compaction_that_adds_or_moves_a_batch_breaks_log_matching() {
+        for wrong in [batch(1, 4, 11), batch(7, 0, 11)] {
+            assert_eq!(healthy().compacts(2, 2, &[batch(0, 0, 10), wrong]).violations(), ["log-matching"]);
+        }
+        assert!(healthy().compacts(2, 2, &[batch(0, 0, 90)]).violations().is_empty());
     }
 
     #[test]

@@ -84,6 +84,7 @@ impl Recorder {
                 | Observation::Appended { .. }
                 | Observation::Truncated { .. }
                 | Observation::LogStartMoved { .. }
+                | Observation::Compacted { .. }
                 | Observation::Flushed { .. }
                 | Observation::HighWatermark { as_leader: false, .. }
                 | Observation::BecameFollower { .. }

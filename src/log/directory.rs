@@ -20,6 +20,7 @@ const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 const LOG_STARTS: &str = "log-start-offset-checkpoint";
 const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+const CLEANED: &str = "cleaner-offset-checkpoint";
 const PARTITION_METADATA: &str = "partition.metadata";
 const DELETE_SUFFIX: &str = "-delete";
 /// Longest name of a directory entry in the file systems that Kafka knows.
@@ -40,6 +41,8 @@ pub struct LogDirectory {
     path: String,
     directory_id: Uuid,
     previous_broker_epoch: BrokerEpoch,
+    /// Up to where each log is compacted.
+    cleaned_to: BTreeMap<TopicPartition, Offset>,
 }
 
 /// Content of `.kafka_cleanshutdown` (`CleanShutdownFileHandler`).
@@ -68,12 +71,14 @@ impl LogDirectory {
         create_durable_dir(&disk, path)?;
         let directory_id = load_directory_id(&disk, path, new_id)?;
         let marker = take_clean_shutdown_marker(&disk, path)?;
-        let directory = LogDirectory {
+        let mut directory = LogDirectory {
             disk,
             path: path.to_owned(),
             directory_id,
             previous_broker_epoch: marker.unwrap_or(BrokerEpoch::NONE),
+            cleaned_to: BTreeMap::new(),
         };
+        directory.cleaned_to = directory.read_offsets(CLEANED);
         let logs = directory.load_logs(marker.is_some(), config)?;
         Ok((directory, logs))
     }
@@ -138,6 +143,9 @@ impl LogDirectory {
         let deleted = self.entry(&self.deleted_name(partition));
         self.disk.rename(&self.entry(&partition.to_string()), &deleted)?;
         self.disk.sync_dir(&self.path)?;
+        if self.cleaned_to.remove(partition).is_some() {
+            self.write_cleaned()?;
+        }
         self.disk.remove_dir_all(&deleted)
     }
 
@@ -147,6 +155,21 @@ impl LogDirectory {
         let suffix = format!("-{}.{}{DELETE_SUFFIX}", partition.partition, self.directory_id.simple());
         let topic = partition.topic.0.as_str();
         format!("{}{suffix}", &topic[..topic.len().min(NAME_BYTES_MAX - suffix.len())])
+    }
+
+    /// Up to where a log was compacted, as far as is known.
+    pub fn cleaned_to(&self, partition: &TopicPartition) -> Option<Offset> {
+        self.cleaned_to.get(partition).copied()
+    }
+
+    /// Writes `cleaner-offset-checkpoint` with another offset for a log.
+    pub fn checkpoint_cleaned(&mut self, partition: TopicPartition, to: Offset) -> io::Result<()> {
+        self.cleaned_to.insert(partition, to);
+        self.write_cleaned()
+    }
+
+    fn write_cleaned(&self) -> io::Result<()> {
+        self.write_offsets(CLEANED, self.cleaned_to.iter().map(|(partition, offset)| offset_line(partition, *offset)))
     }
 
     /// Writes `replication-offset-checkpoint` (high watermarks).
@@ -180,7 +203,21 @@ impl LogDirectory {
         logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)> + Clone,
     ) -> io::Result<()> {
         self.checkpoint_recovery_points(logs.clone())?;
-        self.checkpoint_log_starts(logs)
+        self.checkpoint_log_starts(logs.clone())?;
+        self.truncate_cleaned(logs)
+    }
+
+    /// What is appended after a truncation is dirty: no log is clean beyond the beginning of its active segment
+    /// (`LogCleanerManager.maybeTruncateCheckpoint`).
+    fn truncate_cleaned<'a>(&mut self, logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>) -> io::Result<()> {
+        let mut changed = false;
+        for (partition, log) in logs {
+            if let Some(cleaned_to) = self.cleaned_to.get_mut(partition).filter(|to| **to > log.active_base()) {
+                *cleaned_to = log.active_base();
+                changed = true;
+            }
+        }
+        if changed { self.write_cleaned() } else { Ok(()) }
     }
 
     /// Orderly stop: flushes every log, writes the checkpoints, then `.kafka_cleanshutdown` with the broker epoch.

@@ -87,6 +87,7 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             Observation::HighWatermark { partition, offset, .. } => (partition, None, Some(*offset)),
             Observation::Flushed { .. }
             | Observation::LogStartMoved { .. }
+            | Observation::Compacted { .. }
             | Observation::BecameLeader { .. }
             | Observation::BecameFollower { .. }
             | Observation::IsrView { .. }

@@ -69,6 +69,7 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::Appended { partition, .. }
         | Observation::Truncated { partition, .. }
         | Observation::LogStartMoved { partition, .. }
+        | Observation::Compacted { partition, .. }
         | Observation::HighWatermark { partition, as_leader: true, .. }
         | Observation::BecameLeader { partition, .. }
         | Observation::BecameFollower { partition, .. }
@@ -134,6 +135,9 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         }
         Observation::LogStartMoved { partition, from, to, reason } => {
             write!(f, "moved the log start of {partition} from {from} to {to} ({})", log_start_text(*reason))
+        }
+        Observation::Compacted { partition, from, to, batches } => {
+            write!(f, "compacted {partition} from {from} to {to}, {} batches are left", batches.len())
         }
         Observation::Flushed { partition, offset } => write!(f, "flushed {partition} below {offset}"),
         Observation::HighWatermark { partition, offset, as_leader } => {

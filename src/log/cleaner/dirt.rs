@@ -87,7 +87,7 @@ impl Log {
         oldest.is_some_and(|oldest| oldest < wall_clock_ms.saturating_sub(lag_ms))
     }
 
-    fn active_base(&self) -> Offset {
+    pub(in crate::log) fn active_base(&self) -> Offset {
         self.segments.last().expect("a log always has an active segment").base_offset()
     }
 
