@@ -32,6 +32,13 @@ impl KeyOrder {
         self.offsets.binary_search(&offset).ok()
     }
 
+    /// The entries from offset `from` to before offset `until`.
+    pub fn between(&self, from: i64, until: i64) -> &[(i64, ValueId)] {
+        let first = self.entries.partition_point(|entry| entry.0 < from);
+        let end = self.entries.partition_point(|entry| entry.0 < until);
+        self.entries.get(first..end).unwrap_or_default()
+    }
+
     fn values_at(&self, offset: i64) -> &[(i64, ValueId)] {
         let from = self.entries.partition_point(|entry| entry.0 < offset);
         let to = from + self.entries[from..].partition_point(|entry| entry.0 == offset);

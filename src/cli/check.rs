@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::{CheckArgs, Exit, HumanOrJson, print, stdout_look};
-use crate::check::{self, Allowance, Anomalies, Context, allowed};
+use crate::check::{self, Allowance, Anomalies, Context, Evidence, Options, allowed};
 use crate::history;
 use crate::report::{Look, SCHEMA};
 
@@ -22,7 +22,7 @@ struct Checked<'a> {
     schema: u32,
     valid: bool,
     /// Name -> every case, the allowed ones too.
-    anomalies: BTreeMap<&'a str, &'a [serde_json::Value]>,
+    anomalies: BTreeMap<&'a str, &'a [Evidence]>,
     /// Names that do not make the history invalid.
     allowed: BTreeSet<&'a str>,
     /// Why each of them is allowed.
@@ -34,8 +34,9 @@ struct Checked<'a> {
 pub fn check(args: CheckArgs) -> anyhow::Result<Exit> {
     let place = || args.history.display().to_string();
     let (config, events) = history::read(open(&args.history).with_context(place)?).with_context(place)?;
-    let anomalies = check::analyze(&events);
-    let table = allowed(&Context::of_history(&config, &events));
+    let context = Context::of_history(&config, &events);
+    let anomalies = check::analyze_with(&events, Options { ww_deps: context.ww_deps });
+    let table = allowed(&context);
     let is_valid = anomalies.iter().all(|(name, _)| reason(&table, name).is_some());
     let text = match args.format {
         HumanOrJson::Human => human(&anomalies, &table, is_valid, stdout_look()),
@@ -70,7 +71,7 @@ fn json(anomalies: &Anomalies, table: &[Allowance], is_valid: bool) -> String {
     text
 }
 
-fn first(evidence: &[serde_json::Value]) -> &[serde_json::Value] {
+fn first(evidence: &[Evidence]) -> &[Evidence] {
     &evidence[..evidence.len().min(EVIDENCE_MAX)]
 }
 
