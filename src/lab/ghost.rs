@@ -5,7 +5,7 @@
 //! it are the *committed log*. When a run legitimately loses them (unclean election, power loss of the last
 //! in-sync replica) the violation is stated once and the ghost goes on with what the new leader holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::outcome::Violation;
@@ -35,9 +35,8 @@ pub struct PartitionGhost {
     committed: Vec<BatchInfo>,
     /// The highest log start that retention or DeleteRecords made on any replica.
     expired_to: Offset,
-    /// Base offsets of the batches that some replica's compaction removed or rewrote: any replica may lack them, or hold
-    /// them otherwise.
-    compacted: BTreeSet<Offset>,
+    /// What some replica's compaction did to a batch, by base offset: any replica may have it so.
+    compacted: BTreeMap<Offset, Compacted>,
     logs: BTreeMap<String, ReplicaGhost>,
     leaders: BTreeMap<LeaderEpoch, String>,
 }
@@ -53,11 +52,19 @@ impl Default for PartitionGhost {
             true_high_watermark: Offset::ZERO,
             committed: Vec::new(),
             expired_to: Offset::ZERO,
-            compacted: BTreeSet::new(),
+            compacted: BTreeMap::new(),
             logs: BTreeMap::new(),
             leaders: BTreeMap::new(),
         }
     }
+}
+
+/// What compaction left of a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Compacted {
+    /// Some of its records, or the same under another header.
+    Rewritten,
+    Removed,
 }
 
 #[derive(Default)]
@@ -237,8 +244,10 @@ impl Ghost {
         let mut left = batches.iter().peekable();
         for old in &before {
             let new = left.next_if(|new| is_same_place(new, old));
-            if new != Some(old) {
-                ghost.compacted.insert(old.base_offset);
+            match new {
+                None => drop(ghost.compacted.insert(old.base_offset, Compacted::Removed)),
+                Some(new) if new != old => drop(ghost.compacted.entry(old.base_offset).or_insert(Compacted::Rewritten)),
+                Some(_) => {}
             }
         }
         if let Some(invented) = left.next() {
@@ -342,16 +351,21 @@ impl PartitionGhost {
     }
 }
 
-/// The offset from which `held` is not `expected`, which may be shorter than `held` but must be its beginning. A batch
-/// that was `compacted` somewhere may be missing on either side, and its content may differ.
-fn first_difference(held: &[BatchInfo], expected: &[BatchInfo], compacted: &BTreeSet<Offset>) -> Option<Offset> {
+/// The offset from which `held` is not `expected`, which may be shorter than `held` but must be its beginning. What
+/// was `compacted` somewhere may be missing on either side, or have another content.
+fn first_difference(
+    held: &[BatchInfo],
+    expected: &[BatchInfo],
+    compacted: &BTreeMap<Offset, Compacted>,
+) -> Option<Offset> {
+    let may_be_missing = |batch: &BatchInfo| compacted.get(&batch.base_offset) == Some(&Compacted::Removed);
     let mut held = held.iter().peekable();
     for batch in expected {
-        while held.next_if(|h| h.base_offset < batch.base_offset && compacted.contains(&h.base_offset)).is_some() {}
+        while held.next_if(|h| h.base_offset < batch.base_offset && may_be_missing(h)).is_some() {}
         match held.next_if(|h| h.base_offset == batch.base_offset) {
             Some(same) if same == batch => {}
-            Some(other) if is_same_place(other, batch) && compacted.contains(&batch.base_offset) => {}
-            None if compacted.contains(&batch.base_offset) => {}
+            Some(other) if is_same_place(other, batch) && compacted.contains_key(&batch.base_offset) => {}
+            None if may_be_missing(batch) => {}
             Some(_) | None => return Some(batch.base_offset),
         }
     }
