@@ -68,13 +68,20 @@ impl LogDirectory {
         create_durable_dir(&disk, path)?;
         let directory_id = load_directory_id(&disk, path, new_id)?;
         let marker = take_clean_shutdown_marker(&disk, path)?;
-        let directory = LogDirectory {
+        let mut directory = LogDirectory {
             disk,
             path: path.to_owned(),
             directory_id,
             previous_broker_epoch: marker.unwrap_or(BrokerEpoch::NONE),
         };
         let logs = directory.load_logs(marker.is_some(), config)?;
+        let recovery_points = directory.read_offsets(RECOVERY_POINTS);
+        let is_beyond =
+            |log: &LoadedLog| recovery_points.get(&log.partition).is_some_and(|p| *p > log.log.recovery_point());
+        if logs.iter().any(is_beyond) {
+            // Until the next checkpoint a crash would find recovery points beyond what is flushed.
+            directory.checkpoint_recovery_points(logs.iter().map(|loaded| (&loaded.partition, &loaded.log)))?;
+        }
         Ok((directory, logs))
     }
 
