@@ -80,6 +80,13 @@ impl LogDirectory {
         };
         directory.cleaned_to = directory.read_offsets(CLEANED);
         let logs = directory.load_logs(marker.is_some(), config)?;
+        let recovery_points = directory.read_offsets(RECOVERY_POINTS);
+        let is_beyond =
+            |log: &LoadedLog| recovery_points.get(&log.partition).is_some_and(|p| *p > log.log.recovery_point());
+        if logs.iter().any(is_beyond) {
+            // Until the next checkpoint a crash would find recovery points beyond what is flushed.
+            directory.checkpoint_recovery_points(logs.iter().map(|loaded| (&loaded.partition, &loaded.log)))?;
+        }
         Ok((directory, logs))
     }
 

@@ -14,7 +14,7 @@ use super::config::LogConfig;
 use super::directory::{LoadedLog, LogDirectory};
 use crate::protocol::{LeaderEpoch, Offset, TopicPartition};
 use crate::world::Disk;
-use crate::world::sim::{SimConfig, Simulation};
+use crate::world::sim::{Chooser, SimConfig, Simulation};
 
 /// A producer's batch of `count` records with values of `value_bytes`, at `timestamp`, `timestamp + 1`, ….
 pub fn batch_of(count: usize, value_bytes: usize, timestamp: i64) -> Bytes {
@@ -138,6 +138,20 @@ impl Machine {
         self.simulation.power_off(NAME);
         self.boot().await;
         self.disk()
+    }
+}
+
+impl Machine {
+    /// Cuts the power and boots again; `choose` says what survives of what was not synced.
+    pub async fn lose_power_choosing(&self, choose: &mut Chooser<'_>) -> Disk {
+        self.simulation.power_off_choosing(NAME, choose);
+        self.boot().await;
+        self.disk()
+    }
+
+    /// Flips the bits of `mask` in one byte of a file, on the medium and in the page cache.
+    pub fn rot(&self, path: &str, position: u64, mask: u8) -> std::io::Result<()> {
+        self.simulation.rot(NAME, path, position, mask)
     }
 }
 
