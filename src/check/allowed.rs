@@ -223,7 +223,7 @@ impl Context {
             retries_without_idempotence: false,
             several_in_flight: false,
             leader_changed: events.leader_changed,
-            unclean_election: events.unclean_election,
+            unclean_election: events.unclean_election && may_elect_uncleanly(variant),
             lossy_crashes: events.lossy_crashes,
             last_replica_lost_power: events.last_replica_lost_power,
             min_insync_replicas: min_insync_replicas(variant),
@@ -366,6 +366,15 @@ fn weaker(a: Acks, b: Acks) -> Acks {
     }
 }
 
+/// An unclean election is a reason only where it is allowed: elsewhere it is a defect.
+fn may_elect_uncleanly(variant: &Variant) -> bool {
+    let is_on = |config: &BTreeMap<String, String>| {
+        config.get("unclean.leader.election.enable").map(|value| value.trim().eq_ignore_ascii_case("true"))
+    };
+    let of_cluster = variant.cluster.config.unclean_leader_election_enable;
+    variant.topics.iter().any(|topic| is_on(&topic.config).unwrap_or(of_cluster))
+}
+
 /// The smallest of the topics, overrides included.
 fn min_insync_replicas(variant: &Variant) -> u32 {
     let of_cluster = u32::try_from(variant.cluster.config.min_insync_replicas).unwrap_or(1);
@@ -452,6 +461,7 @@ impl Events {
                 | TraceKind::Unknown { .. }
                 | TraceKind::FaultStarted { .. }
                 | TraceKind::FaultEnded { .. }
+                | TraceKind::FaultHit { .. }
                 | TraceKind::Started
                 | TraceKind::Stopped { power_lost: false }
                 | TraceKind::Phase(Phase::Workload | Phase::Healed | Phase::Done) => {}

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::Anomalies;
 use super::evidence::{CommittedTooFar, Evidence};
-use super::facts::{Facts, KeyId};
+use super::facts::{Facts, KeyId, Record};
 use super::order::VersionOrders;
 use crate::history::HistoryEvent;
 
@@ -34,7 +34,8 @@ pub fn detect(facts: &Facts<'_>, orders: &VersionOrders, anomalies: &mut Anomali
     let mut steps: Vec<(usize, Step, usize)> = Vec::new();
     for (at, op) in facts.ops.iter().enumerate() {
         for records in facts.polls(op).chunk_by(|a, b| a.key == b.key) {
-            if let Some(highest) = records.iter().filter_map(|record| record.offset).max() {
+            let offset = |record: &Record| record.offset.or_else(|| orders.last_offset(record));
+            if let Some(highest) = records.iter().filter_map(offset).max() {
                 steps.push((op.began(), Step::Handed(records[0].key, highest), at));
             }
         }

@@ -12,34 +12,36 @@ use std::ops::RangeInclusive;
 use super::Anomalies;
 use super::evidence::{Because, Cycle, Dependency, Evidence};
 use super::facts::{Facts, KeyId, OpId, ValueId};
-use super::graph::{Edge, Link, Links, OrderedOp, Window};
+use super::graph::{Components, Edge, Link, Links, OrderedOp, Window};
 use super::order::VersionOrders;
+use crate::history::EventType;
 
-/// An anomaly: a cycle through an edge of kind `closing` over the kinds `over`, where no cycle over the
-/// kinds `beyond` goes through it.
-struct Kind {
-    name: &'static str,
+/// Anomalies of one kind of cycles, each over more links than the one before: a case of one is a cycle through
+/// an edge of kind `closing` that no cycle over the links before goes through.
+struct Family {
     closing: Link,
-    over: Links,
-    beyond: Links,
+    kinds: [(&'static str, Links); 3],
 }
-
-const WW: Links = Links::of(&[Link::Ww]);
-const WW_PROCESS: Links = Links::of(&[Link::Ww, Link::Process]);
-const WW_REALTIME: Links = Links::of(&[Link::Ww, Link::Process, Link::Realtime]);
-const WR: Links = Links::of(&[Link::Ww, Link::Wr]);
-const WR_PROCESS: Links = Links::of(&[Link::Ww, Link::Wr, Link::Process]);
-const WR_REALTIME: Links = Links::of(&[Link::Ww, Link::Wr, Link::Process, Link::Realtime]);
 
 /// Process order is part of real time here, so that `-realtime` means a cycle that process order alone does
 /// not close.
-const KINDS: [Kind; 6] = [
-    Kind { name: "G0", closing: Link::Ww, over: WW, beyond: Links::NONE },
-    Kind { name: "G0-process", closing: Link::Ww, over: WW_PROCESS, beyond: WW },
-    Kind { name: "G0-realtime", closing: Link::Ww, over: WW_REALTIME, beyond: WW_PROCESS },
-    Kind { name: "G1c", closing: Link::Wr, over: WR, beyond: Links::NONE },
-    Kind { name: "G1c-process", closing: Link::Wr, over: WR_PROCESS, beyond: WR },
-    Kind { name: "G1c-realtime", closing: Link::Wr, over: WR_REALTIME, beyond: WR_PROCESS },
+const FAMILIES: [Family; 2] = [
+    Family {
+        closing: Link::Ww,
+        kinds: [
+            ("G0", Links::of(&[Link::Ww])),
+            ("G0-process", Links::of(&[Link::Ww, Link::Process])),
+            ("G0-realtime", Links::of(&[Link::Ww, Link::Process, Link::Realtime])),
+        ],
+    },
+    Family {
+        closing: Link::Wr,
+        kinds: [
+            ("G1c", Links::of(&[Link::Ww, Link::Wr])),
+            ("G1c-process", Links::of(&[Link::Ww, Link::Wr, Link::Process])),
+            ("G1c-realtime", Links::ALL),
+        ],
+    },
 ];
 
 /// Finds cycles. `ww_deps`: neighbours in a version order are dependencies too.
@@ -59,35 +61,38 @@ pub fn detect(facts: &Facts<'_>, orders: &VersionOrders, ww_deps: bool, anomalie
     }
     for (stretch, edges) in stretches.into_iter().zip(windows) {
         let window = window(facts, stretch, edges);
-        let full = window.components(WR_REALTIME);
-        if !window.edges().any(|edge| full.close(edge)) {
-            continue;
-        }
-        for kind in &KINDS {
-            detect_kind(facts, &window, kind, anomalies);
+        let all = window.components(Links::ALL);
+        for family in &FAMILIES {
+            if window.edges().any(|edge| edge.link == family.closing && all.close(edge)) {
+                detect_family(facts, &window, family, anomalies);
+            }
         }
     }
 }
 
-fn detect_kind(facts: &Facts<'_>, window: &Window, kind: &Kind, anomalies: &mut Anomalies) {
-    let components = window.components(kind.over);
-    let weaker = window.components(kind.beyond);
-    let mut closing: Vec<(usize, &Edge)> = window
-        .edges()
-        .filter(|edge| edge.link == kind.closing && components.close(edge) && !weaker.close(edge))
-        .map(|edge| (components.of(edge), edge))
-        .collect();
-    closing.sort_by_key(|(component, edge)| (*component, edge.from, edge.to));
-    let mut found: Vec<Cycle> = closing
-        .chunk_by(|a, b| a.0 == b.0)
-        .map(|edges| {
-            let edges: Vec<&Edge> = edges.iter().map(|(_, edge)| *edge).collect();
-            cycle(facts, &window.shortest_cycle(&edges, kind.over, &components))
-        })
-        .collect();
-    found.sort_by(|a, b| a.operations.cmp(&b.operations));
-    for cycle in found {
-        anomalies.add(kind.name, Evidence::Cycle(cycle));
+fn detect_family(facts: &Facts<'_>, window: &Window, family: &Family, anomalies: &mut Anomalies) {
+    let mut before: Option<Components> = None;
+    for (name, links) in family.kinds {
+        let components = window.components(links);
+        let is_new = |edge: &Edge| components.close(edge) && !before.as_ref().is_some_and(|before| before.close(edge));
+        let mut closing: Vec<(usize, &Edge)> = window
+            .edges()
+            .filter(|edge| edge.link == family.closing && is_new(edge))
+            .map(|edge| (components.of(edge), edge))
+            .collect();
+        closing.sort_by_key(|(component, edge)| (*component, edge.from, edge.to));
+        let mut found: Vec<Cycle> = closing
+            .chunk_by(|a, b| a.0 == b.0)
+            .map(|edges| {
+                let edges: Vec<&Edge> = edges.iter().map(|(_, edge)| *edge).collect();
+                cycle(facts, &window.shortest_cycle(&edges, links, &components))
+            })
+            .collect();
+        found.sort_by(|a, b| a.operations.cmp(&b.operations));
+        for cycle in found {
+            anomalies.add(name, Evidence::Cycle(cycle));
+        }
+        before = Some(components);
     }
 }
 
@@ -148,7 +153,7 @@ fn window(facts: &Facts<'_>, stretch: RangeInclusive<u32>, edges: Vec<Edge>) -> 
             process: op.event.process,
             invoked: op.invoked,
             completed: op.position,
-            ends_for_certain: op.event.kind == crate::history::EventType::Ok,
+            ends_for_certain: op.event.kind == EventType::Ok,
         }
     });
     Window::of(first, &ops.collect::<Vec<_>>(), edges)
@@ -351,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_operations_in_flight_together_are_ordered_in_no_time() {
+    fn the_order_of_twenty_thousand_operations_in_flight_together_needs_no_edge_per_pair() {
         // Quadratic edges would be 10^8 here: every send of the first half ends before any of the second begins.
         let mut text = String::from("90000 invoke txn send y:b poll\n 90001 invoke poll\n 90001 ok poll y:b\n");
         for half in 0..2 {

@@ -1,7 +1,7 @@
 //! A history in compact form: keys and values interned, completions with their records, who wrote and who
 //! read each value. Built in one pass; everything the detectors ask is an index away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use rustc_hash::FxHashMap;
@@ -60,6 +60,8 @@ pub struct ValueFacts<'a> {
     pub sent_at: Option<usize>,
     /// Last invocation that mentions sending it.
     invoked: Option<usize>,
+    /// An invocation that mentions sending it has no completion: how that ended, nobody knows.
+    pub has_open_send: bool,
     /// First ok operation that read it.
     pub reader: Option<OpId>,
     /// First operation of any outcome that read it.
@@ -100,7 +102,7 @@ impl<'a> Facts<'a> {
             key_ids: FxHashMap::default(),
             value_ids: FxHashMap::default(),
         };
-        let mut open: FxHashMap<i64, Open> = FxHashMap::default();
+        let mut open: BTreeMap<i64, Open> = BTreeMap::new();
         for (position, event) in history.iter().enumerate() {
             if !is_transactional(event) {
                 if event.kind != EventType::Invoke {
@@ -122,6 +124,9 @@ impl<'a> Facts<'a> {
                     facts.add_completion(position, event, invoked, ops);
                 }
             }
+        }
+        for position in open.values().flat_map(|open| &open.sending) {
+            facts.note_unknown_sends(&history[*position]);
         }
         facts.committed = facts.ops.iter().map(|op| facts.must_have_committed(op)).collect();
         facts
@@ -258,6 +263,16 @@ impl<'a> Facts<'a> {
         self.ops.push(Op { event, sends, polls, position, invoked });
     }
 
+    fn note_unknown_sends(&mut self, invocation: &'a HistoryEvent) {
+        for micro_op in invocation.ops() {
+            if let MicroOp::Send { key, value, .. } = micro_op {
+                let key = self.intern_key(key);
+                let id = self.intern_value(key, value);
+                self.values[id.0 as usize].has_open_send = true;
+            }
+        }
+    }
+
     fn add_writer(&mut self, value: ValueId, op: OpId, kind: EventType) {
         let rank = |kind: EventType| match kind {
             EventType::Ok => 2,
@@ -299,6 +314,7 @@ impl<'a> Facts<'a> {
                 writer: None,
                 sent_at: None,
                 invoked: None,
+                has_open_send: false,
                 reader: None,
                 any_reader: None,
             });

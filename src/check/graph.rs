@@ -34,7 +34,7 @@ pub enum Link {
 pub struct Links(u8);
 
 impl Links {
-    pub const NONE: Links = Links(0);
+    pub const ALL: Links = Links::of(&[Link::Ww, Link::Wr, Link::Process, Link::Realtime]);
 
     pub const fn of(links: &[Link]) -> Links {
         let mut bits = 0;

@@ -6,6 +6,7 @@
 
 mod allowed;
 mod availability;
+pub mod bench;
 mod commits;
 mod compaction;
 mod cycles;
@@ -117,6 +118,12 @@ pub fn analyze_with(history: &[HistoryEvent], options: Options) -> Anomalies {
     anomalies
 }
 
+#[cfg(test)]
+mod honest;
+#[cfg(test)]
+mod planted;
+#[cfg(test)]
+mod property_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -125,6 +125,11 @@ impl VersionOrders {
         own.and_then(|offset| order.index_of_offset(offset)).or(Some(span.last))
     }
 
+    /// The last offset at which a record's value is known.
+    pub fn last_offset(&self, record: &Record) -> Option<i64> {
+        self.offset_at(record.key, self.span(record.value)?.last)
+    }
+
     /// The offset at a dense index.
     pub fn offset_at(&self, key: KeyId, index: usize) -> Option<i64> {
         self.key(key).offsets.get(index).copied()

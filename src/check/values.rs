@@ -102,7 +102,7 @@ fn aborted_reads(facts: &Facts<'_>, anomalies: &mut Anomalies) {
         for record in facts.polls(op) {
             let value = facts.value(record.value);
             let Some(writer) = value.writer.map(|writer| facts.op(writer)) else { continue };
-            if writer.event.kind == EventType::Fail {
+            if writer.event.kind == EventType::Fail && !value.has_open_send {
                 let evidence = AbortedRead {
                     key: facts.key(record.key).to_owned(),
                     value: value.value.clone(),
@@ -284,6 +284,13 @@ mod tests {
     #[test]
     fn a_failed_send_repeated_with_success_may_be_read() {
         assert_eq!(found("0 fail send x:a\n 0 ok send x:a@0\n 1 ok poll x:a@0"), NOTHING);
+    }
+
+    #[test]
+    fn a_failed_send_repeated_without_a_known_end_may_be_read() {
+        let repeated = "0 fail send x:a\n 0 invoke send x:a\n 1 ok poll x:a@0";
+        assert_eq!(found(repeated), NOTHING);
+        assert_eq!(found(&format!("{repeated}\n 0 fail send x:a")), [("aborted-read", 1)]);
     }
 
     #[test]

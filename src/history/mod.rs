@@ -13,7 +13,7 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 pub use config::HistoryConfig;
-pub use jsonl::{HistoryError, read, write};
+pub use jsonl::{BadLines, HistoryError, read, write};
 
 /// How an event stands to its operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -63,6 +63,13 @@ pub enum MicroOp {
     },
     /// Records handed to the application.
     Poll { records: Records },
+}
+
+impl MicroOp {
+    /// A record without a key of its own.
+    pub fn send(key: String, value: serde_json::Value, offset: Option<i64>) -> MicroOp {
+        MicroOp::Send { key, value, offset, record_key: None, tombstone: false }
+    }
 }
 
 /// The keys whose assignment changed while an operation ran.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::compression::Compression;
 use super::index::IndexConfig;
 use super::validate::Rules;
+use crate::defect::Defects;
 
 /// What a log does, and what it keeps. Times that end in `_ms` are milliseconds by the wall clock.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,6 +43,8 @@ pub struct LogConfig {
     pub cleanup_policy: CleanupPolicy,
     /// For `cleanup.policy` with `compact`.
     pub compaction: CompactionConfig,
+    /// Known defects that are on.
+    pub defects: Defects,
 }
 
 impl Default for LogConfig {
@@ -65,6 +68,7 @@ impl Default for LogConfig {
             compression: StoredCompression::Producer,
             cleanup_policy: CleanupPolicy::Delete,
             compaction: CompactionConfig::default(),
+            defects: Defects::NONE,
         }
     }
 }

@@ -211,6 +211,7 @@ impl<'s, 'a> Replay<'s, 'a> {
             | TraceKind::Unknown { .. }
             | TraceKind::FaultStarted { .. }
             | TraceKind::FaultEnded { .. }
+            | TraceKind::FaultHit { .. }
             | TraceKind::Started
             | TraceKind::Phase(_) => {}
         }
@@ -296,8 +297,10 @@ impl<'s, 'a> Replay<'s, 'a> {
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::Served { .. }
+            | Observation::LatestOffset { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
+            | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => {}
         }
     }

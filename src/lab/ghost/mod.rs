@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::outcome::Violation;
 use crate::observe::{BatchInfo, LogStartReason, Observation};
-use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
+use crate::protocol::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicPartition};
 use crate::world::Time;
 
 /// Ghost state of a whole run.
@@ -19,6 +19,7 @@ pub struct Ghost {
     pub partitions: BTreeMap<TopicPartition, PartitionGhost>,
     /// Brokers that the controller has unfenced.
     pub active: BTreeMap<BrokerId, bool>,
+    broker_epochs: BTreeMap<BrokerId, BrokerEpoch>,
     pub violations: Vec<Violation>,
 }
 
@@ -26,6 +27,7 @@ pub struct Ghost {
 pub struct PartitionGhost {
     pub leader: BrokerId,
     pub leader_epoch: LeaderEpoch,
+    partition_epoch: PartitionEpoch,
     pub isr: Vec<BrokerId>,
     /// The same, as machine names.
     isr_machines: Vec<String>,
@@ -46,6 +48,7 @@ impl Default for PartitionGhost {
         PartitionGhost {
             leader: BrokerId::NONE,
             leader_epoch: LeaderEpoch::NONE,
+            partition_epoch: PartitionEpoch(-1),
             isr: Vec::new(),
             isr_machines: Vec::new(),
             replicas: Vec::new(),
@@ -73,6 +76,12 @@ struct ReplicaGhost {
     log_start: i64,
     log_end: i64,
     high_watermark: i64,
+    /// Below it the log was compared with the committed one.
+    compared: i64,
+    /// The highest leader epoch that it has known.
+    leader_epoch: Option<LeaderEpoch>,
+    /// Its maximal ISR while it leads.
+    maximal_isr: Vec<BrokerId>,
     /// The epoch in which it leads, by its own belief.
     leads: Option<LeaderEpoch>,
     /// The high watermark it last had while it leads in that epoch.
@@ -106,6 +115,11 @@ impl Ghost {
         TopicPartition::parse(partition).and_then(|p| self.partitions.get(&p))
     }
 
+    /// The disk with this replica's log is replaced.
+    pub fn log_is_gone(&mut self, machine: &str, partition: &TopicPartition) {
+        *self.replica(partition, machine) = ReplicaGhost::default();
+    }
+
     /// Updates the ghost by one fact and checks what it could break.
     pub fn observe(&mut self, at: Time, machine: &str, observation: &Observation) {
         match observation {
@@ -115,12 +129,21 @@ impl Ghost {
                 replica.batches.clone_from(batches);
                 replica.log_end = log_end.0;
                 replica.high_watermark = high_watermark.0;
+                replica.compared = 0;
                 replica.leads = None;
             }
             Observation::Appended { partition, batches, .. } => {
                 let replica = self.replica(partition, machine);
+                let last = replica.batches.last().map(|batch| batch.leader_epoch);
                 replica.batches.extend_from_slice(batches);
                 replica.set_end();
+                if let (Some(last), Some(first)) = (last, batches.first())
+                    && first.leader_epoch < last
+                {
+                    let epoch = first.leader_epoch;
+                    let detail = format!("{machine} appended a record of epoch {epoch} behind one of epoch {last}");
+                    self.violate("leader-epoch-went-back", at, partition, detail);
+                }
             }
             Observation::Truncated { partition, to, .. } => {
                 let replica = self.replica(partition, machine);
@@ -128,6 +151,7 @@ impl Ghost {
                 replica.batches.truncate(keep);
                 replica.log_end = to.0;
                 replica.high_watermark = replica.high_watermark.min(to.0);
+                replica.compared = replica.compared.min(to.0);
             }
             Observation::LogStartMoved { partition, to, reason, .. } => {
                 self.log_start_moved(machine, partition, *to, *reason);
@@ -141,8 +165,13 @@ impl Ghost {
             Observation::BecameLeader { partition, leader_epoch, .. } => {
                 self.became_leader(at, machine, partition, *leader_epoch);
             }
-            Observation::BecameFollower { partition, .. } => self.replica(partition, machine).leads = None,
-            Observation::PartitionChanged { partition, leader, leader_epoch, isr, replicas, .. } => {
+            Observation::BecameFollower { partition, leader_epoch, .. } => {
+                self.replica(partition, machine).leads = None;
+                self.learnt_epoch(at, machine, partition, *leader_epoch);
+            }
+            Observation::PartitionChanged {
+                partition, leader, leader_epoch, partition_epoch, isr, replicas, ..
+            } => {
                 let ghost = self.partitions.entry(partition.clone()).or_default();
                 if *leader_epoch < ghost.leader_epoch {
                     let detail =
@@ -150,21 +179,57 @@ impl Ghost {
                     self.violate("leader-epoch-went-back", at, partition, detail);
                     return;
                 }
+                let before = std::mem::replace(&mut ghost.partition_epoch, *partition_epoch);
+                let added = isr.iter().copied().filter(|member| !ghost.isr.contains(member)).collect::<Vec<_>>();
                 ghost.leader = *leader;
                 ghost.leader_epoch = *leader_epoch;
                 ghost.isr.clone_from(isr);
                 ghost.isr_machines = isr.iter().map(|b| machine_of(*b)).collect();
                 ghost.replicas.clone_from(replicas);
+                if *partition_epoch <= before {
+                    let detail = format!("the controller's partition epoch went from {before} to {partition_epoch}");
+                    self.violate("partition-epoch-went-back", at, partition, detail);
+                }
+                self.joined_isr(at, partition, &added);
+                self.quorum_superset(at, partition);
             }
-            Observation::Fenced { broker, fenced, .. } => {
+            Observation::IsrView { partition, maximal_isr, .. } => {
+                self.replica(partition, machine).maximal_isr.clone_from(maximal_isr);
+                self.quorum_superset(at, partition);
+            }
+            Observation::Fenced { broker, broker_epoch, fenced } => {
                 self.active.insert(*broker, !fenced);
+                let known = self.broker_epochs.insert(*broker, *broker_epoch);
+                if let Some(known) = known.filter(|known| broker_epoch < known) {
+                    let detail =
+                        format!("the controller's epoch of broker {broker} went from {known} to {broker_epoch}");
+                    self.violate_of("broker-epoch-went-back", at, machine_of(*broker), detail);
+                }
+            }
+            Observation::Acknowledged { partition, required_acks: -1, base_offset, last_offset } => {
+                self.acknowledged(at, machine, partition, *base_offset, *last_offset);
+            }
+            Observation::Served { partition, to, .. } => {
+                let high_watermark = Offset(self.replica(partition, machine).high_watermark);
+                if *to > high_watermark {
+                    let detail = format!("{machine} served records below {to}, its high watermark is {high_watermark}");
+                    self.violate("served-uncommitted", at, partition, detail);
+                }
+            }
+            Observation::LatestOffset { partition, offset } => {
+                let ghost = self.partitions.get(partition);
+                let end = ghost.filter(|g| g.is_led_by(machine)).map(|g| g.true_high_watermark);
+                if let Some(end) = end.filter(|end| offset < end) {
+                    let detail =
+                        format!("{machine}, the leader, says that {offset} is the end; it was at {end} before");
+                    self.violate("latest-offset-went-back", at, partition, detail);
+                }
             }
             Observation::Flushed { .. }
-            | Observation::IsrView { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
-            | Observation::Served { .. }
             | Observation::Registered { .. }
+            | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => {}
         }
     }
@@ -257,7 +322,7 @@ impl Ghost {
     }
 
     /// Log matching, as far as it can newly break: what enters this replica's high watermark must be the
-    /// committed log, or extend it.
+    /// committed log, or extend it. What extends it must be on every member of the ISR (strong ISR).
     fn high_watermark(&mut self, at: Time, machine: &str, partition: &TopicPartition, offset: Offset, as_leader: bool) {
         let replica = self.replica(partition, machine);
         let before = Offset(replica.high_watermark);
@@ -265,23 +330,14 @@ impl Ghost {
         // A replica's own may go back when it restarts or begins to lead, but not while it leads.
         let went_back = as_leader && replica.reigns_with.replace(offset).is_some_and(|highest| offset < highest);
         let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
-        let replica = &ghost.logs[machine];
-        let known = offset.min(ghost.true_high_watermark);
-        let compared = before.max(Offset(replica.log_start));
-        let mut mismatch = None;
-        if compared < known {
-            mismatch = first_difference(
-                replica.range(compared, known),
-                range(&ghost.committed, compared, known),
-                &ghost.compacted,
-            );
-        }
-        let mut incomplete = None;
+        let mismatch = ghost.compare(machine, offset.min(ghost.true_high_watermark));
+        let mut weak = Vec::new();
         if as_leader && offset > ghost.true_high_watermark {
-            let news: Vec<BatchInfo> = replica.range(ghost.true_high_watermark, offset).to_vec();
-            ghost.committed.extend(news);
-            ghost.true_high_watermark = offset;
-            incomplete = ghost.incomplete_candidate(offset);
+            let from = std::mem::replace(&mut ghost.true_high_watermark, offset);
+            let replica = ghost.logs.get_mut(machine).expect("replica() inserted it");
+            replica.compared = offset.0;
+            ghost.committed.extend_from_slice(range(&replica.batches, from, offset));
+            weak = ghost.weak_members(from, offset);
         }
         if went_back {
             let detail = format!("{machine} leads and lowered its high watermark from {before} to {offset}");
@@ -293,16 +349,76 @@ impl Ghost {
             );
             self.violate("log-matching", at, partition, detail);
         }
-        if let Some((broker, end)) = incomplete {
-            let detail = format!("high watermark {offset} at {machine}, but in-sync replica {broker} ends at {end}");
-            self.violate("candidate-completeness", at, partition, detail);
+        for (name, member) in weak {
+            let detail = format!("high watermark {offset} at {machine}, but in-sync replica {member}");
+            self.violate(name, at, partition, detail);
+        }
+    }
+
+    /// New members of the ISR can be elected: they must hold all that is committed.
+    fn joined_isr(&mut self, at: Time, partition: &TopicPartition, added: &[BrokerId]) {
+        let ghost = &self.partitions[partition];
+        let end = ghost.true_high_watermark;
+        if end == Offset::ZERO {
+            return;
+        }
+        let weak: Vec<_> = added.iter().filter_map(|member| ghost.weakness(&machine_of(*member), end)).collect();
+        for (name, member) in weak {
+            self.violate(name, at, partition, format!("committed up to {end}, but new in-sync replica {member}"));
+        }
+    }
+
+    /// The leader's maximal ISR holds whoever may be elected (KIP-497).
+    fn quorum_superset(&mut self, at: Time, partition: &TopicPartition) {
+        let Some(ghost) = self.partitions.get(partition).filter(|ghost| ghost.is_led()) else { return };
+        let leader = &ghost.logs[&machine_of(ghost.leader)];
+        let Some(missing) = ghost.isr.iter().find(|member| !leader.maximal_isr.contains(member)) else { return };
+        // A leader that has just been elected states its view right after that it leads.
+        if leader.maximal_isr.is_empty() {
+            return;
+        }
+        let detail = format!(
+            "broker {missing} is in the controller's ISR {:?}, but leader broker {} does not count it",
+            numbers(&ghost.isr),
+            ghost.leader
+        );
+        self.violate("quorum-superset", at, partition, detail);
+    }
+
+    /// An acknowledgement under acks=all promises that whoever may be elected has the records. Below the high watermark
+    /// of the leader of the present that has been checked.
+    fn acknowledged(&mut self, at: Time, machine: &str, partition: &TopicPartition, base: Offset, last: Offset) {
+        self.replica(partition, machine);
+        let ghost = &self.partitions[partition];
+        if ghost.is_led_by(machine) && last < ghost.true_high_watermark {
+            return;
+        }
+        let promised = ghost.logs[machine].range(base, last + 1);
+        let lacks = |member: &&String| {
+            let held = ghost.logs.get(member.as_str()).map_or(&[][..], |log| log.range(base, last + 1));
+            first_difference(held, promised, &ghost.compacted).is_some()
+        };
+        if let Some(member) = ghost.isr_machines.iter().find(lacks) {
+            let detail =
+                format!("{machine} acknowledged {base} to {last} (acks=all), in-sync replica {member} lacks it");
+            self.violate("acknowledged-incomplete", at, partition, detail);
+        }
+    }
+
+    fn learnt_epoch(&mut self, at: Time, machine: &str, partition: &TopicPartition, epoch: LeaderEpoch) {
+        let known = self.replica(partition, machine).leader_epoch.replace(epoch);
+        if let Some(known) = known.filter(|known| epoch < *known) {
+            let detail = format!("{machine} went from leader epoch {known} to {epoch}");
+            self.violate("leader-epoch-went-back", at, partition, detail);
         }
     }
 
     fn became_leader(&mut self, at: Time, machine: &str, partition: &TopicPartition, epoch: LeaderEpoch) {
+        self.learnt_epoch(at, machine, partition, epoch);
         let replica = self.replica(partition, machine);
         replica.leads = Some(epoch);
         replica.reigns_with = None;
+        replica.maximal_isr.clear();
         let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
         let other = ghost.leaders.insert(epoch, machine.to_owned()).filter(|m| m != machine);
         let replica = &ghost.logs[machine];
@@ -316,10 +432,7 @@ impl Ghost {
             && epoch >= ghost.leader_epoch
         {
             lost = Some((from, end));
-            // From here on the committed log is what this leader holds.
-            let keep = ghost.committed.partition_point(|b| b.last_offset < from);
-            ghost.committed.truncate(keep);
-            ghost.true_high_watermark = from;
+            ghost.go_on_from(from);
         }
         if let Some(other) = other {
             let detail = format!("both {other} and {machine} became leader in epoch {epoch}");
@@ -332,7 +445,11 @@ impl Ghost {
     }
 
     pub fn violate(&mut self, name: &'static str, at: Time, partition: &TopicPartition, detail: String) {
-        self.violations.push(Violation { name, at, partition: partition.to_string(), detail });
+        self.violate_of(name, at, partition.to_string(), detail);
+    }
+
+    fn violate_of(&mut self, name: &'static str, at: Time, subject: String, detail: String) {
+        self.violations.push(Violation { name, at, partition: subject, detail });
     }
 }
 
@@ -342,13 +459,61 @@ impl PartitionGhost {
         leader.is_some_and(|replica| replica.leads == Some(self.leader_epoch))
     }
 
-    /// A member of the controller's ISR whose log ends below `high_watermark`.
-    fn incomplete_candidate(&self, high_watermark: Offset) -> Option<(String, i64)> {
-        self.isr_machines.iter().find_map(|machine| {
-            let end = self.logs.get(machine).map_or(0, |replica| replica.log_end);
-            (end < high_watermark.0).then(|| (machine.clone(), end))
-        })
+    /// Whether `machine` leads in the controller's leader epoch.
+    fn is_led_by(&self, machine: &str) -> bool {
+        let leads = self.logs.get(machine).is_some_and(|replica| replica.leads == Some(self.leader_epoch));
+        leads && machine_of(self.leader) == machine
     }
+
+    /// Compares what has not been compared yet of a replica's log, up to `end`, with the committed log: the offset of
+    /// the first difference.
+    fn compare(&mut self, machine: &str, end: Offset) -> Option<Offset> {
+        let replica = self.logs.get_mut(machine).expect("a replica that was heard of");
+        if replica.compared >= end.0 {
+            return None;
+        }
+        let from = std::mem::replace(&mut replica.compared, end.0).max(replica.log_start);
+        let from = Offset(from).min(end);
+        first_difference(range(&replica.batches, from, end), range(&self.committed, from, end), &self.compacted)
+    }
+
+    /// Members of the controller's ISR that do not hold the committed log in [from, end): the violation, and why.
+    fn weak_members(&self, from: Offset, end: Offset) -> Vec<(&'static str, String)> {
+        let news = range(&self.committed, from, end);
+        self.isr_machines.iter().filter_map(|machine| self.differs(machine, from, end, news)).collect()
+    }
+
+    /// The same for one replica and all that is committed.
+    fn weakness(&self, machine: &str, end: Offset) -> Option<(&'static str, String)> {
+        let from = self.logs.get(machine).map_or(Offset::ZERO, |replica| Offset(replica.compared));
+        self.differs(machine, from, end, range(&self.committed, from, end))
+    }
+
+    fn differs(&self, machine: &str, from: Offset, end: Offset, news: &[BatchInfo]) -> Option<(&'static str, String)> {
+        let replica = self.logs.get(machine);
+        let log_end = replica.map_or(0, |replica| replica.log_end);
+        if log_end < end.0 {
+            return Some(("candidate-completeness", format!("{machine} ends at {log_end}")));
+        }
+        let replica = replica?;
+        let from = from.max(Offset(replica.log_start));
+        let differs = first_difference(replica.range(from, end), range(news, from, end), &self.compacted)?;
+        Some(("strong-isr", format!("{machine} holds another record at offset {differs}")))
+    }
+
+    /// Committed records are lost from `from` on: the committed log is what the leader of now holds.
+    fn go_on_from(&mut self, from: Offset) {
+        let keep = self.committed.partition_point(|b| b.last_offset < from);
+        self.committed.truncate(keep);
+        self.true_high_watermark = from;
+        for replica in self.logs.values_mut() {
+            replica.compared = replica.compared.min(from.0);
+        }
+    }
+}
+
+fn numbers(brokers: &[BrokerId]) -> Vec<i32> {
+    brokers.iter().map(|broker| broker.0).collect()
 }
 
 /// The offset from which `held` is not `expected`, which may be shorter than `held` but must be its beginning. What
@@ -378,177 +543,4 @@ fn is_same_place(one: &BatchInfo, other: &BatchInfo) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::observe::TruncationReason;
-
-    const AT: Time = Time::from_millis(1);
-
-    fn orders() -> TopicPartition {
-        TopicPartition::new("orders", 0)
-    }
-
-    /// One record per batch; `content` stands for what is in it.
-    fn batch(offset: i64, epoch: i32, content: u32) -> BatchInfo {
-        BatchInfo {
-            base_offset: Offset(offset),
-            last_offset: Offset(offset),
-            leader_epoch: LeaderEpoch(epoch),
-            crc: content,
-        }
-    }
-
-    /// A ghost that is told one fact after another.
-    #[derive(Default)]
-    struct Told(Ghost);
-
-    impl Told {
-        fn elects(mut self, leader: i32, epoch: i32, isr: &[i32]) -> Told {
-            let isr: Vec<BrokerId> = isr.iter().map(|id| BrokerId(*id)).collect();
-            let change = Observation::PartitionChanged {
-                partition: orders(),
-                leader: BrokerId(leader),
-                leader_epoch: LeaderEpoch(epoch),
-                partition_epoch: crate::protocol::PartitionEpoch(epoch),
-                isr: isr.clone(),
-                replicas: vec![BrokerId(1), BrokerId(2), BrokerId(3)],
-                unclean: false,
-            };
-            self.0.observe(AT, "controller", &change);
-            self.leads(leader, epoch)
-        }
-
-        fn leads(mut self, broker: i32, epoch: i32) -> Told {
-            let (partition, leader_epoch) = (orders(), LeaderEpoch(epoch));
-            let fact = Observation::BecameLeader { partition, leader_epoch, log_end: Offset::ZERO, isr: Vec::new() };
-            self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
-            self
-        }
-
-        fn appends(mut self, broker: i32, batches: &[BatchInfo]) -> Told {
-            let (partition, batches) = (orders(), batches.to_vec());
-            let fact = Observation::Appended { partition, as_leader: false, leader_epoch: LeaderEpoch(0), batches };
-            self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
-            self
-        }
-
-        fn truncates(mut self, broker: i32, from: i64, to: i64) -> Told {
-            let (from, to, reason) = (Offset(from), Offset(to), TruncationReason::DivergingEpoch);
-            let fact = Observation::Truncated { partition: orders(), from, to, reason };
-            self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
-            self
-        }
-
-        fn compacts(mut self, broker: i32, to: i64, batches: &[BatchInfo]) -> Told {
-            let (partition, from, batches) = (orders(), Offset::ZERO, batches.to_vec());
-            let fact = Observation::Compacted { partition, from, to: Offset(to), batches };
-            self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
-            self
-        }
-
-        fn high_watermark(mut self, broker: i32, offset: i64, as_leader: bool) -> Told {
-            let fact = Observation::HighWatermark { partition: orders(), offset: Offset(offset), as_leader };
-            self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
-            self
-        }
-
-        fn violations(&self) -> Vec<&'static str> {
-            self.0.violations.iter().map(|v| v.name).collect()
-        }
-    }
-
-    /// Broker 1 leads with two committed records that brokers 2 and 3 have too.
-    fn healthy() -> Told {
-        let two = [batch(0, 0, 10), batch(1, 0, 11)];
-        let told = Told::default().elects(1, 0, &[1, 2, 3]);
-        told.appends(1, &two).appends(2, &two).appends(3, &two).high_watermark(1, 2, true)
-    }
-
-    #[test]
-    fn a_healthy_partition_violates_nothing() {
-        let told = healthy().high_watermark(2, 2, false).high_watermark(3, 1, false).elects(2, 1, &[2, 3]);
-        assert!(told.violations().is_empty(), "{:?}", told.0.violations);
-        assert!(told.0.is_led(&orders()) && !told.0.is_whole(&orders()));
-    }
-
-    #[test]
-    fn another_record_below_the_high_watermark_breaks_log_matching() {
-        let diverged = |content| {
-            let told = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 0, content)]);
-            told.high_watermark(3, 2, false)
-        };
-        assert_eq!(diverged(99).violations(), ["log-matching"]);
-        assert!(diverged(11).violations().is_empty());
-        // Beyond its high watermark a replica may hold what it likes.
-        let beyond = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 0, 99)]).high_watermark(3, 1, false);
-        assert!(beyond.violations().is_empty());
-    }
-
-    #[test]
-    fn compaction_is_not_loss_but_only_where_it_was() {
-        // Broker 2 loses offset 0 and rewrites offset 1; broker 3 starts anew from what broker 2 holds.
-        let compacted = || healthy().high_watermark(2, 2, false).compacts(2, 2, &[batch(1, 0, 91)]);
-        let told = compacted().elects(2, 1, &[2, 3]).truncates(3, 2, 0).appends(3, &[batch(1, 0, 91)]);
-        let told = told.high_watermark(3, 2, false).elects(3, 2, &[2, 3]);
-        assert!(told.violations().is_empty(), "{:?}", told.0.violations);
-        // Nobody compacted offset 1 away, nor moved it to another epoch.
-        assert_eq!(compacted().truncates(3, 2, 0).elects(3, 1, &[3]).violations(), ["leader-completeness"]);
-        let other_epoch = compacted().truncates(3, 2, 0).appends(3, &[batch(1, 1, 91)]).high_watermark(3, 2, false);
-        assert_eq!(other_epoch.violations(), ["log-matching"]);
-    }
-
-    #[test]
-    fn compaction_that_adds_or_moves_a_batch_breaks_log_matching() {
-        for wrong in [batch(1, 4, 11), batch(7, 0, 11)] {
-            assert_eq!(healthy().compacts(2, 2, &[batch(0, 0, 10), wrong]).violations(), ["log-matching"]);
-        }
-        assert!(healthy().compacts(2, 2, &[batch(0, 0, 90)]).violations().is_empty());
-    }
-
-    #[test]
-    fn the_same_record_under_another_epoch_is_another_record() {
-        let told = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 1, 11)]).high_watermark(3, 2, false);
-        assert_eq!(told.violations(), ["log-matching"]);
-    }
-
-    #[test]
-    fn a_leader_without_a_committed_record_is_incomplete_and_said_once() {
-        let told = healthy().truncates(3, 2, 1).elects(3, 1, &[3]);
-        assert_eq!(told.violations(), ["leader-completeness"]);
-        let told = told.elects(3, 2, &[3]).high_watermark(3, 1, true);
-        assert_eq!(told.violations(), ["leader-completeness"], "the loss is not stated again");
-        assert!(healthy().elects(3, 1, &[3]).violations().is_empty());
-    }
-
-    #[test]
-    fn a_stale_leader_that_lacks_records_is_no_violation() {
-        let told = healthy().elects(2, 5, &[2, 3]).truncates(3, 2, 1).leads(3, 4);
-        assert!(told.violations().is_empty(), "{:?}", told.0.violations);
-    }
-
-    #[test]
-    fn two_leaders_of_one_epoch_are_one_too_many() {
-        assert_eq!(healthy().leads(2, 0).violations(), ["one-leader-per-epoch"]);
-        assert!(healthy().leads(1, 0).violations().is_empty(), "the same one again");
-    }
-
-    #[test]
-    fn a_high_watermark_above_an_in_sync_replica_makes_it_an_incomplete_candidate() {
-        let ahead =
-            |isr: &[i32]| healthy().elects(1, 1, isr).appends(1, &[batch(2, 1, 12)]).appends(2, &[batch(2, 1, 12)]);
-        assert_eq!(ahead(&[1, 2, 3]).high_watermark(1, 3, true).violations(), ["candidate-completeness"]);
-        assert!(ahead(&[1, 2]).high_watermark(1, 3, true).violations().is_empty());
-    }
-
-    #[test]
-    fn a_high_watermark_goes_back_only_between_reigns() {
-        assert_eq!(healthy().high_watermark(1, 1, true).violations(), ["high-watermark-went-back"]);
-        assert!(healthy().elects(2, 1, &[1, 2, 3]).high_watermark(2, 1, true).violations().is_empty());
-        assert!(healthy().high_watermark(2, 2, false).high_watermark(2, 1, false).violations().is_empty());
-    }
-
-    #[test]
-    fn a_leader_epoch_never_goes_back() {
-        assert_eq!(healthy().elects(2, 3, &[2]).elects(1, 2, &[1]).violations()[..1], ["leader-epoch-went-back"]);
-    }
-}
+mod tests;
