@@ -30,6 +30,19 @@ pub enum TruncationReason {
     HighWatermark,
 }
 
+/// Why a log begins later than before (Kafka's `LogStartOffsetIncrementReason`, the first kind told apart).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogStartReason {
+    /// A segment older than `retention.ms` was deleted.
+    RetentionTime,
+    /// The log was larger than `retention.bytes`.
+    RetentionSize,
+    /// A client asked for it (DeleteRecords).
+    DeleteRecords,
+    /// The leader's log begins there.
+    Leader,
+}
+
 /// A fact about one process, stated at the moment it became true.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Observation {
@@ -56,6 +69,21 @@ pub enum Observation {
         from: Offset,
         to: Offset,
         reason: TruncationReason,
+    },
+    /// Broker: compaction took records out of the log's segments between `from` and `to` (exclusive), which hold
+    /// `batches` now: some of those before, unchanged or with fewer records.
+    Compacted {
+        partition: TopicPartition,
+        from: Offset,
+        to: Offset,
+        batches: Vec<BatchInfo>,
+    },
+    /// Broker: the log begins at `to` now, what lies below is not served any more.
+    LogStartMoved {
+        partition: TopicPartition,
+        from: Offset,
+        to: Offset,
+        reason: LogStartReason,
     },
     /// Broker: everything below `offset` is durable.
     Flushed {

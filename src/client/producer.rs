@@ -104,6 +104,7 @@ impl Producer {
             rpc,
             metadata: Metadata::new(metadata_config, bootstrap, world.rng("producer-metadata")),
             accumulator: RecordAccumulator::new(
+                config.compression,
                 config.batch_size,
                 config.linger,
                 retry_backoff,
@@ -279,7 +280,7 @@ impl Producer {
             }
             Some(_) | None => None,
         };
-        let bytes_max = batch_bytes_max(record.key.as_ref(), record.value.as_ref());
+        let bytes_max = batch_bytes_max(record);
         let is_too_large = bytes_max > self.config.max_request_size || bytes_max > self.config.buffer_memory;
         if let Some(error) = fatal.or(is_too_large.then_some(ClientError::RecordTooLarge)) {
             let id = *id;
@@ -306,7 +307,7 @@ impl Producer {
         let timestamp = record.timestamp_ms.unwrap_or_else(|| self.world.wall_clock_ms());
         let appended = self
             .accumulator
-            .append(now, topic, placement, *id, timestamp, &record.key, &record.value, metadata)
+            .append(now, topic, placement, *id, timestamp, record, metadata)
             .map_err(|_| Blocked::OutOfMemory)?;
         let partition = TopicPartition { topic: record.topic.clone(), partition: appended.partition };
         self.assigned.push((*id, partition));

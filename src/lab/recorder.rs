@@ -84,6 +84,8 @@ impl Recorder {
                 Observation::LogLoaded { .. }
                 | Observation::Appended { .. }
                 | Observation::Truncated { .. }
+                | Observation::LogStartMoved { .. }
+                | Observation::Compacted { .. }
                 | Observation::Flushed { .. }
                 | Observation::HighWatermark { as_leader: false, .. }
                 | Observation::BecameFollower { .. }
@@ -113,6 +115,22 @@ impl Recorder {
         let mut state = self.lock();
         state.processes += 1;
         ProcessId(state.processes - 1)
+    }
+}
+
+/// A record as a workload sent it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Unique within its partition.
+    pub value: u64,
+    pub record_key: Option<String>,
+    pub tombstone: bool,
+}
+
+impl Sent {
+    fn micro_op(&self, key: String, offset: Option<i64>) -> MicroOp {
+        let Sent { value, record_key, tombstone } = self;
+        MicroOp::Send { key, value: Json::from(*value), offset, record_key: record_key.clone(), tombstone: *tombstone }
     }
 }
 
@@ -162,12 +180,12 @@ impl State {
         machine: &str,
         process: ProcessId,
         partition: &TopicPartition,
-        value: u64,
+        sent: &Sent,
     ) {
         let key = self.key(partition);
         self.tallies.entry(partition.clone()).or_default().sent += 1;
-        self.push(at, machine, TraceKind::Sent { partition: key.clone(), value });
-        let op = MicroOp::Send { key, value: Json::from(value), offset: None };
+        self.push(at, machine, TraceKind::Sent { partition: key.clone(), value: sent.value });
+        let op = sent.micro_op(key, None);
         self.event(at, process, EventType::Invoke, Function::Send, Some(Value::Ops(vec![op])));
     }
 
@@ -179,7 +197,7 @@ impl State {
         machine: &str,
         process: ProcessId,
         partition: &TopicPartition,
-        value: u64,
+        sent: &Sent,
         offset: Option<Offset>,
         is_promise: bool,
     ) {
@@ -189,12 +207,12 @@ impl State {
         // With acks=0 the producer counts a record as done once it is handed to the network; so do triggers.
         self.tallies.entry(partition.clone()).or_default().acked += 1;
         if is_promise {
-            self.push(at, machine, TraceKind::Acked { partition: key.clone(), value, offset });
+            self.push(at, machine, TraceKind::Acked { partition: key.clone(), value: sent.value, offset });
         } else {
             let error = "acks=0".to_owned();
-            self.push(at, machine, TraceKind::Unknown { partition: key.clone(), value, error });
+            self.push(at, machine, TraceKind::Unknown { partition: key.clone(), value: sent.value, error });
         }
-        let op = MicroOp::Send { key, value: Json::from(value), offset };
+        let op = sent.micro_op(key, offset);
         self.event(at, process, kind, Function::Send, Some(Value::Ops(vec![op])));
     }
 
@@ -206,18 +224,18 @@ impl State {
         machine: &str,
         process: ProcessId,
         partition: &TopicPartition,
-        value: u64,
+        sent: &Sent,
         error: &str,
         definite: bool,
     ) {
         let key = self.key(partition);
         let (kind, trace) = if definite {
-            (EventType::Fail, TraceKind::Failed { partition: key.clone(), value, error: error.to_owned() })
+            (EventType::Fail, TraceKind::Failed { partition: key.clone(), value: sent.value, error: error.to_owned() })
         } else {
-            (EventType::Info, TraceKind::Unknown { partition: key.clone(), value, error: error.to_owned() })
+            (EventType::Info, TraceKind::Unknown { partition: key.clone(), value: sent.value, error: error.to_owned() })
         };
         self.push(at, machine, trace);
-        let op = MicroOp::Send { key, value: Json::from(value), offset: None };
+        let op = sent.micro_op(key, None);
         self.event(at, process, kind, Function::Send, Some(Value::Ops(vec![op]))).error = Some(error.to_owned());
     }
 

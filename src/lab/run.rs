@@ -178,7 +178,18 @@ impl Supervisor {
         for workload in &self.variant.workloads {
             let (bootstrap, recorder) = (self.cluster.bootstrap(), self.recorder.clone());
             match workload {
-                Workload::Produce { name, topic, records, rate, value_bytes, keys, start, config } => {
+                Workload::Produce {
+                    name,
+                    topic,
+                    records,
+                    rate,
+                    value_bytes,
+                    keys,
+                    key_prefix,
+                    tombstones,
+                    start,
+                    config,
+                } => {
                     producers += 1;
                     let spec = ProduceSpec {
                         name: name.clone(),
@@ -188,6 +199,8 @@ impl Supervisor {
                         rate: *rate,
                         value_bytes: *value_bytes,
                         keys: *keys,
+                        key_prefix: key_prefix.clone(),
+                        tombstones: *tombstones,
                         config: ProducerConfig { defects: self.variant.cluster.defects, ..config.clone() },
                     };
                     self.recorder.lock().busy.push(name.clone());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::judge::{LostRecord, seconds};
 use super::model::Account;
-use super::trace::{brokers, reason_text};
+use super::trace::{brokers, log_start_text, reason_text};
 use crate::check::broker_of;
 use crate::lab::outcome::{RunOutcome, TraceEvent, TraceKind};
 use crate::observe::{BatchInfo, Observation};
@@ -260,6 +260,26 @@ impl<'s, 'a> Replay<'s, 'a> {
                     self.tell_loss(event, format!("cut its log from {from} to {to} ({})", reason_text(*reason)));
                 }
             }
+            Observation::LogStartMoved { partition, to, reason, .. } if partition == self.story.partition => {
+                let batch = self.story.batch;
+                let Some(replica) = self.replica(event) else { return };
+                let had = replica.has(&batch);
+                replica.batches.retain(|b| b.last_offset >= *to);
+                if had && !replica.has(&batch) {
+                    self.tell_loss(event, format!("deleted what lay below {to} ({})", log_start_text(*reason)));
+                }
+            }
+            Observation::Compacted { partition, from, to, batches } if partition == self.story.partition => {
+                let batch = self.story.batch;
+                let Some(replica) = self.replica(event) else { return };
+                let had = replica.has(&batch);
+                let start = replica.batches.partition_point(|b| b.base_offset < *from);
+                let end = replica.batches.partition_point(|b| b.base_offset < *to);
+                replica.batches.splice(start..end, batches.iter().copied());
+                if had && !replica.has(&batch) {
+                    self.tell_loss(event, format!("compacted its log up to {to}"));
+                }
+            }
             Observation::HighWatermark { partition, offset, as_leader: true } if partition == self.story.partition => {
                 self.high_watermark = *offset;
             }
@@ -267,6 +287,8 @@ impl<'s, 'a> Replay<'s, 'a> {
             | Observation::Appended { .. }
             | Observation::LogLoaded { .. }
             | Observation::Truncated { .. }
+            | Observation::LogStartMoved { .. }
+            | Observation::Compacted { .. }
             | Observation::HighWatermark { .. }
             | Observation::Flushed { .. }
             | Observation::BecameLeader { .. }

@@ -44,8 +44,10 @@ pub struct Counts {
     pub unknown: u64,
     /// Distinct values that the final read returned.
     pub read: u64,
-    /// Acknowledged, and the final read did not return it.
+    /// Acknowledged, and the final read did not return it although compaction does not explain that.
     pub lost: u64,
+    /// Acknowledged, and compaction may have removed it: a tombstone, or not the latest value of its record key.
+    pub compacted: u64,
     /// Of the unknown ones, those that the final read did not return: with acks=0 all that is missing.
     pub sent_and_missing: u64,
 }

@@ -160,7 +160,7 @@ fn push(history: &mut Vec<HistoryEvent>, kind: EventType, ms: u64, op: MicroOp) 
 }
 
 fn send(value: i64, offset: Option<i64>) -> MicroOp {
-    MicroOp::Send { key: "orders-0".to_owned(), value: value.into(), offset }
+    MicroOp::send("orders-0".to_owned(), value.into(), offset)
 }
 
 fn at(ms: u64, machine: &str, what: TraceKind) -> TraceEvent {

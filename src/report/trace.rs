@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use crate::lab::outcome::{Phase, TraceEvent, TraceKind};
-use crate::observe::{BatchInfo, Observation, TruncationReason};
+use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason};
 use crate::protocol::BrokerId;
 use crate::world::Time;
 
@@ -69,6 +69,8 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         Observation::LogLoaded { partition, .. }
         | Observation::Appended { partition, .. }
         | Observation::Truncated { partition, .. }
+        | Observation::LogStartMoved { partition, .. }
+        | Observation::Compacted { partition, .. }
         | Observation::HighWatermark { partition, as_leader: true, .. }
         | Observation::BecameLeader { partition, .. }
         | Observation::BecameFollower { partition, .. }
@@ -137,6 +139,12 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         Observation::Truncated { partition, from, to, reason } => {
             write!(f, "truncated {partition} from {from} to {to} ({})", reason_text(*reason))
         }
+        Observation::LogStartMoved { partition, from, to, reason } => {
+            write!(f, "moved the log start of {partition} from {from} to {to} ({})", log_start_text(*reason))
+        }
+        Observation::Compacted { partition, from, to, batches } => {
+            write!(f, "compacted {partition} from {from} to {to}, {} batches are left", batches.len())
+        }
         Observation::Flushed { partition, offset } => write!(f, "flushed {partition} below {offset}"),
         Observation::HighWatermark { partition, offset, as_leader } => {
             let role = if *as_leader { "leader" } else { "follower" };
@@ -184,6 +192,16 @@ pub fn reason_text(reason: TruncationReason) -> &'static str {
         TruncationReason::DivergingEpoch => "diverging epoch",
         TruncationReason::OutOfRange => "out of range",
         TruncationReason::HighWatermark => "to the high watermark",
+    }
+}
+
+/// Why a log begins later than before, in words.
+pub fn log_start_text(reason: LogStartReason) -> &'static str {
+    match reason {
+        LogStartReason::RetentionTime => "retention.ms",
+        LogStartReason::RetentionSize => "retention.bytes",
+        LogStartReason::DeleteRecords => "DeleteRecords",
+        LogStartReason::Leader => "as its leader's log",
     }
 }
 
