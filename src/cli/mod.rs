@@ -4,6 +4,7 @@
 
 mod bench;
 mod check;
+mod defects;
 mod pool;
 mod replay;
 mod run;
@@ -46,6 +47,7 @@ enum Command {
     Run(RunArgs),
     Replay(ReplayArgs),
     Check(CheckArgs),
+    Defects(DefectsArgs),
     Serve(serve::ServeArgs),
     Schema(SchemaArgs),
     Bench(bench::BenchArgs),
@@ -144,6 +146,22 @@ struct CheckArgs {
     format: HumanOrJson,
 }
 
+/// List the known defects that a scenario can switch on.
+///
+/// Each is a rule of Kafka's that is broken in one place: as it was before a fix, or a guard taken away. A
+/// scenario switches them on with [cluster] defects = ["NAME"], or shows itself with and without them with
+/// [matrix] defects = ["none", "NAME"]. None is on by default.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  faultline defects
+  faultline defects --format json")]
+struct DefectsArgs {
+    /// What to print on stdout.
+    #[arg(long, value_enum, default_value_t = HumanOrJson::Human)]
+    format: HumanOrJson,
+}
+
 /// Print the JSON Schema of scenario files, for editors.
 ///
 /// Editors with a TOML language server (Taplo; VS Code's Even Better TOML) complete and check scenario files
@@ -198,6 +216,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Replay(args) => replay::replay(args),
         Command::Check(args) => check::check(args),
+        Command::Defects(args) => defects::defects(&args),
         Command::Serve(args) => serve::serve(&args),
         Command::Schema(SchemaArgs {}) => schema::run(),
         Command::Bench(args) => bench::bench(&args),

@@ -32,7 +32,7 @@ pub(super) struct Setting {
 #[derive(Debug)]
 pub(super) struct ClusterDraft {
     pub brokers: u32,
-    /// How many log directories each broker has.
+    /// How many each broker has; [`ClusterDraft::log_dirs`] are their names.
     pub log_dirs: u32,
     pub link: LinkModel,
     pub event_cost: Duration,

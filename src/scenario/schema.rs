@@ -142,6 +142,14 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
         "target" | "from" | "to" => named("target"),
         "when" => named("condition"),
         "both-ways" | "one-way" | "rack-aware" => json!({"type": "boolean"}),
+        "log-dirs" => json!({"type": "integer", "minimum": 1, "maximum": 16}),
+        "pages" | "entries" => words(SURVIVALS),
+        "segment" => words(SEGMENTS),
+        "batch" => words(BATCHES),
+        "field" => words(BatchField::NAMES),
+        "free-bytes" => at_least(0),
+        "byte" => json!({"type": "integer"}),
+        "bit" => json!({"type": "integer", "minimum": 0, "maximum": 7}),
         "brokers" => json!({"type": "integer", "minimum": 1, "maximum": 100}),
         "partitions" => json!({"type": "integer", "minimum": 1, "maximum": 1000}),
         "replication-factor" => json!({"type": "integer", "minimum": 1, "maximum": i16::MAX}),
@@ -151,15 +159,6 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
         "defects" => {
             json!({"type": "array", "items": {"enum": defect_names().collect::<Vec<_>>()}})
         }
-        "log-dirs" => json!({"type": "integer", "minimum": 1}),
-        "bytes-per-second" => at_least(1),
-        "free-bytes" => at_least(0),
-        "byte" => json!({"type": "integer"}),
-        "bit" => json!({"type": "integer", "minimum": 0, "maximum": 7}),
-        "pages" | "entries" => words(SURVIVALS),
-        "segment" => words(SEGMENTS),
-        "batch" => words(BATCHES),
-        "field" => words(BatchField::NAMES),
         "racks" => json!({"type": "array", "items": {"type": "string"}, "minItems": 1}),
         "groups" => {
             let group = json!({"type": "array", "items": named("target"), "minItems": 1});
@@ -176,8 +175,9 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
     })
 }
 
-fn words<T>(words: &[(&str, T)]) -> Value {
-    json!({"enum": words.iter().map(|(name, _)| name).collect::<Vec<_>>()})
+/// One of the names of a table.
+fn words<T>(names: &[(&'static str, T)]) -> Value {
+    json!({"enum": names.iter().map(|(name, _)| *name).collect::<Vec<_>>()})
 }
 
 /// Kafka's keys of a scope, quoted or not: unquoted ones are tables to TOML.
@@ -286,9 +286,10 @@ fn fault() -> Value {
     // A topic or a partition for `elect-preferred`, a target for everything else.
     of["properties"]["target"] = described(json!({"type": "string"}), "`[[fault]]`", "target");
     let stops = ["crash", "power-loss", "crash-loop", "restart", "controlled-shutdown"];
-    let is_other =
-        |action: &&&str| **action != "elect-preferred" && !stops.contains(action) && !DISK_ACTIONS.contains(action);
-    let others: Vec<&&str> = ACTIONS.iter().filter(is_other).collect();
+    let others: Vec<&&str> = ACTIONS
+        .iter()
+        .filter(|action| !["elect-preferred"].iter().chain(&stops).chain(DISK_ACTIONS).any(|a| a == *action))
+        .collect();
     let all = of["allOf"].as_array_mut().expect("just set");
     for (actions, target) in [(json!(stops), "server"), (json!(DISK_ACTIONS), "disk"), (json!(others), "target")] {
         let condition = json!({"properties": {"do": {"enum": actions}}, "required": ["do"]});

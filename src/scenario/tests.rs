@@ -236,10 +236,13 @@ fn each_action_and_each_target_is_accepted() {
     }
     for action in ACTIONS {
         let (needed, optional) = keys_of(action).expect("every action has its keys");
-        // All keys that it can have, the two ends of a cycle apart.
-        let keys = needed.iter().chain(optional).filter(|key| **key != "for" || !optional.contains(&"count"));
+        // All keys that it can have, but one of the two ends of a cycle, and of the two ways to say what rots.
+        let is_one_of_two = |key: &str| (key == "for" && optional.contains(&"count")) || key == "byte";
+        let keys = needed.iter().chain(optional).filter(|key| !is_one_of_two(key));
         let value = |key: &str| match key {
             "target" if *action == "elect-preferred" => "\"orders\"",
+            "target" if *action == "bit-rot" => "'file(1, \"orders-0/*.log\")'",
+            "target" if DISK_ACTIONS.contains(action) => "\"disk(leader(orders-0))\"",
             "target" | "from" => "\"broker(1)\"",
             "to" => "\"broker(2)\"",
             "for" | "by" | "jitter" | "period" => "\"1s\"",
@@ -251,6 +254,11 @@ fn each_action_and_each_target_is_accepted() {
             "request" => "\"Fetch\"",
             "direction" => "\"response\"",
             "drift" => "\"-50ppm\"",
+            "pages" | "entries" => "\"subset\"",
+            "free-bytes" | "bit" => "3",
+            "segment" => "\"sealed\"",
+            "batch" => "\"first\"",
+            "field" => "\"records\"",
             "config" => "{ \"min.insync.replicas\" = 2 }",
             other => panic!("write a value for `{other}`"),
         };
@@ -383,7 +391,7 @@ fn every_shipped_scenario_is_a_claim_that_can_be_run() {
 fn the_reference_names_every_word_of_the_vocabulary() {
     let reference = std::fs::read_to_string("docs/scenario-reference.md").expect("the reference is shipped");
     let keys = [TOP_KEYS, CLUSTER_KEYS, LINK_KEYS, CLOCK_KEYS, TOPIC_KEYS, WORKLOAD_KINDS, PRODUCE_KEYS, CONSUME_KEYS];
-    let lists = [FAULT_KEYS, ACTIONS, TARGETS, CONDITIONS, UNITS, DIRECTIONS, DISTRIBUTIONS];
+    let lists = [FAULT_KEYS, ACTIONS, TARGETS, DISK_TARGETS, CONDITIONS, UNITS, DIRECTIONS, DISTRIBUTIONS];
     let words = keys.iter().chain(&lists).flat_map(|words| words.iter().copied());
     let words = words.chain(BANDWIDTH_UNITS.iter().map(|(unit, _)| *unit));
     let metrics = METRICS.iter().map(|metric| metric.name);
@@ -394,6 +402,15 @@ fn the_reference_names_every_word_of_the_vocabulary() {
     };
     let missing: Vec<&str> = words.chain(metrics).filter(|word| !documented(word)).collect();
     assert_eq!(missing, Vec::<&str>::new(), "not in docs/scenario-reference.md");
+}
+
+#[test]
+fn the_reference_lists_every_defect() {
+    let reference = std::fs::read_to_string("docs/scenario-reference.md").expect("the reference is shipped");
+    for defect in Defect::ALL {
+        let row = format!("| `{defect}` | {} |", defect.sentence());
+        assert!(reference.contains(&row), "the reference lacks the row: {row}");
+    }
 }
 
 #[test]
