@@ -100,6 +100,13 @@ impl<T> Inbox<T> {
         }
     }
 
+    /// Wakes the receiver if it waits: what it waits for has changed.
+    pub(super) fn nudge(&mut self) {
+        if let (true, Some(waker)) = (self.is_waiting, &self.waker) {
+            waker.wake_by_ref();
+        }
+    }
+
     /// Takes out what `chosen` chooses, in order of arrival.
     pub(super) fn extract(&mut self, mut chosen: impl FnMut(&Due<T>) -> bool) -> Vec<Due<T>> {
         let (mut extracted, kept): (Vec<_>, Vec<_>) =

@@ -651,6 +651,7 @@ impl Network {
             Some(pace) if load != Load::default() => pace.load = load,
             Some(_) | None => machine.pace = Pace::of(load),
         }
+        machine.inbox.nudge();
     }
 
     /// Whatever was done to the machine's wall clock is undone.
