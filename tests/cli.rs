@@ -195,3 +195,17 @@ fn several_scenarios_share_a_report_that_can_be_replayed() {
     }
     assert_eq!(code(&faultline(&["replay", "all/report.json"], dir.path())), 0);
 }
+
+#[test]
+fn defects_are_listed_with_the_scenarios_that_show_them() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = faultline(&["defects", "--format", "json"], here);
+    assert_eq!(code(&output), 0);
+    let listed: Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON");
+    let defects = listed["defects"].as_array().expect("a list");
+    assert!(defects.len() >= 24, "{}", defects.len());
+    let shown = defects.iter().filter_map(|defect| defect["scenario"].as_str()).collect::<Vec<_>>();
+    assert!(shown.len() >= 24 && shown.iter().all(|path| here.join(path).exists()), "{shown:?}");
+    let human = text(&faultline(&["defects"], here).stdout);
+    assert!(defects.iter().all(|defect| human.contains(defect["name"].as_str().expect("a name"))));
+}
