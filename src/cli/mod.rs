@@ -4,6 +4,7 @@
 
 mod bench;
 mod check;
+mod defects;
 mod pool;
 mod replay;
 mod run;
@@ -46,6 +47,7 @@ enum Command {
     Run(RunArgs),
     Replay(ReplayArgs),
     Check(CheckArgs),
+    Defects(DefectsArgs),
     Serve(serve::ServeArgs),
     Schema(SchemaArgs),
     Bench(bench::BenchArgs),
@@ -121,8 +123,9 @@ struct ReplayArgs {
 ///
 /// A history is JSON Lines, one event per line, as Jepsen's Kafka workload has it: {"index", "process",
 /// "type": invoke|ok|fail|info, "f": send|poll|txn|assign|subscribe|crash, "time", "value"}. The first line
-/// may be {"config": {"acks": "1", ...}}: it decides what is allowed, never what is found. The history may
-/// come from a real cluster.
+/// may be {"config": {"acks": "1", ...}}: it decides what is allowed, never what is found (only ww_deps
+/// makes writes that follow each other count for cycles). The history may come from a real cluster. The
+/// format is described in docs/history-format.md.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -138,6 +141,22 @@ struct CheckArgs {
     /// The history; - is stdin.
     #[arg(value_name = "HISTORY")]
     history: PathBuf,
+    /// What to print on stdout.
+    #[arg(long, value_enum, default_value_t = HumanOrJson::Human)]
+    format: HumanOrJson,
+}
+
+/// List the known defects that a scenario can switch on.
+///
+/// Each is a rule of Kafka's that is broken in one place: as it was before a fix, or a guard taken away. A
+/// scenario switches them on with [cluster] defects = ["NAME"], or shows itself with and without them with
+/// [matrix] defects = ["none", "NAME"]. None is on by default.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  faultline defects
+  faultline defects --format json")]
+struct DefectsArgs {
     /// What to print on stdout.
     #[arg(long, value_enum, default_value_t = HumanOrJson::Human)]
     format: HumanOrJson,
@@ -197,6 +216,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Replay(args) => replay::replay(args),
         Command::Check(args) => check::check(args),
+        Command::Defects(args) => defects::defects(&args),
         Command::Serve(args) => serve::serve(&args),
         Command::Schema(SchemaArgs {}) => schema::run(),
         Command::Bench(args) => bench::bench(&args),

@@ -150,6 +150,8 @@ impl State {
             error: None,
             seek_to_beginning: None,
             rebalance_log: None,
+            group: None,
+            committed: None,
         });
         self.history.last_mut().expect("just pushed")
     }

@@ -405,6 +405,15 @@ fn the_reference_names_every_word_of_the_vocabulary() {
 }
 
 #[test]
+fn the_reference_lists_every_defect() {
+    let reference = std::fs::read_to_string("docs/scenario-reference.md").expect("the reference is shipped");
+    for defect in Defect::ALL {
+        let row = format!("| `{defect}` | {} |", defect.sentence());
+        assert!(reference.contains(&row), "the reference lacks the row: {row}");
+    }
+}
+
+#[test]
 fn the_reference_names_every_configuration_key_with_its_default() {
     let reference = std::fs::read_to_string("docs/scenario-reference.md").expect("the reference is shipped");
     for scope in Scope::ALL {

@@ -139,13 +139,6 @@ pub fn keys_of(action: &str) -> Option<(&'static [&'static str], &'static [&'sta
     })
 }
 
-/// Values of `direction` in `[[fault]]`.
-pub const DIRECTIONS: &[&str] = &["request", "response"];
-/// What a target can be.
-pub const TARGETS: &[&str] =
-    &["broker", "brokers", "leader", "follower", "isr", "controller", "client", "rack", "machines", "fault"];
-/// What a fault of disks is aimed at.
-pub const DISK_TARGETS: &[&str] = &["disk", "file"];
 /// Values of `do` that are aimed at disks or files.
 pub const DISK_ACTIONS: &[&str] = &[
     "fsync-slow",
@@ -165,6 +158,14 @@ pub const DISK_ACTIONS: &[&str] = &[
     "drop-cache",
     "bit-rot",
 ];
+
+/// Values of `direction` in `[[fault]]`.
+pub const DIRECTIONS: &[&str] = &["request", "response"];
+/// What a target can be.
+pub const TARGETS: &[&str] =
+    &["broker", "brokers", "leader", "follower", "isr", "controller", "client", "rack", "machines", "fault"];
+/// What a fault of disks is aimed at.
+pub const DISK_TARGETS: &[&str] = &["disk", "file"];
 /// What a condition can ask for.
 pub const CONDITIONS: &[&str] = &["sent", "acked", "committed", "isr", "leader", "fault"];
 /// The axis that switches known defects on.
@@ -224,6 +225,13 @@ pub const METRICS: &[Metric] = &[
     metric_of("nonmonotonic-send", MetricKind::Anomaly),
     metric_of("aborted-read", MetricKind::Anomaly),
     metric_of("precommitted-read", MetricKind::Anomaly),
+    metric_of("committed-too-far", MetricKind::Anomaly),
+    metric_of("G0", MetricKind::Anomaly),
+    metric_of("G0-process", MetricKind::Anomaly),
+    metric_of("G0-realtime", MetricKind::Anomaly),
+    metric_of("G1c", MetricKind::Anomaly),
+    metric_of("G1c-process", MetricKind::Anomaly),
+    metric_of("G1c-realtime", MetricKind::Anomaly),
     metric_of("log-matching", MetricKind::Violation),
     metric_of("leader-completeness", MetricKind::Violation),
     metric_of("one-leader-per-epoch", MetricKind::Violation),

@@ -149,7 +149,13 @@ impl Ghost {
                 self.learnt_epoch(at, machine, partition, *leader_epoch);
             }
             Observation::PartitionChanged {
-                partition, leader, leader_epoch, partition_epoch, isr, replicas, ..
+                partition,
+                leader,
+                leader_epoch,
+                partition_epoch,
+                isr,
+                replicas,
+                unclean,
             } => {
                 let ghost = self.partitions.entry(partition.clone()).or_default();
                 if *leader_epoch < ghost.leader_epoch {
@@ -169,7 +175,10 @@ impl Ghost {
                     let detail = format!("the controller's partition epoch went from {before} to {partition_epoch}");
                     self.violate("partition-epoch-went-back", at, partition, detail);
                 }
-                self.joined_isr(at, partition, &added);
+                // What an unclean leader lacks is stated when it leads.
+                if !unclean {
+                    self.joined_isr(at, partition, &added);
+                }
                 self.quorum_superset(at, partition);
             }
             Observation::IsrView { partition, maximal_isr, .. } => {
