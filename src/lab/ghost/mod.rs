@@ -239,8 +239,11 @@ impl Ghost {
             Observation::Flushed { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
-            | Observation::Registered { .. }
             | Observation::CleanShutdown => {}
+            // A process that was started anew.
+            Observation::Registered { .. } => {
+                self.with_failed_dirs.remove(machine);
+            }
             Observation::LogDirFailed { .. } => {
                 self.with_failed_dirs.insert(machine.to_owned());
             }
