@@ -13,6 +13,7 @@ use super::pool::{self, Task};
 use super::{Exit, ReplayArgs, print, stderr_look};
 use crate::lab::outcome::{End, TraceEvent};
 use crate::lab::run::run_one;
+use crate::report::trace::Line;
 use crate::report::{SCHEMA, trace};
 use crate::scenario::{self, Scenario};
 
@@ -126,14 +127,22 @@ fn first_difference(saved: &str, trace: &[TraceEvent]) -> String {
         let line = trace::saved_line(event);
         let then = saved_lines.next();
         if then != Some(line.as_str()) {
-            let then = then.unwrap_or("the end");
-            return format!("\n  first difference at event {number}:\n  - {then}\n  + {line}");
+            let then = then.map_or_else(|| "the end".to_owned(), readable);
+            return format!("\n  first difference at event {number}:\n  - {then}\n  + {}", readable(&line));
         }
     }
     match saved_lines.next() {
-        Some(line) => format!("\n  first difference at event {}:\n  - {line}\n  + the end", trace.len() + 1),
+        Some(line) => {
+            let (number, then) = (trace.len() + 1, readable(line));
+            format!("\n  first difference at event {number}:\n  - {then}\n  + the end")
+        }
         None => "; its trace is the same, so what differs is not in the trace".to_owned(),
     }
+}
+
+/// A saved line as people read it; as it is, if it is not of this build's making.
+fn readable(line: &str) -> String {
+    serde_json::from_str(line).map_or_else(|_| line.to_owned(), |event: TraceEvent| Line(&event).to_string())
 }
 
 fn name(run: &SavedRun) -> String {
@@ -168,7 +177,7 @@ mod tests {
         let before = [event(1, TraceKind::Started), event(2, TraceKind::Stopped { power_lost: true })];
         let after = [event(1, TraceKind::Started), event(3, TraceKind::Stopped { power_lost: true })];
         let text = first_difference(&saved(&before), &after);
-        assert!(text.contains("event 2:") && text.contains("+ {\"event\":\"lost power\""), "{text}");
+        assert!(text.contains("event 2:") && text.contains("+ 0.003000s broker-1 lost power"), "{text}");
         let longer = first_difference(&saved(&before[..1]), &before);
         assert!(longer.contains("event 2:") && longer.contains("- the end"), "{longer}");
         let shorter = first_difference(&saved(&before), &before[..1]);

@@ -206,6 +206,12 @@ impl<'s, 'a> Replay<'s, 'a> {
                 }
             }
             TraceKind::Sent { .. }
+            | TraceKind::BatchSent { .. }
+            | TraceKind::BatchRetried { .. }
+            | TraceKind::PositionReset { .. }
+            | TraceKind::ReadFailed { .. }
+            | TraceKind::Process { .. }
+            | TraceKind::Violated { .. }
             | TraceKind::Acked { .. }
             | TraceKind::Failed { .. }
             | TraceKind::Unknown { .. }
