@@ -2,90 +2,29 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, bail};
-use indexmap::IndexMap;
-use serde::Deserialize;
+use std::path::Path;
 
 use super::pool::{self, Task};
-use super::{Exit, ReplayArgs, print, stderr_look};
+use super::saved::{self, SavedReport, SavedRun};
+use super::{Exit, ReplayArgs, print};
 use crate::lab::outcome::{End, TraceEvent};
 use crate::lab::run::run_one;
-use crate::report::trace::Line;
-use crate::report::{SCHEMA, trace};
-use crate::scenario::{self, Scenario};
-
-/// What `replay` needs of a report.
-#[derive(Deserialize)]
-struct SavedReport {
-    schema: u32,
-    runs: Vec<SavedRun>,
-}
-
-#[derive(Deserialize)]
-struct SavedRun {
-    file: String,
-    variant: IndexMap<String, String>,
-    seed: u64,
-    digest: String,
-    verdict: String,
-    trace: Option<String>,
-}
+use crate::report::trace::{self, Line};
+use crate::scenario::Scenario;
 
 pub fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
-    let saved = read_report(&args.report)?;
-    let Some((scenarios, tasks)) = prepare(&saved)? else { return Ok(Exit::Usage) };
+    let saved = SavedReport::read(&args.report)?;
+    let Some((scenarios, tasks)) = saved::prepare(&saved.runs)? else { return Ok(Exit::Usage) };
     let directory = args.report.parent().unwrap_or(Path::new("."));
     let results = pool::run_all(&tasks, args.jobs, |index, task| {
         compare(&saved.runs[index], directory, &scenarios[task.scenario], task)
     });
     let mut text = String::new();
     for (run, result) in saved.runs.iter().zip(&results) {
-        let _ = writeln!(text, "{}: {}", name(run), result.text);
+        let _ = writeln!(text, "{}: {}", run.name(), result.text);
     }
     print(&text)?;
     Ok(results.iter().map(|result| result.exit).max().unwrap_or(Exit::AsExpected))
-}
-
-fn read_report(path: &Path) -> anyhow::Result<SavedReport> {
-    let place = || path.display().to_string();
-    let text = fs::read_to_string(path).with_context(place)?;
-    let saved: SavedReport =
-        serde_json::from_str(&text).with_context(|| format!("{} is not a report of `faultline run`", place()))?;
-    if saved.schema != SCHEMA {
-        bail!("{}: schema {} is not the one this build writes ({SCHEMA})", place(), saved.schema);
-    }
-    if let Some(run) = saved.runs.iter().find(|run| run.file.is_empty()) {
-        bail!("{}: the run with seed {} names no scenario file", place(), run.seed);
-    }
-    Ok(saved)
-}
-
-/// Loads each scenario once and finds each run's variant; `None` after mistakes in scenario files are told.
-fn prepare(saved: &SavedReport) -> anyhow::Result<Option<(Vec<Scenario>, Vec<Task>)>> {
-    let look = stderr_look();
-    let mut scenarios: IndexMap<&str, Scenario> = IndexMap::new();
-    let mut tasks = Vec::new();
-    for run in &saved.runs {
-        if !scenarios.contains_key(run.file.as_str()) {
-            match scenario::load(&PathBuf::from(&run.file)) {
-                Ok(scenario) => scenarios.insert(&run.file, scenario),
-                Err(error) => {
-                    let _ = writeln!(io::stderr(), "{}", error.render(look.color, look.width));
-                    return Ok(None);
-                }
-            };
-        }
-        let index = scenarios.get_index_of(run.file.as_str()).expect("just loaded");
-        let is_same = |point: &[(String, String)]| point.iter().map(|(k, v)| (k, v)).eq(run.variant.iter());
-        let Some(variant) = scenarios[index].variants.iter().position(|variant| is_same(&variant.point)) else {
-            bail!("{} has no variant {} any more", run.file, variant_text(run));
-        };
-        tasks.push(Task { scenario: index, variant, seed: run.seed });
-    }
-    Ok(Some((scenarios.into_values().collect(), tasks)))
 }
 
 struct Compared {
@@ -143,17 +82,6 @@ fn first_difference(saved: &str, trace: &[TraceEvent]) -> String {
 /// A saved line as people read it; as it is, if it is not of this build's making.
 fn readable(line: &str) -> String {
     serde_json::from_str(line).map_or_else(|_| line.to_owned(), |event: TraceEvent| Line(&event).to_string())
-}
-
-fn name(run: &SavedRun) -> String {
-    format!("{} {} seed {}", run.file, variant_text(run), run.seed)
-}
-
-fn variant_text(run: &SavedRun) -> String {
-    if run.variant.is_empty() {
-        return "-".to_owned();
-    }
-    run.variant.iter().map(|(axis, value)| format!("{axis}={value}")).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::account;
-use super::model::{Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport};
+use super::model::{Account, Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport};
 use super::trace;
 use crate::check::{self, Anomalies, Context, allowed};
 use crate::config::Acks;
+use crate::explain::{self, Case, Settings};
 use crate::history::{EventType, HistoryEvent, MicroOp};
 use crate::lab::outcome::{End, Phase, RunOutcome, TraceEvent, TraceKind, Violation};
 use crate::scenario::{Expectation, Scenario, Variant, Workload};
@@ -22,6 +22,9 @@ const UNAVAILABLE_BEYOND: Duration = Duration::from_secs(1);
 
 /// Evidence kept of each anomaly.
 const EVIDENCE_MAX: usize = 8;
+
+/// Events told of the first lost record.
+const ACCOUNT_EVENTS_MAX: usize = 8;
 
 /// Trace lines shown before a violation or the point where a run got stuck.
 const LEADING_EVENTS_MAX: usize = 12;
@@ -59,7 +62,8 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
         expectations: Vec::new(),
         allowed: allowed(&Context::of_run(point, outcome)),
         faults: fault_reports(point, outcome),
-        account: if complete { account::first_lost(&values.lost(), point, outcome) } else { None },
+        settings: Settings::of(point),
+        account: None,
         leading_events: leading_events(outcome),
         digest: format!("{:016x}", outcome.digest),
         sim_ms: outcome.ended_at.as_millis(),
@@ -69,6 +73,9 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
         trace: None,
         history: None,
     };
+    if complete && report.counts.lost > 0 {
+        report.account = account(point, &report.settings, outcome);
+    }
     let (verdict, problems) = match &outcome.end {
         End::Panicked(message) => (Verdict::Panicked, vec![format!("panicked: {message}")]),
         End::Unfinished(waiting) => (Verdict::Unfinished, vec![format!("did not finish: {waiting}")]),
@@ -76,6 +83,17 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
     };
     (report.verdict, report.problems) = (verdict, problems);
     report
+}
+
+/// The first lost record, in short.
+fn account(variant: &Variant, settings: &Settings, outcome: &RunOutcome) -> Option<Account> {
+    let explanation = explain::first_lost(&Case::of_run(variant, settings, outcome))?;
+    Some(Account {
+        lines: explanation.lines(ACCOUNT_EVENTS_MAX),
+        partition: explanation.partition,
+        offset: explanation.offset,
+        value: explanation.value.unwrap_or_default(),
+    })
 }
 
 fn judge_complete(variant: &Variant, report: &mut RunReport) -> (Verdict, Vec<String>) {
@@ -171,8 +189,6 @@ pub struct LostRecord<'a> {
     pub value: &'a serde_json::Value,
     pub offset: Option<i64>,
     pub acked_at: Time,
-    /// Number of the history's process.
-    pub process: i64,
 }
 
 impl<'a> Values<'a> {
@@ -189,8 +205,7 @@ impl<'a> Values<'a> {
                         outcome.sent = true;
                         outcome.failed |= event.kind == EventType::Fail;
                         if event.kind == EventType::Ok {
-                            let (offset, process) = (*offset, event.process);
-                            outcome.acked.get_or_insert(LostRecord { key, value, offset, acked_at: at, process });
+                            outcome.acked.get_or_insert(LostRecord { key, value, offset: *offset, acked_at: at });
                         }
                     }
                     MicroOp::Poll { records } if event.kind == EventType::Ok && at >= read_from => {
