@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value as Json;
 
 use super::loss::Record;
+use super::reading::Step;
 use super::{Case, Explanation, Facts, Moment, SameFate};
 use crate::history::{EventType, MicroOp};
 use crate::lab::outcome::RunOutcome;
@@ -27,6 +28,9 @@ pub enum Wanted {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unknown(String);
+
+/// Names for an acknowledged record that is gone.
+const LOSSES: [&str; 3] = ["lost-write", "unseen", "lost"];
 
 /// Something a checker found of one record.
 struct Found {
@@ -56,7 +60,9 @@ pub fn first_lost(case: &Case<'_>) -> Option<Explanation> {
     let found = facts.losses();
     let first = found.first()?;
     let mut explanation = facts.explain_record(first.kind, &first.record)?;
-    let alike = |other: &&Found| other.kind == first.kind && other.record.partition == first.record.partition;
+    let is_loss = |kind: &str| LOSSES.contains(&kind);
+    let alike =
+        |other: &&Found| is_loss(other.kind) == is_loss(first.kind) && other.record.partition == first.record.partition;
     explanation.same_fate = group(found.iter().filter(alike).map(|other| other.offset));
     Some(explanation)
 }
@@ -110,7 +116,53 @@ impl Facts<'_> {
                 Some(explanation)
             })
             .collect();
-        by_fate(lost)
+        let mut all = by_fate(lost);
+        all.extend(by_fate(
+            self.anomalies.iter().flat_map(|(kind, cases)| self.explain_anomalies(kind, cases)).collect(),
+        ));
+        all.extend(self.explain_violations());
+        all.extend(self.explain_unavailability());
+        all
+    }
+
+    /// The cases of an anomaly that are more than the loss of a record. Interleaved sends need no story: Kafka does not
+    /// isolate writes.
+    fn explain_anomalies(&self, kind: &str, cases: &[Json]) -> Vec<Explanation> {
+        let explain = |case: &Json| -> Option<Explanation> {
+            let partition = case["key"].as_str()?;
+            let record = || Record { partition: partition.to_owned(), value: case["value"].clone() };
+            let pair = || Some([case["values"].get(0)?, case["values"].get(1)?]);
+            match kind {
+                "duplicate" => {
+                    let offsets = case["offsets"].as_array()?.iter().filter_map(Json::as_i64);
+                    self.explain_duplicate(&record(), &offsets.collect::<Vec<i64>>())
+                }
+                "inconsistent-offsets" => {
+                    self.explain_contested(partition, case["offset"].as_i64()?, case["values"].as_array()?)
+                }
+                "nonmonotonic-send" | "int-nonmonotonic-send" => {
+                    let [a, b] = pair()?;
+                    self.explain_reordering(kind, partition, a, b)
+                }
+                "aborted-read" => self.explain_aborted_read(&record()),
+                "phantom" => self.explain_phantom(&record()),
+                "poll-skip" | "nonmonotonic-poll" | "int-poll-skip" | "int-nonmonotonic-poll" => {
+                    let operations = case["operations"].as_array()?;
+                    let operation = |at: usize| operations.get(at).or(operations.last()).and_then(Json::as_u64);
+                    self.explain_step(&Step {
+                        kind,
+                        partition,
+                        values: pair()?,
+                        offsets: [case["offsets"][0].as_i64(), case["offsets"][1].as_i64()],
+                        process: case["process"].as_i64()?,
+                        operations: [operation(0)?, operation(1)?],
+                        distance: case["distance"].as_i64()?,
+                    })
+                }
+                _ => None,
+            }
+        };
+        cases.iter().filter_map(explain).collect()
     }
 
     /// Acknowledged records that are gone, in the order of acknowledgement; then those that were sent without a
@@ -200,6 +252,14 @@ impl Facts<'_> {
             let record = Record { partition: partition.to_owned(), value: value.clone() };
             explanations.extend(self.explain_record(kind, &record));
         }
+        let of_these =
+            |e: &Explanation| e.partition == partition && e.value.as_ref().is_some_and(|v| values.contains(v));
+        let others =
+            self.anomalies.iter().flat_map(|(kind, cases)| self.explain_anomalies(kind, cases)).filter(of_these);
+        explanations.extend(others);
+        if explanations.len() > 1 {
+            explanations.retain(|explanation| explanation.kind != "kept");
+        }
         if explanations.is_empty() {
             return Err(Unknown(format!("the trace does not know who sent the record at {partition}@{offset}")));
         }
@@ -229,7 +289,12 @@ fn by_fate(explanations: Vec<Explanation>) -> Vec<Explanation> {
     for explanation in explanations {
         let offset = explanation.offset;
         match groups.iter_mut().find(|(first, _)| is_same_fate(first, &explanation)) {
-            Some((_, offsets)) => offsets.push(offset),
+            Some((first, offsets)) => {
+                if explanation.kind != first.kind && !first.also.contains(&explanation.kind) {
+                    first.also.push(explanation.kind);
+                }
+                offsets.push(offset);
+            }
             None => groups.push((explanation, vec![offset])),
         }
     }
@@ -244,7 +309,9 @@ fn is_same_fate(a: &Explanation, b: &Explanation) -> bool {
     let settings = |e: &Explanation| e.remedies.iter().map(|r| r.settings.clone()).collect::<Vec<_>>();
     let event =
         |e: &Explanation| e.holders.as_ref().and(e.timeline.iter().find(|m: &&Moment| m.decisive)).map(|m| m.event);
-    (&a.kind, &a.partition, &a.decision, a.ruling) == (&b.kind, &b.partition, &b.decision, b.ruling)
+    let is_same_kind = a.kind == b.kind || [a, b].iter().all(|e| LOSSES.contains(&e.kind.as_str()));
+    is_same_kind
+        && (&a.partition, &a.decision, a.ruling) == (&b.partition, &b.decision, b.ruling)
         && event(a) == event(b)
         && settings(a) == settings(b)
 }

@@ -15,7 +15,7 @@ use crate::observe::{Observation, TruncationReason};
 use crate::protocol::{BrokerId, Offset, TopicPartition};
 
 /// Events of a time line, at most.
-const MOMENTS_MAX: usize = 20;
+pub const MOMENTS_MAX: usize = 20;
 
 /// One record, as a checker or the user names it.
 #[derive(Clone, PartialEq, Debug)]
@@ -24,16 +24,19 @@ pub struct Record {
     pub value: Json,
 }
 
-/// A moment with how much it matters: 0 always shown.
-struct Ranked {
-    at: usize,
-    text: String,
-    rank: u8,
+/// A moment with how much it matters.
+pub struct Ranked {
+    pub at: usize,
+    pub text: String,
+    /// 0 matters most.
+    pub rank: u8,
+    /// Whose it is, if not the event's.
+    pub machine: Option<String>,
 }
 
 impl Ranked {
-    fn new(at: usize, rank: u8, text: impl Into<String>) -> Ranked {
-        Ranked { at, text: text.into(), rank }
+    pub fn new(at: usize, rank: u8, text: impl Into<String>) -> Ranked {
+        Ranked { at, text: text.into(), rank, machine: None }
     }
 }
 
@@ -97,6 +100,7 @@ impl<'a> Facts<'a> {
         let timeline = self.timeline(record, sending, &life, offset);
         Some(Explanation {
             kind: kind.to_owned(),
+            also: Vec::new(),
             partition: partition.clone(),
             offset: Some(offset.0),
             value: Some(value.clone()),
@@ -117,7 +121,7 @@ impl<'a> Facts<'a> {
         let producer = &self.case.trace[sending.sent].machine;
         let outcome = match sending.outcome.map(|at| (at, &self.case.trace[at].what)) {
             Some((at, TraceKind::Acked { .. })) => {
-                format!("{producer} had {value} acknowledged at {partition} offset {offset} after {}", self.time(at))
+                format!("{producer} had {value} acknowledged at {partition} offset {offset} at {}", self.time(at))
             }
             Some((_, TraceKind::Failed { error, .. })) => format!("{producer} was told that {value} failed ({error})"),
             Some((_, TraceKind::Unknown { error, .. })) if error == "acks=0" => {
@@ -143,7 +147,7 @@ impl<'a> Facts<'a> {
     }
 
     /// How the producer's attempts went, from the send on.
-    fn attempts(&self, record: &Record, sending: &Sending, moments: &mut Vec<Ranked>) {
+    pub fn attempts(&self, record: &Record, sending: &Sending, moments: &mut Vec<Ranked>) {
         let attempts = self.records.attempts(&record.partition, sending);
         if attempts.is_empty() {
             moments.push(Ranked::new(sending.sent, 0, format!("sent {}", record.value)));
@@ -182,21 +186,8 @@ impl<'a> Facts<'a> {
         }
         moments.push(Ranked::new(life.appended.at, 0, appended));
         self.faults_in_force(life.appended.at, life, &mut moments);
-        if let Some(at) = sending.outcome {
-            let (text, rank) = match &self.case.trace[at].what {
-                TraceKind::Acked { .. } => ("got the acknowledgement".to_owned(), 0),
-                TraceKind::Failed { error, .. } => (format!("was told that it failed: {error}"), 0),
-                TraceKind::Unknown { error, .. } if error == "acks=0" => ("counted it as done (acks=0)".to_owned(), 2),
-                TraceKind::Unknown { error, .. } => (format!("gave it up, outcome unknown: {error}"), 1),
-                _ => (String::new(), 9),
-            };
-            moments.push(Ranked::new(at, rank, text));
-        }
-        if let Some(read) = self.records.read(&record.partition, &record.value) {
-            let at_ns = self.case.history[read.event].time;
-            let at = self.case.trace.partition_point(|e| e.at.as_nanos() <= at_ns).saturating_sub(1);
-            moments.push(Ranked::new(at, 1, format!("({} read it)", self.records.client(read.process))));
-        }
+        self.outcome_moment(sending, &mut moments);
+        self.read_moment(record, &mut moments);
         let gone = life.losses().last().map_or(usize::MAX, |copy| copy.after.at);
         for (at, turn) in &life.turns {
             let is_over = *at > sealed && *at > gone;
@@ -267,8 +258,7 @@ impl<'a> Facts<'a> {
     }
 
     /// The moments that matter most, in order, the decisive one marked.
-    fn slice(&self, mut moments: Vec<Ranked>, decisive: Option<usize>) -> Vec<Moment> {
-        moments.retain(|moment| moment.rank < 9);
+    pub fn slice(&self, mut moments: Vec<Ranked>, decisive: Option<usize>) -> Vec<Moment> {
         moments.sort_by_key(|moment| moment.at);
         let mut ranks: Vec<u8> = moments.iter().map(|moment| moment.rank).collect();
         ranks.sort_unstable();
@@ -281,6 +271,9 @@ impl<'a> Facts<'a> {
             if is_decisive || (moment.rank < most && room > 0) {
                 room = room.saturating_sub(1);
                 let mut shown = self.moment(moment.at, moment.text);
+                if let Some(machine) = moment.machine {
+                    shown.machine = machine;
+                }
                 shown.decisive = is_decisive && slice.iter().all(|m: &Moment| !m.decisive);
                 slice.push(shown);
             }
@@ -309,18 +302,12 @@ impl<'a> Facts<'a> {
                 moments.push(Ranked::new(when, 0, text));
             }
         }
-        if let Some(at) = sending.outcome {
-            let text = match &self.case.trace[at].what {
-                TraceKind::Failed { error, .. } => format!("was told that it failed: {error}"),
-                TraceKind::Unknown { error, .. } => format!("gave it up, outcome unknown: {error}"),
-                _ => "got the acknowledgement".to_owned(),
-            };
-            moments.push(Ranked::new(at, 1, text));
-        }
+        self.outcome_moment(sending, &mut moments);
         let Judged { ruling, why, remedies } = ruling::never_appended(promise);
         let producer = &self.case.trace[sending.sent].machine;
         Explanation {
             kind: kind.to_owned(),
+            also: Vec::new(),
             partition: partition.clone(),
             offset: sending.offset,
             value: Some(value.clone()),

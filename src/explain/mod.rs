@@ -14,7 +14,9 @@ mod cases;
 mod life;
 mod loss;
 mod prose;
+mod reading;
 mod records;
+mod repeat;
 mod replay;
 mod ruling;
 mod settings;
@@ -103,6 +105,9 @@ pub struct SameFate {
 pub struct Explanation {
     /// The anomaly or violation; `lost` and `sent-and-missing` as the report counts them; `unavailable`.
     pub kind: String,
+    /// Other names under which records of the same fate were found.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     pub partition: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<i64>,

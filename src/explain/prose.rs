@@ -71,7 +71,9 @@ fn run_text((first, last): (i64, i64)) -> String {
 impl Explanation {
     /// `lost-write orders-0@151 (value 151)`
     pub fn title(&self) -> String {
-        let mut title = format!("{} {}", self.kind, self.partition);
+        let mut kinds = vec![self.kind.clone()];
+        kinds.extend_from_slice(&self.also);
+        let mut title = format!("{} {}", kinds.join(", "), self.partition);
         if let Some(offset) = self.offset {
             let _ = write!(title, "@{offset}");
         }

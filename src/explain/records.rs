@@ -35,6 +35,7 @@ pub struct Read {
     /// Index in the history.
     pub event: usize,
     pub process: i64,
+    pub offset: Option<i64>,
 }
 
 /// Built in one pass over the trace and one over the history; looked up, never iterated.
@@ -81,8 +82,8 @@ impl<'a> Records<'a> {
             for op in event.ops() {
                 let MicroOp::Poll { records: polled } = op else { continue };
                 for (key, values) in polled {
-                    for (_, value) in values {
-                        let read = Read { event: index, process: event.process };
+                    for (offset, value) in values {
+                        let read = Read { event: index, process: event.process, offset: *offset };
                         self.reads.entry((key, value)).or_insert(read);
                     }
                 }

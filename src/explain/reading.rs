@@ -1,0 +1,415 @@
+//! Consumers that skipped records or went back, and runs that broke an invariant or were unavailable: what moved the
+//! position, what led to the violation, what the partition waited for.
+
+use serde_json::Value as Json;
+
+use super::loss::{Ranked, Record, kafka_error};
+use super::prose::{brokers, seconds};
+use super::{Explanation, Facts, Remedy, Ruling, SameFate, Setting};
+use crate::client::ResetReason;
+use crate::lab::outcome::{Phase, TraceKind};
+use crate::observe::Observation;
+use crate::protocol::{BrokerId, TopicPartition};
+use crate::world::Time;
+
+/// A pause between two acknowledgements is told beyond this.
+const UNAVAILABLE_BEYOND_NS: u64 = 1_000_000_000;
+/// Events told of what led to a violation.
+const LEADING_MAX: usize = 12;
+
+/// Two consecutive records of one consumer that do not follow each other.
+pub struct Step<'a> {
+    pub kind: &'a str,
+    pub partition: &'a str,
+    pub values: [&'a Json; 2],
+    pub offsets: [Option<i64>; 2],
+    pub process: i64,
+    /// Indexes of the history's operations: the earlier and the later.
+    pub operations: [u64; 2],
+    /// How far the second is from behind the first, counted in records.
+    pub distance: i64,
+}
+
+impl Facts<'_> {
+    /// Why a consumer went from one record to another that does not follow it.
+    pub fn explain_step(&self, step: &Step<'_>) -> Option<Explanation> {
+        let Step { kind, partition, values: [a, b], offsets, process, operations, distance } = step;
+        let reader = self.records.client(*process);
+        let [from, to] = operations.map(|op| self.event_of_operation(op));
+        let place = |offset: Option<i64>| offset.map_or_else(String::new, |offset| format!("@{offset}"));
+        let what = if *distance > 1 { format!("skipped {} records", distance - 1) } else { "went back".to_owned() };
+        let summary =
+            format!("{reader} read {a}{} of {partition}, then {b}{}: it {what}.", place(offsets[0]), place(offsets[1]));
+        let reset = (from..=to.min(self.case.trace.len() - 1)).rev().find(|at| self.is_reset(*at, &reader, partition));
+        if let Some(reset) = reset {
+            return Some(self.explain_reset(kind, partition, offsets[1], b, summary, reset));
+        }
+        // No reset: what it had read was cut off, and other records took its place.
+        let record = Record { partition: (*partition).to_owned(), value: (*a).clone() };
+        let mut explanation = self.explain_record(kind, &record)?;
+        explanation.summary = format!("{summary} {}", explanation.summary);
+        let read = |at: usize, text: String| {
+            let mut moment = self.moment(at.min(self.case.trace.len() - 1), text);
+            moment.machine.clone_from(&reader);
+            moment
+        };
+        for moment in
+            [read(from, format!("read {a}{}", place(offsets[0]))), read(to, format!("read {b}{}", place(offsets[1])))]
+        {
+            let at = explanation.timeline.partition_point(|other| other.event <= moment.event);
+            explanation.timeline.insert(at, moment);
+        }
+        if explanation.ruling == Ruling::Intact {
+            explanation.ruling = Ruling::RuleBroken;
+            explanation.decision =
+                format!("{reader}, which moved from one record to the other without a reason in the trace");
+            explanation.why = "Not legal: nothing was cut from the log, and the position was not reset.".to_owned();
+        }
+        Some(explanation)
+    }
+
+    fn is_reset(&self, at: usize, reader: &str, partition: &str) -> bool {
+        let event = &self.case.trace[at];
+        event.machine == reader
+            && matches!(&event.what, TraceKind::PositionReset { partition: p, .. } if p == partition)
+    }
+
+    fn explain_reset(
+        &self,
+        kind: &str,
+        partition: &str,
+        offset: Option<i64>,
+        value: &Json,
+        summary: String,
+        at: usize,
+    ) -> Explanation {
+        let mut moments = self.partition_moments(partition, at.saturating_sub(1), at + 1);
+        let earlier = self.case.trace[..at].iter().rposition(|event| {
+            matches!(&event.what, TraceKind::Observed(Observation::Truncated { partition: p, .. }) if p.to_string() == partition)
+        });
+        if let Some(cut) = earlier {
+            moments.extend(self.partition_moments(partition, cut.saturating_sub(1), cut + 1));
+        }
+        let (mut decision, mut why, mut remedies) = (String::new(), String::new(), Vec::new());
+        let reader = &self.case.trace[at].machine;
+        let policy = self.case.settings.consumers.get(reader).map_or("latest", |c| c.auto_offset_reset.as_str());
+        if let TraceKind::PositionReset { from, to, reason, .. } = &self.case.trace[at].what {
+            moments.push(Ranked::new(at, 0, format!("moved its position from {from} to {to}")));
+            decision = match reason {
+                ResetReason::OutOfRange => {
+                    format!("the answer OFFSET_OUT_OF_RANGE at position {from}, upon which {reader} went to {to}")
+                }
+                ResetReason::Truncation => {
+                    format!("the truncation of the log below position {from}, upon which {reader} went to {to}")
+                }
+            };
+            why = match reason {
+                ResetReason::OutOfRange => format!(
+                    "Legal: a position that the leader's log does not have is reset by auto.offset.reset={policy}."
+                ),
+                ResetReason::Truncation => {
+                    "Legal: a consumer that finds the log cut below its position goes on where the \
+                                            logs diverge (KIP-320)."
+                        .to_owned()
+                }
+            };
+            if *reason == ResetReason::OutOfRange && policy == "latest" {
+                remedies.push(Remedy {
+                    settings: vec![Setting { key: "auto.offset.reset", value: "earliest".to_owned() }],
+                    why: "it would have gone to the beginning of the log instead of its end".to_owned(),
+                });
+            }
+        }
+        Explanation {
+            kind: kind.to_owned(),
+            also: Vec::new(),
+            partition: partition.to_owned(),
+            offset,
+            value: Some(value.clone()),
+            summary,
+            timeline: self.slice(moments, Some(at)),
+            decision,
+            ruling: Ruling::Legal,
+            why,
+            holders: None,
+            isr: None,
+            remedies,
+            same_fate: SameFate::default(),
+        }
+    }
+
+    /// Where an operation of the history falls in the trace.
+    fn event_of_operation(&self, index: u64) -> usize {
+        let history = self.case.history;
+        let at =
+            history.binary_search_by_key(&index, |event| event.index).unwrap_or_else(|at| at.min(history.len() - 1));
+        let time = Time::from_nanos(history[at].time);
+        self.case.trace.partition_point(|event| event.at <= time).saturating_sub(1)
+    }
+
+    /// Each kind of violation of each partition, the first of it.
+    pub fn explain_violations(&self) -> Vec<Explanation> {
+        let mut explanations: Vec<Explanation> = Vec::new();
+        for (at, event) in self.case.trace.iter().enumerate() {
+            let TraceKind::Violated { name, partition, detail } = &event.what else { continue };
+            match explanations.iter_mut().find(|e| e.kind == *name && e.partition == *partition) {
+                Some(known) => known.same_fate.records += 1,
+                None => explanations.push(self.explain_violation(at, name, partition, detail)),
+            }
+        }
+        explanations
+    }
+
+    fn explain_violation(&self, at: usize, name: &str, partition: &str, detail: &str) -> Explanation {
+        let mut moments = self.partition_moments(partition, 0, at);
+        let skipped = moments.len().saturating_sub(LEADING_MAX);
+        moments.drain(..skipped);
+        let cause = at.saturating_sub(1);
+        if moments.iter().all(|moment| moment.at != cause) {
+            moments.extend(self.any_moment(partition, cause));
+        }
+        for moment in &mut moments {
+            moment.rank = 0;
+        }
+        let trace = self.case.trace;
+        let of_partition = |p: &TopicPartition| p.to_string() == partition;
+        let unclean = trace[..at].iter().rposition(|event| {
+            matches!(&event.what, TraceKind::Observed(Observation::PartitionChanged { partition: p, unclean: true, .. }) if of_partition(p))
+        });
+        let dark = trace[..at].iter().rposition(|event| event.what == TraceKind::Stopped { power_lost: true });
+        let legitimate = unclean
+            .map(|at| (at, "unclean election"))
+            .or(dark.map(|at| (at, "power loss")))
+            .filter(|_| crate::check::VIOLATIONS_OF_LOSS.contains(&name));
+        let when = |at: usize| seconds(self.moment(at, String::new()).ns);
+        let (ruling, why) = match legitimate {
+            Some((from, what)) => (
+                Ruling::Legal,
+                format!(
+                    "It follows from the {what} at {} that committed records are gone: {} is then broken by what Kafka \
+                     allows.",
+                    when(from),
+                    rule(name)
+                ),
+            ),
+            None => (Ruling::RuleBroken, format!("Not legal: {}.", rule(name))),
+        };
+        Explanation {
+            kind: name.to_owned(),
+            also: Vec::new(),
+            partition: partition.to_owned(),
+            offset: None,
+            value: None,
+            summary: format!("At {}: {detail}.", when(at)),
+            timeline: self.slice(moments, Some(cause)),
+            decision: format!("what {} did then", trace[cause].machine),
+            ruling,
+            why,
+            holders: None,
+            isr: None,
+            remedies: Vec::new(),
+            same_fate: SameFate { records: 1, offsets: Vec::new() },
+        }
+    }
+
+    /// The longest time that a partition went without an acknowledgement although one was waited for, if it is long.
+    pub fn explain_unavailability(&self) -> Vec<Explanation> {
+        let mut partitions: std::collections::BTreeMap<&str, Waiting> = std::collections::BTreeMap::new();
+        for (at, event) in self.case.trace.iter().enumerate() {
+            match &event.what {
+                TraceKind::Sent { partition, .. } if self.acks_of(&event.machine) != "0" => {
+                    let waiting = partitions.entry(partition).or_default();
+                    waiting.pending += 1;
+                    waiting.since.get_or_insert(at);
+                }
+                TraceKind::Acked { partition, offset: Some(_), .. } => {
+                    let waiting = partitions.entry(partition).or_default();
+                    waiting.pending = waiting.pending.saturating_sub(1);
+                    waiting.end(self, at);
+                    waiting.since = (waiting.pending > 0).then_some(at);
+                }
+                TraceKind::Failed { partition, .. } | TraceKind::Unknown { partition, .. } => {
+                    let waiting = partitions.entry(partition).or_default();
+                    waiting.pending = waiting.pending.saturating_sub(1);
+                }
+                _ => {}
+            }
+        }
+        let spans = partitions.into_iter().filter_map(|(name, waiting)| Some((name, waiting.longest?)));
+        spans.map(|(name, (from, to, _))| self.explain_span(name, from, to)).collect()
+    }
+
+    fn explain_span(&self, partition: &str, from: usize, to: usize) -> Explanation {
+        let trace = self.case.trace;
+        let (start, end) = (trace[from].at, trace[to].at);
+        let length = seconds(u64::try_from((end - start).as_nanos()).unwrap_or(u64::MAX));
+        let mut moments = self.partition_moments(partition, from, to);
+        // What began it may have happened just before the last acknowledgement.
+        let fault = trace[..from].iter().rposition(|event| matches!(event.what, TraceKind::FaultStarted { .. }));
+        if moments.iter().all(|moment| !matches!(trace[moment.at].what, TraceKind::FaultStarted { .. }))
+            && let Some(fault) = fault
+        {
+            moments.extend(self.any_moment(partition, fault));
+        }
+        let refused = trace[from..to].iter().position(|event| {
+            matches!(&event.what, TraceKind::Observed(Observation::Refused { partition: p, error_code }) if *error_code != 0 && p.to_string() == partition)
+        });
+        let refused = refused.map(|later| from + later);
+        if let Some(at) = refused
+            && let TraceKind::Observed(Observation::Refused { error_code, .. }) = &trace[at].what
+        {
+            moments.push(Ranked::new(at, 1, format!("refused a produce request with {}", kafka_error(*error_code))));
+        }
+        let ended_by = moments.iter().filter(|m| m.at <= to && ends_waiting(&trace[m.at].what)).map(|m| m.at).max();
+        moments.push(Ranked::new(from, 0, "was the last to hear of success before it"));
+        moments.push(Ranked::new(to, 0, "got the first acknowledgement after it"));
+        let leaderless = trace[from..to].iter().find_map(|event| match &event.what {
+            TraceKind::Observed(Observation::PartitionChanged { partition: p, leader, isr, .. })
+                if p.to_string() == partition && *leader == BrokerId::NONE =>
+            {
+                Some(brokers(isr))
+            }
+            _ => None,
+        });
+        let error = refused.and_then(|at| match &trace[at].what {
+            TraceKind::Observed(Observation::Refused { error_code, .. }) => Some(kafka_error(*error_code)),
+            _ => None,
+        });
+        let why = match (leaderless, error.as_deref()) {
+            (Some(isr), _) => format!(
+                "Legal: only a member of the ISR {isr} may lead, and none was alive; unclean.leader.election.enable=true \
+                 would have elected another, at the price of what it lacks."
+            ),
+            (None, Some("NOT_ENOUGH_REPLICAS")) => format!(
+                "Legal: acks=all is refused while fewer than min.insync.replicas={} replicas are in sync.",
+                self.topic(partition).min_insync_replicas
+            ),
+            (None, _) => {
+                "Legal: a leader that is gone is replaced after broker.session.timeout.ms, one that is cut off is \
+                          waited for until request.timeout.ms, and a follower that is gone is waited for until \
+                          replica.lag.time.max.ms."
+                    .to_owned()
+            }
+        };
+        let decision = ended_by.and_then(|at| self.any_moment(partition, at)).map_or_else(
+            || "nothing in the cluster's state: the next attempt succeeded".to_owned(),
+            |moment| format!("{}, which {}; that ended it", trace[moment.at].machine, moment.text),
+        );
+        Explanation {
+            kind: "unavailable".to_owned(),
+            also: Vec::new(),
+            partition: partition.to_owned(),
+            offset: None,
+            value: None,
+            summary: format!(
+                "For {length}, from {} to {}, no send to {partition} was acknowledged although some were waiting.",
+                seconds(self.moment(from, String::new()).ns),
+                seconds(self.moment(to, String::new()).ns)
+            ),
+            timeline: self.slice(moments, ended_by),
+            decision,
+            ruling: Ruling::Legal,
+            why,
+            holders: None,
+            isr: None,
+            remedies: Vec::new(),
+            same_fate: SameFate::default(),
+        }
+    }
+
+    /// What decided on a partition in `from..to`: the controller, leaders, truncations, machines, faults.
+    fn partition_moments(&self, partition: &str, from: usize, to: usize) -> Vec<Ranked> {
+        (from..to).filter_map(|at| self.any_moment(partition, at)).collect()
+    }
+
+    fn any_moment(&self, partition: &str, at: usize) -> Option<Ranked> {
+        let is_it = |p: &TopicPartition| p.to_string() == partition;
+        let (rank, text) = match &self.case.trace[at].what {
+            TraceKind::Observed(observation) => match observation {
+                Observation::PartitionChanged { partition, leader, leader_epoch, isr, unclean, .. }
+                    if is_it(partition) =>
+                {
+                    let unclean = if *unclean { ", an unclean election" } else { "" };
+                    let isr = brokers(isr);
+                    match *leader == BrokerId::NONE {
+                        true => (0, format!("left the partition without a leader in epoch {leader_epoch}, ISR {isr}")),
+                        false => (0, format!("has broker-{leader} lead in epoch {leader_epoch}, ISR {isr}{unclean}")),
+                    }
+                }
+                Observation::BecameLeader { partition, leader_epoch, log_end, .. } if is_it(partition) => {
+                    (1, format!("led in epoch {leader_epoch} from log end {log_end}"))
+                }
+                Observation::BecameFollower { partition, leader_epoch, leader, log_end } if is_it(partition) => {
+                    (2, format!("followed broker-{leader} in epoch {leader_epoch} from log end {log_end}"))
+                }
+                Observation::Truncated { partition, from, to, .. } if is_it(partition) => {
+                    (0, format!("cut its log from {from} to {to}"))
+                }
+                Observation::LogLoaded { partition, log_end, .. } if is_it(partition) => {
+                    (1, format!("came back with log end {log_end}"))
+                }
+                Observation::HighWatermark { partition, offset, as_leader: true } if is_it(partition) => {
+                    return Some(Ranked::new(at, 3, format!("moved its high watermark to {offset}"))).filter(|_| {
+                        matches!(self.case.trace.get(at + 1).map(|e| &e.what), Some(TraceKind::Violated { .. }))
+                    });
+                }
+                Observation::Fenced { broker, fenced: true, .. } => (1, format!("fenced broker-{broker}")),
+                _ => return None,
+            },
+            TraceKind::Stopped { power_lost: true } => (0, "lost power".to_owned()),
+            TraceKind::Stopped { power_lost: false } => (0, "stopped".to_owned()),
+            TraceKind::Started => (2, "started".to_owned()),
+            TraceKind::FaultStarted { index, targets } => (1, self.fault_text("began", *index, targets)),
+            TraceKind::FaultEnded { index, targets } => (2, self.fault_text("ended", *index, targets)),
+            TraceKind::Phase(Phase::Healed) => (2, "ended all faults".to_owned()),
+            _ => return None,
+        };
+        Some(Ranked::new(at, rank, text))
+    }
+}
+
+/// Sends without an outcome, and the longest time they waited.
+#[derive(Default)]
+struct Waiting {
+    pending: u64,
+    /// The event since which something waits without success.
+    since: Option<usize>,
+    /// From, to, nanoseconds.
+    longest: Option<(usize, usize, u64)>,
+}
+
+impl Waiting {
+    fn end(&mut self, facts: &Facts<'_>, at: usize) {
+        let Some(since) = self.since else { return };
+        let waited = facts.case.trace[at].at.since(facts.case.trace[since].at);
+        let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        if waited > UNAVAILABLE_BEYOND_NS && self.longest.is_none_or(|(.., longest)| waited > longest) {
+            self.longest = Some((since, at, waited));
+        }
+    }
+}
+
+/// An election, another ISR, or a machine or link that is back.
+fn ends_waiting(what: &TraceKind) -> bool {
+    match what {
+        TraceKind::Observed(Observation::PartitionChanged { leader, .. }) => *leader != BrokerId::NONE,
+        TraceKind::FaultEnded { .. } => true,
+        _ => false,
+    }
+}
+
+/// The rule behind the name of a violation.
+fn rule(name: &str) -> &'static str {
+    match name {
+        "log-matching" => "log matching (replicas agree, record and epoch, below their high watermarks)",
+        "leader-completeness" => "leader completeness (a leader holds everything below the true high watermark)",
+        "candidate-completeness" => {
+            "candidate completeness (every member of the ISR, who may be elected, holds everything below the high watermark)"
+        }
+        "one-leader-per-epoch" => "a leader epoch has one leader",
+        "leader-epoch-went-back" => "leader epochs never go back",
+        "high-watermark-went-back" => "the high watermark of a leader never goes back",
+        "liveness" => "a cluster in which every fault has ended gets all replicas back in sync",
+        _ => "an invariant that the observer checks at every event",
+    }
+}
