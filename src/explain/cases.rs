@@ -117,9 +117,15 @@ impl Facts<'_> {
             })
             .collect();
         let mut all = by_fate(lost);
-        all.extend(by_fate(
-            self.anomalies.iter().flat_map(|(kind, cases)| self.explain_anomalies(kind, cases)).collect(),
-        ));
+        let others = self.anomalies.iter().flat_map(|(kind, cases)| self.explain_anomalies(kind, cases)).collect();
+        for other in by_fate(others) {
+            // The same story under another name: what a loss looks like from elsewhere.
+            match all.iter_mut().find(|loss| other.holders.is_some() && has_same_cause(loss, &other)) {
+                Some(loss) if loss.also.contains(&other.kind) => {}
+                Some(loss) => loss.also.push(other.kind),
+                None => all.push(other),
+            }
+        }
         all.extend(self.explain_violations());
         all.extend(self.explain_unavailability());
         all
@@ -303,6 +309,10 @@ fn by_fate(explanations: Vec<Explanation>) -> Vec<Explanation> {
         first
     });
     grouped.collect()
+}
+
+fn has_same_cause(a: &Explanation, b: &Explanation) -> bool {
+    a.partition == b.partition && a.decision == b.decision && a.decisive_event() == b.decisive_event()
 }
 
 fn is_same_fate(a: &Explanation, b: &Explanation) -> bool {

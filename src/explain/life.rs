@@ -67,7 +67,7 @@ pub enum Turn {
     },
     /// The high watermark of a leader that held it passed it.
     Committed {
-        high_watermark: Offset,
+        now: Snapshot,
     },
     Served,
     IsrChanged {
@@ -134,8 +134,6 @@ pub struct Life {
     pub appended: Snapshot,
     pub leader: BrokerId,
     pub turns: Vec<(usize, Turn)>,
-    /// Brokers whose power went after the append.
-    pub power_lost: Vec<BrokerId>,
     pub fate: Fate,
 }
 
@@ -162,7 +160,6 @@ impl Life {
             believes: replay.leader,
             replay,
             turns: Vec::new(),
-            power_lost: Vec::new(),
             committed: false,
             served: false,
         };
@@ -170,20 +167,19 @@ impl Life {
             follower.step(at);
         }
         let fate = follower.fate(deposed);
-        Life { batch, appended, leader, turns: follower.turns, power_lost: follower.power_lost, fate }
+        Life { batch, appended, leader, turns: follower.turns, fate }
     }
 
     /// The answer to the producer, with what was true at that moment.
     pub fn acknowledged(&self) -> Option<(i16, &Snapshot)> {
-        self.turns.iter().find_map(|(_, turn)| match turn {
-            Turn::Acknowledged { required_acks, now } => Some((*required_acks, now)),
-            _ => None,
+        self.turns.iter().find_map(|(_, turn)| {
+            if let Turn::Acknowledged { required_acks, now } = turn { Some((*required_acks, now)) } else { None }
         })
     }
 
-    /// Where a leader's high watermark passed it.
-    pub fn committed_at(&self) -> Option<usize> {
-        self.turns.iter().find(|(_, turn)| matches!(turn, Turn::Committed { .. })).map(|(at, _)| *at)
+    /// What was true when a leader's high watermark passed it.
+    pub fn committed(&self) -> Option<&Snapshot> {
+        self.turns.iter().find_map(|(_, turn)| if let Turn::Committed { now } = turn { Some(now) } else { None })
     }
 
     pub fn losses(&self) -> impl Iterator<Item = &LostCopy> {
@@ -215,7 +211,6 @@ struct Follower<'a> {
     /// The leader that followers last heard of.
     believes: BrokerId,
     turns: Vec<(usize, Turn)>,
-    power_lost: Vec<BrokerId>,
     committed: bool,
     served: bool,
 }
@@ -229,9 +224,6 @@ impl Follower<'_> {
             TraceKind::Stopped { power_lost } => {
                 let Some(broker) = broker else { return };
                 let (had, flushed) = (self.replay.has(broker, &self.batch), self.replay.flushed(broker));
-                if *power_lost {
-                    self.power_lost.push(broker);
-                }
                 self.replay.step(at);
                 let comes_back_with = self.replay.log_end(broker);
                 match (had, self.replay.has(broker, &self.batch)) {
@@ -306,7 +298,8 @@ impl Follower<'_> {
                 let holds = broker.is_some_and(|id| self.replay.has(id, &self.batch));
                 if holds && !self.committed && *offset > self.batch.last_offset {
                     self.committed = true;
-                    self.turns.push((at, Turn::Committed { high_watermark: *offset }));
+                    let now = snapshot(&self.replay, &self.batch, at);
+                    self.turns.push((at, Turn::Committed { now }));
                 }
             }
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset }

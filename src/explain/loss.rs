@@ -147,7 +147,8 @@ impl<'a> Facts<'a> {
     }
 
     /// How the producer's attempts went, from the send on.
-    pub fn attempts(&self, record: &Record, sending: &Sending, moments: &mut Vec<Ranked>) {
+    /// `it`: what to call the record after the first time.
+    pub fn attempts(&self, record: &Record, it: &str, sending: &Sending, moments: &mut Vec<Ranked>) {
         let attempts = self.records.attempts(&record.partition, sending);
         if attempts.is_empty() {
             moments.push(Ranked::new(sending.sent, 0, format!("sent {}", record.value)));
@@ -162,10 +163,10 @@ impl<'a> Facts<'a> {
                     moments.push(Ranked::new(at, 0, format!("sent {}{with} to broker-{broker}", record.value)));
                 }
                 TraceKind::BatchSent { attempt, broker, .. } => {
-                    moments.push(Ranked::new(at, 1, format!("sent it again to broker-{broker} (attempt {attempt})")));
+                    moments.push(Ranked::new(at, 1, format!("sent {it} again to broker-{broker} (attempt {attempt})")));
                 }
                 TraceKind::BatchRetried { attempt, error, .. } => {
-                    moments.push(Ranked::new(at, 1, format!("got no good answer to attempt {attempt}: {error}")));
+                    moments.push(Ranked::new(at, 1, format!("failed with attempt {attempt} to send {it}: {error}")));
                 }
                 _ => {}
             }
@@ -175,7 +176,7 @@ impl<'a> Facts<'a> {
     fn timeline(&self, record: &Record, sending: &Sending, life: &Life, offset: Offset) -> Vec<Moment> {
         let mut moments = Vec::new();
         let sealed = life.fate.at().unwrap_or(usize::MAX);
-        self.attempts(record, sending, &mut moments);
+        self.attempts(record, "it", sending, &mut moments);
         let epoch = life.batch.leader_epoch;
         let mut appended = format!("appended it at offset {offset} as leader in epoch {epoch}");
         if let Fate::AppendedByDeposedLeader { by, leader_epoch, .. } = &life.fate {
@@ -229,8 +230,8 @@ impl<'a> Facts<'a> {
                 ranked(2, format!("fetched it from broker-{}", life.leader)).filter(|_| *broker != life.leader)
             }
             Turn::Acknowledged { required_acks, now } => ranked(0, acknowledged_text(*required_acks, now)),
-            Turn::Committed { high_watermark } => {
-                ranked(1, format!("moved its high watermark past it, to {high_watermark}"))
+            Turn::Committed { now } => {
+                ranked(1, format!("moved its high watermark past it, to {}", now.high_watermark))
             }
             Turn::Served => ranked(3, "served it to a consumer".to_owned()),
             Turn::IsrChanged { isr, from } if at < sealed => {
@@ -284,7 +285,7 @@ impl<'a> Facts<'a> {
     fn never_appended(&self, kind: &str, record: &Record, sending: &Sending, promise: &Promise<'_>) -> Explanation {
         let Record { partition, value } = record;
         let mut moments = Vec::new();
-        self.attempts(record, sending, &mut moments);
+        self.attempts(record, "it", sending, &mut moments);
         let attempts = self.records.attempts(partition, sending);
         let sent: Vec<(usize, BrokerId)> = attempts
             .iter()

@@ -9,7 +9,7 @@ use super::{Explanation, Facts, Remedy, Ruling, SameFate, Setting};
 use crate::client::ResetReason;
 use crate::lab::outcome::{Phase, TraceKind};
 use crate::observe::Observation;
-use crate::protocol::{BrokerId, TopicPartition};
+use crate::protocol::{BrokerId, LeaderEpoch, TopicPartition};
 use crate::world::Time;
 
 /// A pause between two acknowledgements is told beyond this.
@@ -202,7 +202,10 @@ impl Facts<'_> {
             value: None,
             summary: format!("At {}: {detail}.", when(at)),
             timeline: self.slice(moments, Some(cause)),
-            decision: format!("what {} did then", trace[cause].machine),
+            decision: match self.any_moment(partition, cause) {
+                Some(moment) => format!("{}, which {}", trace[cause].machine, moment.text),
+                None => format!("what {} did at that moment", trace[cause].machine),
+            },
             ruling,
             why,
             holders: None,
@@ -260,7 +263,11 @@ impl Facts<'_> {
         {
             moments.push(Ranked::new(at, 1, format!("refused a produce request with {}", kafka_error(*error_code))));
         }
-        let ended_by = moments.iter().filter(|m| m.at <= to && ends_waiting(&trace[m.at].what)).map(|m| m.at).max();
+        let sent = self.successful_send(to);
+        let (ended_by, by_producer) = self.what_ended(&moments, sent, to);
+        if by_producer && let TraceKind::BatchSent { broker, attempt, .. } = &trace[sent].what {
+            moments.push(Ranked::new(sent, 0, format!("sent to broker-{broker} (attempt {attempt})")));
+        }
         moments.push(Ranked::new(from, 0, "was the last to hear of success before it"));
         moments.push(Ranked::new(to, 0, "got the first acknowledgement after it"));
         let leaderless = trace[from..to].iter().find_map(|event| match &event.what {
@@ -284,6 +291,13 @@ impl Facts<'_> {
                 "Legal: acks=all is refused while fewer than min.insync.replicas={} replicas are in sync.",
                 self.topic(partition).min_insync_replicas
             ),
+            (None, _) if by_producer => {
+                "Legal: the partition had a leader for a while; the producer had not heard of it, \
+                                         or did not reach it: it waits request.timeout.ms for an answer, \
+                                         socket.connection.setup.timeout.ms for a connection, and backs off between \
+                                         attempts."
+                    .to_owned()
+            }
             (None, _) => {
                 "Legal: a leader that is gone is replaced after broker.session.timeout.ms, one that is cut off is \
                           waited for until request.timeout.ms, and a follower that is gone is waited for until \
@@ -291,9 +305,10 @@ impl Facts<'_> {
                     .to_owned()
             }
         };
-        let decision = ended_by.and_then(|at| self.any_moment(partition, at)).map_or_else(
+        let told = moments.iter().find(|moment| Some(moment.at) == ended_by);
+        let decision = told.map_or_else(
             || "nothing in the cluster's state: the next attempt succeeded".to_owned(),
-            |moment| format!("{}, which {}; that ended it", trace[moment.at].machine, moment.text),
+            |moment| format!("{}, which {}: that ended it", trace[moment.at].machine, moment.text),
         );
         Explanation {
             kind: "unavailable".to_owned(),
@@ -317,6 +332,34 @@ impl Facts<'_> {
         }
     }
 
+    /// The attempt that the acknowledgement at event `acked` answers; `acked` itself if it is not known.
+    fn successful_send(&self, acked: usize) -> usize {
+        let TraceKind::Acked { partition, value, .. } = &self.case.trace[acked].what else { return acked };
+        let sending = self.records.sending(partition, &Json::from(*value));
+        let attempts =
+            sending.map_or(&[] as &[usize], |sending| self.records.attempts(partition, sending)).iter().rev();
+        let is_send = |at: &&usize| matches!(self.case.trace[**at].what, TraceKind::BatchSent { .. });
+        attempts.filter(|at| **at < acked).find(is_send).copied().unwrap_or(acked)
+    }
+
+    /// What ended the wait for the send at event `sent`, acknowledged at `acked`: a change of the partition while it was
+    /// on its way or shortly before it, otherwise the producer, which sent it at last.
+    fn what_ended(&self, moments: &[Ranked], sent: usize, acked: usize) -> (Option<usize>, bool) {
+        let trace = self.case.trace;
+        let waited = |from: usize, to: usize| trace[to].at.since(trace[from].at).as_nanos();
+        let long = |from: usize, to: usize| waited(from, to) > u128::from(UNAVAILABLE_BEYOND_NS);
+        let until = if long(sent, acked) { acked } else { sent };
+        let last = |is_it: fn(&TraceKind) -> bool| {
+            moments.iter().map(|moment| moment.at).filter(|at| *at <= until && is_it(&trace[*at].what)).max()
+        };
+        let change = last(ends_waiting).or_else(|| last(|what| matches!(what, TraceKind::FaultEnded { .. })));
+        match change {
+            Some(at) if until == acked || !long(at, sent) => (Some(at), false),
+            Some(_) | None if sent != acked => (Some(sent), true),
+            Some(_) | None => (change, false),
+        }
+    }
+
     /// What decided on a partition in `from..to`: the controller, leaders, truncations, machines, faults.
     fn partition_moments(&self, partition: &str, from: usize, to: usize) -> Vec<Ranked> {
         (from..to).filter_map(|at| self.any_moment(partition, at)).collect()
@@ -329,17 +372,24 @@ impl Facts<'_> {
                 Observation::PartitionChanged { partition, leader, leader_epoch, isr, unclean, .. }
                     if is_it(partition) =>
                 {
-                    let unclean = if *unclean { ", an unclean election" } else { "" };
+                    let how = if *unclean { " in an unclean election" } else { "" };
                     let isr = brokers(isr);
-                    match *leader == BrokerId::NONE {
-                        true => (0, format!("left the partition without a leader in epoch {leader_epoch}, ISR {isr}")),
-                        false => (0, format!("has broker-{leader} lead in epoch {leader_epoch}, ISR {isr}{unclean}")),
+                    let before = self.epoch_before(partition, at);
+                    if *leader == BrokerId::NONE {
+                        (0, format!("left the partition without a leader in epoch {leader_epoch}, ISR {isr}"))
+                    } else if before == Some(*leader_epoch) {
+                        (0, format!("changed the ISR to {isr}"))
+                    } else {
+                        (0, format!("elected broker-{leader}{how} in epoch {leader_epoch}, ISR {isr}"))
                     }
                 }
                 Observation::BecameLeader { partition, leader_epoch, log_end, .. } if is_it(partition) => {
                     (1, format!("led in epoch {leader_epoch} from log end {log_end}"))
                 }
                 Observation::BecameFollower { partition, leader_epoch, leader, log_end } if is_it(partition) => {
+                    if *leader == BrokerId::NONE {
+                        return None;
+                    }
                     (2, format!("followed broker-{leader} in epoch {leader_epoch} from log end {log_end}"))
                 }
                 Observation::Truncated { partition, from, to, .. } if is_it(partition) => {
@@ -368,6 +418,18 @@ impl Facts<'_> {
     }
 }
 
+impl Facts<'_> {
+    /// The partition's leader epoch as the controller had it before event `at`.
+    fn epoch_before(&self, of: &TopicPartition, at: usize) -> Option<LeaderEpoch> {
+        self.case.trace[..at].iter().rev().find_map(|event| match &event.what {
+            TraceKind::Observed(Observation::PartitionChanged { partition, leader_epoch, .. }) if partition == of => {
+                Some(*leader_epoch)
+            }
+            _ => None,
+        })
+    }
+}
+
 /// Sends without an outcome, and the longest time they waited.
 #[derive(Default)]
 struct Waiting {
@@ -389,13 +451,9 @@ impl Waiting {
     }
 }
 
-/// An election, another ISR, or a machine or link that is back.
+/// An election, or another ISR.
 fn ends_waiting(what: &TraceKind) -> bool {
-    match what {
-        TraceKind::Observed(Observation::PartitionChanged { leader, .. }) => *leader != BrokerId::NONE,
-        TraceKind::FaultEnded { .. } => true,
-        _ => false,
-    }
+    matches!(what, TraceKind::Observed(Observation::PartitionChanged { leader, .. }) if *leader != BrokerId::NONE)
 }
 
 /// The rule behind the name of a violation.

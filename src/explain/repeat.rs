@@ -23,7 +23,7 @@ impl Facts<'_> {
         let ((first, first_at), (second, second_at)) = two(&appends, offsets)?;
         let retry = self.send_before(partition, sending, second.at)?;
         let mut moments = Vec::new();
-        self.attempts(record, sending, &mut moments);
+        self.attempts(record, "it", sending, &mut moments);
         for (append, at) in [(first, first_at), (second, second_at)] {
             let epoch = append.batch.leader_epoch;
             moments.push(Ranked::new(append.at, 0, format!("appended it at offset {at} as leader in epoch {epoch}")));
@@ -84,13 +84,8 @@ impl Facts<'_> {
         let retry = self.send_before(partition, a_sending, a_append.at)?;
         let mut moments = Vec::new();
         for (of, sending, append, at) in [(&earlier, a_sending, a_append, a_at), (&later, b_sending, b_append, b_at)] {
-            let mut own = Vec::new();
-            self.attempts(of, sending, &mut own);
             let value = &of.value;
-            for moment in &mut own {
-                moment.text = moment.text.replace("sent it again", &format!("sent {value} again"));
-            }
-            moments.append(&mut own);
+            self.attempts(of, &value.to_string(), sending, &mut moments);
             let epoch = append.batch.leader_epoch;
             moments.push(Ranked::new(append.at, 0, format!("appended {value} at offset {at} in epoch {epoch}")));
         }
@@ -162,7 +157,7 @@ impl Facts<'_> {
         let sending = self.records.sending(partition, value)?;
         let (append, offset) = self.append_of(partition, sending)?;
         let mut moments = Vec::new();
-        self.attempts(record, sending, &mut moments);
+        self.attempts(record, "it", sending, &mut moments);
         let epoch = append.batch.leader_epoch;
         moments.push(Ranked::new(append.at, 0, format!("appended it at offset {offset} as leader in epoch {epoch}")));
         self.outcome_moment(sending, &mut moments);

@@ -88,15 +88,16 @@ impl Promise<'_> {
     /// What this `acks` says, for a record that not all in-sync replicas had.
     fn words(&self, life: &Life) -> String {
         let now = told(life);
-        let (holders, isr) = (now.holders.len(), now.isr.len());
+        let isr = now.isr.len();
         match self.acks {
             "0" => "acks=0 promises nothing: the producer counts a record as done once it is handed to the network"
                 .to_owned(),
             "1" if self.is_acknowledged => format!(
                 "acks=1 promises one copy, in the log of the leader of that moment. When it was acknowledged {} of {isr} \
-                 in-sync replicas had it and the high watermark was {}, so it was not committed",
-                holders.min(isr),
-                now.high_watermark
+                 in-sync replicas had it, and the high watermark was {}{}",
+                now.holders.iter().filter(|id| now.isr.contains(id)).count(),
+                now.high_watermark,
+                if now.high_watermark <= life.batch.last_offset { ": it was not committed" } else { "" }
             ),
             "all" if self.is_acknowledged => format!(
                 "acks=all promises a copy in every replica that is in sync at that moment, and the ISR was {}; \
@@ -124,7 +125,8 @@ fn deposed(life: &Life, promise: &Promise<'_>) -> Judged {
         "the high watermark of a deposed leader cannot advance, its followers fetch from the new one; the producer would \
          have timed out and sent the record to the new leader",
     );
-    Judged::legal(why, if promise.waits_for_all() { Vec::new() } else { vec![acks] })
+    let helps = !promise.waits_for_all() && life.committed().is_none();
+    Judged::legal(why, if helps { vec![acks] } else { Vec::new() })
 }
 
 fn unclean(life: &Life, promise: &Promise<'_>) -> Judged {
@@ -156,7 +158,7 @@ fn uncommitted(life: &Life, promise: &Promise<'_>) -> Judged {
             election.leader
         ));
     }
-    let committed = life.committed_at().is_some_and(|at| at < election.before.at);
+    let committed = life.committed().is_some_and(|now| now.at < election.before.at);
     if committed && election.before.isr.contains(&election.leader) {
         return Judged::broken(format!(
             "Not legal: the high watermark had passed the record, so that every member of the ISR {} had to hold it \
@@ -186,7 +188,7 @@ fn elected_short(life: &Life, promise: &Promise<'_>, leader: BrokerId) -> Judged
          {} through a power loss, whatever it comes back with. {held} held the record but {} not in the ISR, and \
          unclean.leader.election.enable={} kept {} from leading. Eligible leader replicas (KIP-966) would have elected \
          one of them; they are not modelled.",
-        self::flush(promise.topic.flush_messages),
+        flush(promise.topic.flush_messages),
         brokers(&before.isr),
         if before.holders.len() == 1 { "was" } else { "were" },
         promise.topic.unclean_leader_election,
@@ -200,7 +202,7 @@ fn elected_short(life: &Life, promise: &Promise<'_>, leader: BrokerId) -> Judged
             "Legal: Kafka acknowledges what is in page caches (flush.messages={}), and a replica keeps its place in the \
              ISR {} through a power loss, whatever it comes back with. {held} held the record too, but broker-{leader} \
              was elected.",
-            self::flush(promise.topic.flush_messages),
+            flush(promise.topic.flush_messages),
             brokers(&before.isr),
         )
     };
@@ -226,36 +228,29 @@ fn page_cache(life: &Life, promise: &Promise<'_>) -> Judged {
         format!("Kafka leaves flushing to the operating system (flush.messages={flushes}), and {page_cache}");
     let why = format!("Legal: {}. {page_cache}.", promise.words(life));
     let flush_why = "every in-sync replica has the record on its disk before it is acknowledged";
-    let survivors = now.isr.iter().any(|id| !life.power_lost.contains(id));
-    let remedies = match (promise.waits_for_all(), now.isr.len()) {
-        (true, 1) if promise.min_insync_replicas() == 1 && promise.topic.replication_factor > 1 => vec![
-            remedy(
-                &[TWO_IN_SYNC],
-                "the write would have been refused (NOT_ENOUGH_REPLICAS) until a second replica was in sync",
-            ),
-            remedy(&[FLUSH], "the one copy would have been on the disk"),
-        ],
-        (true, _) => vec![remedy(&[FLUSH], flush_why)],
-        (false, _) if survivors && now.isr.len() > 1 => vec![remedy(
+    // Whom acks=all would have waited for: the ISR when the high watermark passed the record.
+    let isr_then = if promise.waits_for_all() { Some(&now.isr) } else { life.committed().map(|then| &then.isr) };
+    let refused = "the write would have been refused (NOT_ENOUGH_REPLICAS) until a second replica was in sync";
+    let one_copy = "the only replica in sync, which alone could be elected, would have had it on its disk";
+    let could_refuse = promise.min_insync_replicas() == 1 && promise.topic.replication_factor > 1;
+    let remedies = match (promise.waits_for_all(), isr_then.map(Vec::len)) {
+        (true, Some(1)) if could_refuse => vec![remedy(&[TWO_IN_SYNC], refused), remedy(&[FLUSH], one_copy)],
+        (false, Some(1)) if could_refuse => vec![remedy(&[ACKS, TWO_IN_SYNC], refused), remedy(&[FLUSH], one_copy)],
+        (_, Some(1)) => vec![remedy(&[FLUSH], one_copy)],
+        (true, Some(_) | None) => vec![remedy(&[FLUSH], flush_why)],
+        (false, Some(_)) => vec![remedy(&[ACKS, FLUSH], flush_why)],
+        (false, None) => vec![remedy(
             &[ACKS],
-            "it is not acknowledged before every in-sync replica has it, and one of them kept its power",
+            "the high watermark never passed the record, so that it would not have been acknowledged; the producer would \
+             have sent it again",
         )],
-        (false, 1) if promise.topic.replication_factor > 1 => vec![
-            remedy(
-                &[ACKS, TWO_IN_SYNC],
-                "the write would have been refused (NOT_ENOUGH_REPLICAS) until a second replica was in sync",
-            ),
-            remedy(&[FLUSH], "the only replica in sync, which alone could be elected, would have had it on its disk"),
-        ],
-        (false, 1) => vec![remedy(&[FLUSH], "the only replica would have had it on its disk")],
-        (false, _) => vec![remedy(&[ACKS, FLUSH], flush_why)],
     };
     Judged::legal(why, remedies)
 }
 
 /// Cut by a truncation or a recovery that no election explains.
 fn cut(life: &Life, promise: &Promise<'_>, loss: &Loss) -> Judged {
-    let committed = life.committed_at().is_some();
+    let committed = life.committed().is_some();
     match loss {
         Loss::Truncated { reason: TruncationReason::HighWatermark, to, .. } => Judged::broken(format!(
             "Not legal since KIP-101: the replica cut its log to its own high watermark ({to}), which lags behind the \
