@@ -134,6 +134,8 @@ pub struct Life {
     pub appended: Snapshot,
     pub leader: BrokerId,
     pub turns: Vec<(usize, Turn)>,
+    /// Brokers whose power went after the append.
+    pub power_lost: Vec<BrokerId>,
     pub fate: Fate,
 }
 
@@ -160,6 +162,7 @@ impl Life {
             believes: replay.leader,
             replay,
             turns: Vec::new(),
+            power_lost: Vec::new(),
             committed: false,
             served: false,
         };
@@ -167,7 +170,7 @@ impl Life {
             follower.step(at);
         }
         let fate = follower.fate(deposed);
-        Life { batch, appended, leader, turns: follower.turns, fate }
+        Life { batch, appended, leader, turns: follower.turns, power_lost: follower.power_lost, fate }
     }
 
     /// The answer to the producer, with what was true at that moment.
@@ -211,6 +214,7 @@ struct Follower<'a> {
     /// The leader that followers last heard of.
     believes: BrokerId,
     turns: Vec<(usize, Turn)>,
+    power_lost: Vec<BrokerId>,
     committed: bool,
     served: bool,
 }
@@ -224,6 +228,9 @@ impl Follower<'_> {
             TraceKind::Stopped { power_lost } => {
                 let Some(broker) = broker else { return };
                 let (had, flushed) = (self.replay.has(broker, &self.batch), self.replay.flushed(broker));
+                if *power_lost {
+                    self.power_lost.push(broker);
+                }
                 self.replay.step(at);
                 let comes_back_with = self.replay.log_end(broker);
                 match (had, self.replay.has(broker, &self.batch)) {

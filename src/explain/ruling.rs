@@ -239,11 +239,12 @@ fn page_cache(life: &Life, promise: &Promise<'_>) -> Judged {
         (_, Some(1)) => vec![remedy(&[FLUSH], one_copy)],
         (true, Some(_) | None) => vec![remedy(&[FLUSH], flush_why)],
         (false, Some(_)) => vec![remedy(&[ACKS, FLUSH], flush_why)],
-        (false, None) => vec![remedy(
+        (false, None) if now.isr.len() < promise.min_insync_replicas() => vec![remedy(&[ACKS], refused)],
+        (false, None) if now.isr.iter().any(|id| !life.power_lost.contains(id)) => vec![remedy(
             &[ACKS],
-            "the high watermark never passed the record, so that it would not have been acknowledged; the producer would \
-             have sent it again",
+            "it would not have been acknowledged before every in-sync replica had it, and one of them kept its power",
         )],
+        (false, None) => vec![remedy(&[ACKS, FLUSH], flush_why)],
     };
     Judged::legal(why, remedies)
 }
