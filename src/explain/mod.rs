@@ -165,3 +165,6 @@ impl<'a> Facts<'a> {
         Moment { event: at + 1, ns, machine: event.machine.clone(), text, decisive: false }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use super::{Explanation, Facts, Remedy, Ruling, SameFate, Setting};
 use crate::client::ResetReason;
 use crate::lab::outcome::{Phase, TraceKind};
 use crate::observe::Observation;
-use crate::protocol::{BrokerId, LeaderEpoch, TopicPartition};
+use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, TopicPartition};
 use crate::world::Time;
 
 /// A pause between two acknowledgements is told beyond this.
@@ -203,7 +203,7 @@ impl Facts<'_> {
             summary: format!("At {}: {detail}.", when(at)),
             timeline: self.slice(moments, Some(cause)),
             decision: match self.any_moment(partition, cause) {
-                Some(moment) => format!("{}, which {}", trace[cause].machine, moment.text),
+                Some(moment) => format!("{}, which {}", who(&trace[cause].machine), moment.text),
                 None => format!("what {} did at that moment", trace[cause].machine),
             },
             ruling,
@@ -308,7 +308,7 @@ impl Facts<'_> {
         let told = moments.iter().find(|moment| Some(moment.at) == ended_by);
         let decision = told.map_or_else(
             || "nothing in the cluster's state: the next attempt succeeded".to_owned(),
-            |moment| format!("{}, which {}: that ended it", trace[moment.at].machine, moment.text),
+            |moment| format!("{}, which {}: that ended it", who(&trace[moment.at].machine), moment.text),
         );
         Explanation {
             kind: "unavailable".to_owned(),
@@ -353,6 +353,9 @@ impl Facts<'_> {
             moments.iter().map(|moment| moment.at).filter(|at| *at <= until && is_it(&trace[*at].what)).max()
         };
         let change = last(ends_waiting).or_else(|| last(|what| matches!(what, TraceKind::FaultEnded { .. })));
+        let election = moments.iter().map(|m| m.at).filter(|at| *at <= until && self.is_election(*at)).max();
+        // A new leader ends it, unless what it lacked was a quorum of replicas in sync.
+        let change = election.filter(|at| !self.lacks_replicas(*at, acked)).or(change);
         match change {
             Some(at) if until == acked || !long(at, sent) => (Some(at), false),
             Some(_) | None if sent != acked => (Some(sent), true),
@@ -419,6 +422,23 @@ impl Facts<'_> {
 }
 
 impl Facts<'_> {
+    /// The controller made someone the leader.
+    fn is_election(&self, at: usize) -> bool {
+        match &self.case.trace[at].what {
+            TraceKind::Observed(Observation::PartitionChanged { partition, leader, leader_epoch, .. }) => {
+                *leader != BrokerId::NONE && self.epoch_before(partition, at) != Some(*leader_epoch)
+            }
+            _ => false,
+        }
+    }
+
+    /// Between the two events a produce request was refused for want of in-sync replicas.
+    fn lacks_replicas(&self, from: usize, to: usize) -> bool {
+        let code = ErrorCode::NotEnoughReplicas.code();
+        let is_refusal = |what: &TraceKind| matches!(what, TraceKind::Observed(Observation::Refused { error_code, .. }) if *error_code == code);
+        self.case.trace[from..to].iter().any(|event| is_refusal(&event.what))
+    }
+
     /// The partition's leader epoch as the controller had it before event `at`.
     fn epoch_before(&self, of: &TopicPartition, at: usize) -> Option<LeaderEpoch> {
         self.case.trace[..at].iter().rev().find_map(|event| match &event.what {
@@ -454,6 +474,15 @@ impl Waiting {
 /// An election, or another ISR.
 fn ends_waiting(what: &TraceKind) -> bool {
     matches!(what, TraceKind::Observed(Observation::PartitionChanged { leader, .. }) if *leader != BrokerId::NONE)
+}
+
+/// A machine in a sentence.
+fn who(machine: &str) -> String {
+    match machine {
+        "controller" => "the controller".to_owned(),
+        "lab" => "the laboratory".to_owned(),
+        other => other.to_owned(),
+    }
 }
 
 /// The rule behind the name of a violation.
