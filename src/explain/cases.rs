@@ -53,18 +53,18 @@ pub fn explain(case: &Case<'_>, wanted: &Wanted) -> Result<Vec<Explanation>, Unk
     }
 }
 
-/// Why the first lost record was lost, in order of acknowledgement; without one the first record that was sent without a
-/// certain outcome and is missing.
-pub fn first_lost(case: &Case<'_>) -> Option<Explanation> {
+/// Why the first lost record was lost, in order of acknowledgement, and how many of its partition are; without one the
+/// first record that was sent without a certain outcome and is missing.
+pub fn first_lost(case: &Case<'_>) -> Option<(Explanation, SameFate)> {
     let facts = Facts::of(case);
     let found = facts.losses();
     let first = found.first()?;
-    let mut explanation = facts.explain_record(first.kind, &first.record)?;
+    let explanation = facts.explain_record(first.kind, &first.record)?;
     let is_loss = |kind: &str| LOSSES.contains(&kind);
     let alike =
         |other: &&Found| is_loss(other.kind) == is_loss(first.kind) && other.record.partition == first.record.partition;
-    explanation.same_fate = group(found.iter().filter(alike).map(|other| other.offset));
-    Some(explanation)
+    let all = group(found.iter().filter(alike).map(|other| other.offset));
+    Some((explanation, all))
 }
 
 /// The explanations of a run in short, as plain lines without a line end, to put into a comment: of each kind and
@@ -292,8 +292,13 @@ fn unknown(partition: &str, offset: i64, known: &BTreeMap<i64, Vec<Json>>, parti
 /// Explanations with the same decision, ruling and remedies become one: the first, with all of their offsets.
 fn by_fate(explanations: Vec<Explanation>) -> Vec<Explanation> {
     let mut groups: Vec<(Explanation, Vec<Option<i64>>)> = Vec::new();
+    let mut known: BTreeSet<(String, String)> = BTreeSet::new();
     for explanation in explanations {
         let offset = explanation.offset;
+        let name = format!("{}@{offset:?} {:?}", explanation.partition, explanation.value);
+        if !known.insert((explanation.kind.clone(), name)) {
+            continue;
+        }
         match groups.iter_mut().find(|(first, _)| is_same_fate(first, &explanation)) {
             Some((first, offsets)) => {
                 if explanation.kind != first.kind && !first.also.contains(&explanation.kind) {

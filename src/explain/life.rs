@@ -1,6 +1,8 @@
 //! The life of one stored batch, replayed from the trace: which replicas held it when, every election since, how each
 //! copy was lost, and the event that sealed its fate.
 
+use std::collections::BTreeMap;
+
 use super::replay::Replay;
 use crate::check::broker_of;
 use crate::lab::outcome::{TraceEvent, TraceKind};
@@ -159,7 +161,7 @@ impl Life {
             batch,
             leader,
             once: vec![leader],
-            believes: replay.leader,
+            follows: BTreeMap::new(),
             replay,
             turns: Vec::new(),
             power_lost: Vec::new(),
@@ -211,8 +213,8 @@ struct Follower<'a> {
     replay: Replay<'a>,
     /// Brokers that ever held it.
     once: Vec<BrokerId>,
-    /// The leader that followers last heard of.
-    believes: BrokerId,
+    /// Whom each replica last said that it follows.
+    follows: BTreeMap<BrokerId, (BrokerId, LeaderEpoch)>,
     turns: Vec<(usize, Turn)>,
     power_lost: Vec<BrokerId>,
     committed: bool,
@@ -285,7 +287,8 @@ impl Follower<'_> {
                 let had = self.replay.has(broker, &self.batch);
                 self.replay.step(at);
                 if had && !self.replay.has(broker, &self.batch) {
-                    let (leader, leader_epoch) = (self.believes, self.replay.leader_epoch);
+                    let known = (self.replay.leader, self.replay.leader_epoch);
+                    let (leader, leader_epoch) = self.follows.get(&broker).copied().unwrap_or(known);
                     let loss = Loss::Truncated { from: *from, to: *to, reason: *reason, leader, leader_epoch };
                     self.lost(at, broker, loss);
                 }
@@ -325,8 +328,10 @@ impl Follower<'_> {
                     self.turns.push((at, Turn::Served));
                 }
             }
-            Observation::BecameFollower { partition, leader, .. } if partition == self.replay.partition => {
-                self.believes = *leader;
+            Observation::BecameFollower { partition, leader, leader_epoch, .. }
+                if partition == self.replay.partition =>
+            {
+                self.follows.extend(broker.map(|id| (id, (*leader, *leader_epoch))));
                 self.replay.step(at);
             }
             Observation::PartitionChanged { .. }

@@ -430,10 +430,10 @@ fn truncation(reason: TruncationReason) -> &'static str {
     }
 }
 
-/// What sealed the fate, fit to follow "Decided by".
+/// What sealed the fate, fit to follow "Decided by"; empty if nothing did.
 fn decision(life: &Life) -> String {
     match &life.fate {
-        Fate::Kept => "nothing: it is there".to_owned(),
+        Fate::Kept => String::new(),
         Fate::AppendedByDeposedLeader { by, leader_epoch, .. } => format!(
             "the election of broker-{by} in epoch {leader_epoch}, of which broker-{} had not heard when it appended the \
              record as leader in epoch {}: what a deposed leader has beyond the new leader's log is cut off when they meet",

@@ -108,7 +108,9 @@ impl Explanation {
     pub fn lines(&self, moments_max: usize) -> Vec<String> {
         let mut lines = vec![self.summary.clone()];
         lines.extend(shortened(&self.timeline, moments_max).iter().map(|moment| moment_text(moment)));
-        lines.push(format!("Decided by {}.", self.decision));
+        if !self.decision.is_empty() {
+            lines.push(format!("Decided by {}.", self.decision));
+        }
         lines.push(self.why.clone());
         lines.extend(self.remedies_text());
         lines.extend(self.same_fate_text());

@@ -4,7 +4,7 @@
 use serde_json::Value as Json;
 
 use super::loss::{Ranked, Record, kafka_error};
-use super::prose::{brokers, seconds};
+use super::prose::{brokers, count, seconds};
 use super::{Explanation, Facts, Remedy, Ruling, SameFate, Setting};
 use crate::client::ResetReason;
 use crate::lab::outcome::{Phase, TraceKind};
@@ -37,12 +37,23 @@ impl Facts<'_> {
         let reader = self.records.client(*process);
         let [from, to] = operations.map(|op| self.event_of_operation(op));
         let place = |offset: Option<i64>| offset.map_or_else(String::new, |offset| format!("@{offset}"));
-        let what = if *distance > 1 { format!("skipped {} records", distance - 1) } else { "went back".to_owned() };
+        let what = if *distance > 1 {
+            format!("skipped {}", count(distance.unsigned_abs() - 1, "record"))
+        } else {
+            "went back".to_owned()
+        };
         let summary =
             format!("{reader} read {a}{} of {partition}, then {b}{}: it {what}.", place(offsets[0]), place(offsets[1]));
         let reset = (from..=to.min(self.case.trace.len() - 1)).rev().find(|at| self.is_reset(*at, &reader, partition));
         if let Some(reset) = reset {
-            return Some(self.explain_reset(kind, partition, offsets[1], b, summary, reset));
+            let read = |at: usize, text: String| Ranked { machine: Some(reader.clone()), ..Ranked::new(at, 0, text) };
+            let reads = vec![
+                read(from, format!("read {a}{}", place(offsets[0]))),
+                read(to.min(self.case.trace.len() - 1), format!("read {b}{}", place(offsets[1]))),
+            ];
+            let mut explanation = self.explain_reset(kind, partition, reads, summary, reset);
+            (explanation.offset, explanation.value) = (offsets[1], Some((*b).clone()));
+            return Some(explanation);
         }
         // No reset: what it had read was cut off, and other records took its place.
         let record = Record { partition: (*partition).to_owned(), value: (*a).clone() };
@@ -78,12 +89,10 @@ impl Facts<'_> {
         &self,
         kind: &str,
         partition: &str,
-        offset: Option<i64>,
-        value: &Json,
+        mut moments: Vec<Ranked>,
         summary: String,
         at: usize,
     ) -> Explanation {
-        let mut moments = self.partition_moments(partition, at.saturating_sub(1), at + 1);
         let earlier = self.case.trace[..at].iter().rposition(|event| {
             matches!(&event.what, TraceKind::Observed(Observation::Truncated { partition: p, .. }) if p.to_string() == partition)
         });
@@ -124,8 +133,8 @@ impl Facts<'_> {
             kind: kind.to_owned(),
             also: Vec::new(),
             partition: partition.to_owned(),
-            offset,
-            value: Some(value.clone()),
+            offset: None,
+            value: None,
             summary,
             timeline: self.slice(moments, Some(at)),
             decision,

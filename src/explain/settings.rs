@@ -68,7 +68,7 @@ impl Settings {
             let topic_settings = TopicSettings {
                 replication_factor: topic.replication_factor.unsigned_abs().into(),
                 min_insync_replicas: effective.min_insync_replicas.unsigned_abs(),
-                flush_messages: effective.log.flush_messages,
+                flush_messages: effective.log.flush_messages.min(i64::MAX as u64),
                 unclean_leader_election: effective.unclean_leader_election_enable,
             };
             settings.topics.insert(topic.name.clone(), topic_settings);

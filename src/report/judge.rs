@@ -87,13 +87,15 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
 
 /// The first lost record, in short.
 fn account(variant: &Variant, settings: &Settings, outcome: &RunOutcome) -> Option<Account> {
-    let explanation = explain::first_lost(&Case::of_run(variant, settings, outcome))?;
-    Some(Account {
-        lines: explanation.lines(ACCOUNT_EVENTS_MAX),
-        partition: explanation.partition,
-        offset: explanation.offset,
-        value: explanation.value.unwrap_or_default(),
-    })
+    let (explanation, all) = explain::first_lost(&Case::of_run(variant, settings, outcome))?;
+    let mut lines = explanation.lines(ACCOUNT_EVENTS_MAX);
+    let partition = explanation.partition;
+    lines.push(match all.text() {
+        Some(lost) => format!("Gone are offsets {lost} of {partition} that were acknowledged."),
+        None => format!("It is the only acknowledged record of {partition} that is gone."),
+    });
+    let (offset, value) = (explanation.offset, explanation.value.unwrap_or_default());
+    Some(Account { partition, offset, value, lines })
 }
 
 fn judge_complete(variant: &Variant, report: &mut RunReport) -> (Verdict, Vec<String>) {
