@@ -122,6 +122,11 @@ pub enum Observation {
         from: Offset,
         to: Offset,
     },
+    /// Broker: a client was told that the partition ends there (ListOffsets -1).
+    LatestOffset {
+        partition: TopicPartition,
+        offset: Offset,
+    },
     /// Broker: registered with the controller under a new epoch.
     Registered {
         broker_epoch: BrokerEpoch,
@@ -141,6 +146,10 @@ pub enum Observation {
         isr: Vec<BrokerId>,
         replicas: Vec<BrokerId>,
         unclean: bool,
+    },
+    /// Broker: a log directory failed, and all of its partitions with it.
+    LogDirFailed {
+        log_dir: String,
     },
     /// The process shut down in an orderly way.
     CleanShutdown,

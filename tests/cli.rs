@@ -1,8 +1,9 @@
 //! The command line as programs use it: exit codes, what is on stdout, replay, check.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -134,5 +135,103 @@ fn check_judges_a_saved_history() {
     assert_eq!(code(&fine), 0, "{}", text(&fine.stdout));
     let broken = faultline(&["check", "broken.jsonl"], dir);
     assert_eq!(code(&broken), 2);
-    assert!(text(&broken.stderr).contains('1'), "the line: {}", text(&broken.stderr));
+    assert!(text(&broken.stderr).contains("broken.jsonl: line 1: "), "the line: {}", text(&broken.stderr));
+    assert!(broken.stdout.is_empty(), "nothing is said of half a history");
+    assert_eq!(report["measured"]["values"]["acknowledged"], 2, "{report}");
+    let lost = faultline(&["check", "lost.jsonl"], dir);
+    assert!(text(&lost.stdout).starts_with("lost.jsonl: not valid: lost-write, unseen\n"), "{}", text(&lost.stdout));
+    assert!(
+        text(&lost.stdout).contains("orders-0: operation 0 sent 7@0, and nobody read it; operation 2 read offset 1")
+    );
+    write(dir, "empty.jsonl", "");
+    assert_eq!(code(&faultline(&["check", "empty.jsonl"], dir)), 2);
+}
+
+#[test]
+fn check_reads_what_other_tools_write_from_standard_input() {
+    let history = r#"{"config":{"sub-via":"assign","ww_deps":true},"tool":"x"}
+{"process":7,"type":"ok","f":"txn","node":"n1","value":[{"op":"send","key":"x","value":"a"},{"op":"poll","records":{"y":[[0,null]]}}]}
+{"process":8,"type":"ok","f":"txn","index":40,"value":[{"op":"send","key":"y","value":null},{"op":"poll","records":{"x":[[0,"a"]]}}]}
+"#;
+    let check = |history: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_faultline"))
+            .args(["check", "-", "--format", "json"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        stdin.write_all(history.as_bytes()).expect("the binary reads all of it");
+        drop(stdin);
+        child.wait_with_output().expect("the binary ends")
+    };
+    let with_ww = check(history);
+    assert_eq!(code(&with_ww), 0, "{}{}", text(&with_ww.stdout), text(&with_ww.stderr));
+    let without = check(&history.replace("true", "false"));
+    assert_eq!(code(&without), 1, "{}", text(&without.stdout));
+    let report: Value = serde_json::from_slice(&without.stdout).expect("JSON and nothing else");
+    assert_eq!(report["anomalies"]["G1c"][0]["operations"], serde_json::json!([0, 40]));
+    assert_eq!(report["anomalies"]["G1c"][0]["steps"][1]["value"], Value::Null);
+    let bad = check(&history.replace("\"assign\"", "\"guess\""));
+    assert_eq!(code(&bad), 2);
+    assert!(text(&bad.stderr).contains("standard input: line 1: config: `sub_via`"), "{}", text(&bad.stderr));
+}
+
+#[test]
+fn several_scenarios_share_a_report_that_can_be_replayed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for name in ["one.toml", "two.toml"] {
+        write(dir.path(), name, &scenario(r#"lost-write = "> 0""#));
+    }
+    assert_eq!(code(&faultline(&["run", "one.toml", "two.toml", "--out", "all"], dir.path())), 0);
+    let combined = fs::read(dir.path().join("all/report.json")).expect("the combined report");
+    let combined: Value = serde_json::from_slice(&combined).expect("JSON");
+    assert_eq!(combined["summary"]["runs"], 2);
+    for (run, name) in combined["runs"].as_array().expect("runs").iter().zip(["one", "two"]) {
+        assert_eq!(run["scenario"], name);
+        let trace = run["trace"].as_str().expect("kept whole");
+        assert!(dir.path().join("all").join(trace).is_file(), "{trace}");
+    }
+    assert_eq!(code(&faultline(&["replay", "all/report.json"], dir.path())), 0);
+}
+
+#[test]
+fn explain_tells_the_fate_of_a_record_from_the_saved_run_or_by_running_it_again() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = dir.path();
+    write(dir, "good.toml", &scenario(r#"lost-write = "> 0""#));
+    assert_eq!(code(&faultline(&["run", "good.toml", "--seeds", "2", "--out", "out"], dir)), 0);
+    let json = |args: &[&str]| {
+        let output = faultline(&[&["explain", "out/report.json", "--format", "json"], args].concat(), dir);
+        assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+        let said: Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
+        (said["runs"][0].clone(), text(&output.stderr))
+    };
+    let (kept, _) = json(&[]);
+    assert_eq!((&kept["seed"], &kept["run_again"]), (&1.into(), &false.into()));
+    let lost = kept["explanations"][0].clone();
+    assert_eq!((&lost["kind"], &lost["ruling"]), (&"lost-write".into(), &"legal".into()));
+    assert_eq!(lost["remedies"][0]["settings"][0]["key"], "flush.messages");
+    assert!(lost["timeline"].as_array().expect("moments").iter().any(|moment| moment["decisive"] == true), "{lost}");
+    let (again, said) = json(&["--seed", "2"]);
+    assert_eq!((&again["seed"], &again["run_again"]), (&2.into(), &true.into()));
+    assert!(said.contains("running it again"), "{said}");
+    // The whole slice by name, as text.
+    let record = format!("orders-0@{}", lost["offset"]);
+    let human = faultline(&["explain", "out/report.json", "--record", &record], dir);
+    assert_eq!(code(&human), 0, "{}", text(&human.stderr));
+    assert!(text(&human.stdout).contains("Would have saved it: flush.messages=1"), "{}", text(&human.stdout));
+    let unknown = faultline(&["explain", "out/report.json", "--record", "orders-0@5120"], dir);
+    assert_eq!(code(&unknown), 2);
+    assert!(text(&unknown.stderr).contains("the nearest is orders-0@"), "{}", text(&unknown.stderr));
+    assert!(unknown.stdout.is_empty());
+    for wrong in [&["--record", "orders"][..], &["--variant", "acks=7"], &["--seed", "9"]] {
+        assert_eq!(code(&faultline(&[&["explain", "out/report.json"], wrong].concat(), dir)), 2, "{wrong:?}");
+    }
+    // What was run is gone: it cannot be run again.
+    write(dir, "good.toml", &scenario(r#"lost-write = "> 0""#).replace(">= 50", ">= 60"));
+    let stale = faultline(&["explain", "out/report.json", "--seed", "2"], dir);
+    assert_eq!(code(&stale), 2);
+    assert!(text(&stale.stderr).contains("digest"), "{}", text(&stale.stderr));
 }

@@ -68,7 +68,8 @@ Examples:
   faultline run scenarios --format junit > junit.xml
 
 Reports are written to reports/<scenario>/: report.json, report.html, history.jsonl and trace.jsonl, the
-last two with variant and seed in their names when there are several. With --seeds, history, trace and
+last two with variant and seed in their names when there are several. Several scenarios also get a
+report.json of all runs, one directory above. With --seeds, history, trace and
 page are kept of the first unexpected run of each variant, or of its first run.
 
 {EXIT_CODES}"))]
@@ -122,8 +123,9 @@ struct ReplayArgs {
 ///
 /// A history is JSON Lines, one event per line, as Jepsen's Kafka workload has it: {"index", "process",
 /// "type": invoke|ok|fail|info, "f": send|poll|txn|assign|subscribe|crash, "time", "value"}. The first line
-/// may be {"config": {"acks": "1", ...}}: it decides what is allowed, never what is found. The history may
-/// come from a real cluster.
+/// may be {"config": {"acks": "1", ...}}: it decides what is allowed, never what is found (only ww_deps
+/// makes writes that follow each other count for cycles). The history may come from a real cluster. The
+/// format is described in docs/history-format.md.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::defect::Defects;
 use crate::log::LogConfig;
 
 mod catalogue;
@@ -39,6 +40,8 @@ pub struct BrokerConfig {
     pub replica_high_watermark_checkpoint_interval: Duration,
     /// `log.flush.offset.checkpoint.interval.ms` (60000)
     pub log_flush_offset_checkpoint_interval: Duration,
+    /// `log.dir.failure.timeout.ms` (30000)
+    pub log_dir_failure_timeout: Duration,
     /// `broker.session.timeout.ms` (9000)
     pub broker_session_timeout: Duration,
     /// `broker.heartbeat.interval.ms` (2000)
@@ -69,6 +72,8 @@ pub struct BrokerConfig {
     /// In scenario files the topic names (`max.message.bytes`, `segment.bytes`, `flush.messages`) are accepted
     /// in `[cluster.config]` too and mean the same.
     pub log: LogConfig,
+    /// Known defects that are on; set with [`BrokerConfig::with_defects`], so that the logs have them too.
+    pub defects: Defects,
 }
 
 impl Default for BrokerConfig {
@@ -86,6 +91,7 @@ impl Default for BrokerConfig {
             replica_socket_timeout: ms(30_000),
             replica_high_watermark_checkpoint_interval: ms(5_000),
             log_flush_offset_checkpoint_interval: ms(60_000),
+            log_dir_failure_timeout: ms(30_000),
             broker_session_timeout: ms(9_000),
             broker_heartbeat_interval: ms(2_000),
             controller_socket_timeout: ms(30_000),
@@ -100,7 +106,18 @@ impl Default for BrokerConfig {
             fetch_max_bytes: 57_671_680,
             socket_connection_setup_timeout: ms(10_000),
             log: LogConfig::default(),
+            defects: Defects::NONE,
         }
+    }
+}
+
+impl BrokerConfig {
+    /// The same configuration of a broker or controller with these defects.
+    #[must_use]
+    pub fn with_defects(mut self, defects: Defects) -> BrokerConfig {
+        self.defects = defects;
+        self.log.defects = defects;
+        self
     }
 }
 
@@ -160,6 +177,8 @@ pub struct ProducerConfig {
     /// `partitioner.class`: the default (murmur2 of the key; sticky without a key, KIP-480/794) or round robin.
     pub partitioner: Partitioner,
     pub client_id: String,
+    /// Known defects that are on.
+    pub defects: Defects,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +210,7 @@ impl Default for ProducerConfig {
             socket_connection_setup_timeout: ms(10_000),
             partitioner: Partitioner::Default,
             client_id: "producer".to_owned(),
+            defects: Defects::NONE,
         }
     }
 }
@@ -233,6 +253,8 @@ pub struct ConsumerConfig {
     /// `socket.connection.setup.timeout.ms` (10000)
     pub socket_connection_setup_timeout: Duration,
     pub client_id: String,
+    /// Known defects that are on.
+    pub defects: Defects,
 }
 
 impl Default for ConsumerConfig {
@@ -254,6 +276,7 @@ impl Default for ConsumerConfig {
             reconnect_backoff_max: ms(1_000),
             socket_connection_setup_timeout: ms(10_000),
             client_id: "consumer".to_owned(),
+            defects: Defects::NONE,
         }
     }
 }

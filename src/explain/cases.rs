@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value as Json;
 
 use super::loss::Record;
-use super::reading::Step;
-use super::{Case, Explanation, Facts, Moment, SameFate};
+use super::{Case, Explanation, Facts, Moment, Remedy, Ruling, SameFate, Setting};
+use crate::check::{AbortedRead, Duplicate, Evidence, InconsistentOffsets, Jump, LostWrite, Phantom, Unseen};
 use crate::history::{EventType, MicroOp};
 use crate::lab::outcome::RunOutcome;
 use crate::scenario::Scenario;
@@ -49,7 +49,7 @@ pub fn explain(case: &Case<'_>, wanted: &Wanted) -> Result<Vec<Explanation>, Unk
     match wanted {
         Wanted::First => Ok(first_of_each(facts.all())),
         Wanted::All => Ok(facts.all()),
-        Wanted::Record { partition, offset } => facts.at_offset(partition, *offset),
+        Wanted::Record { partition, offset } => Ok(facts.name_defects(facts.at_offset(partition, *offset)?)),
     }
 }
 
@@ -59,7 +59,7 @@ pub fn first_lost(case: &Case<'_>) -> Option<(Explanation, SameFate)> {
     let facts = Facts::of(case);
     let found = facts.losses();
     let first = found.first()?;
-    let explanation = facts.explain_record(first.kind, &first.record)?;
+    let explanation = facts.name_defects(vec![facts.explain_record(first.kind, &first.record)?]).remove(0);
     let is_loss = |kind: &str| LOSSES.contains(&kind);
     let alike =
         |other: &&Found| is_loss(other.kind) == is_loss(first.kind) && other.record.partition == first.record.partition;
@@ -128,58 +128,72 @@ impl Facts<'_> {
         }
         all.extend(self.explain_violations());
         all.extend(self.explain_unavailability());
-        all
+        self.name_defects(all)
     }
 
-    /// The cases of an anomaly that are more than the loss of a record. Interleaved sends need no story: Kafka does not
-    /// isolate writes.
-    fn explain_anomalies(&self, kind: &str, cases: &[Json]) -> Vec<Explanation> {
-        let explain = |case: &Json| -> Option<Explanation> {
-            let partition = case["key"].as_str()?;
-            let record = || Record { partition: partition.to_owned(), value: case["value"].clone() };
-            let pair = || Some([case["values"].get(0)?, case["values"].get(1)?]);
-            match kind {
-                "duplicate" => {
-                    let offsets = case["offsets"].as_array()?.iter().filter_map(Json::as_i64);
-                    self.explain_duplicate(&record(), &offsets.collect::<Vec<i64>>())
-                }
-                "inconsistent-offsets" => {
-                    self.explain_contested(partition, case["offset"].as_i64()?, case["values"].as_array()?)
-                }
-                "nonmonotonic-send" | "int-nonmonotonic-send" => {
-                    let [a, b] = pair()?;
-                    self.explain_reordering(kind, partition, a, b)
-                }
-                "aborted-read" => self.explain_aborted_read(&record()),
-                "phantom" => self.explain_phantom(&record()),
-                "poll-skip" | "nonmonotonic-poll" | "int-poll-skip" | "int-nonmonotonic-poll" => {
-                    let operations = case["operations"].as_array()?;
-                    let operation = |at: usize| operations.get(at).or(operations.last()).and_then(Json::as_u64);
-                    self.explain_step(&Step {
-                        kind,
-                        partition,
-                        values: pair()?,
-                        offsets: [case["offsets"][0].as_i64(), case["offsets"][1].as_i64()],
-                        process: case["process"].as_i64()?,
-                        operations: [operation(0)?, operation(1)?],
-                        distance: case["distance"].as_i64()?,
-                    })
-                }
-                _ => None,
+    /// Where a rule was broken and defects are on, they are what broke it.
+    fn name_defects(&self, mut explanations: Vec<Explanation>) -> Vec<Explanation> {
+        let defects = &self.case.settings.defects;
+        if defects.is_empty() {
+            return explanations;
+        }
+        let names: Vec<String> = defects.iter().map(|(name, what)| format!("{name} ({what})")).collect();
+        let names = super::prose::list(&names).replace(".)", ")");
+        for explanation in explanations.iter_mut().filter(|e| e.ruling == Ruling::RuleBroken) {
+            explanation.why = format!("{} Switched on: {names}.", explanation.why);
+            let settings = vec![Setting { key: "defects", value: "none".to_owned() }];
+            explanation.remedies = vec![Remedy { settings, why: "the rule holds without the defect".to_owned() }];
+        }
+        explanations
+    }
+
+    /// The cases of an anomaly that are more than the loss of a record. Cycles and transactions have no story of a record:
+    /// their evidence is all there is.
+    fn explain_anomalies(&self, kind: &str, cases: &[Evidence]) -> Vec<Explanation> {
+        let record = |key: &str, value: &Json| Record { partition: key.to_owned(), value: value.clone() };
+        let explain = |case: &Evidence| match case {
+            Evidence::Duplicate(Duplicate { key, value, offsets, .. }) => {
+                self.explain_duplicate(&record(key, value), offsets)
             }
+            Evidence::InconsistentOffsets(InconsistentOffsets { key, offset, values, .. }) => {
+                self.explain_contested(key, *offset, values)
+            }
+            Evidence::AbortedRead(AbortedRead { key, value, .. }) => self.explain_aborted_read(&record(key, value)),
+            Evidence::Phantom(Phantom { key, value, .. }) => self.explain_phantom(&record(key, value)),
+            Evidence::Jump(jump) => self.explain_jump(kind, jump),
+            Evidence::LostWrite(_)
+            | Evidence::Unseen(_)
+            | Evidence::PrecommittedRead(_)
+            | Evidence::Cycle(_)
+            | Evidence::CommittedTooFar(_) => None,
         };
         cases.iter().filter_map(explain).collect()
+    }
+
+    /// A skip needs no story where sends interleave: Kafka does not isolate writes.
+    fn explain_jump(&self, kind: &str, jump: &Jump) -> Option<Explanation> {
+        let Jump { key, values: [a, b], .. } = jump;
+        match kind {
+            "nonmonotonic-send" | "int-nonmonotonic-send" => self.explain_reordering(kind, key, a, b),
+            "poll-skip" | "nonmonotonic-poll" | "int-poll-skip" | "int-nonmonotonic-poll" => {
+                self.explain_step(kind, jump)
+            }
+            _ => None,
+        }
     }
 
     /// Acknowledged records that are gone, in the order of acknowledgement; then those that were sent without a
     /// certain outcome and are missing.
     fn losses(&self) -> Vec<Found> {
         let read_back = self.read_back();
-        let of_kind = |kind: &str| -> BTreeSet<(String, String)> {
-            let evidence = self.anomalies.evidence(kind).iter();
-            evidence.map(|case| (text(&case["key"]), case["value"].to_string())).collect()
-        };
-        let (lost_writes, unseen) = (of_kind("lost-write"), of_kind("unseen"));
+        let (mut lost_writes, mut unseen_values) = (BTreeSet::new(), BTreeSet::new());
+        for case in self.anomalies.iter().flat_map(|(_, cases)| cases) {
+            if let Evidence::LostWrite(LostWrite { key, value, .. }) = case {
+                lost_writes.insert((key.clone(), value.to_string()));
+            } else if let Evidence::Unseen(Unseen { key, value, .. }) = case {
+                unseen_values.insert((key.clone(), value.to_string()));
+            }
+        }
         let (mut lost, mut missing) = (Vec::new(), Vec::new());
         for event in self.case.history {
             for op in event.ops() {
@@ -191,7 +205,7 @@ impl Facts<'_> {
                     EventType::Ok if lost_writes.contains(&name) => {
                         lost.push(Found { kind: "lost-write", record, offset: *offset });
                     }
-                    EventType::Ok if unseen.contains(&name) => {
+                    EventType::Ok if unseen_values.contains(&name) => {
                         lost.push(Found { kind: "unseen", record, offset: *offset });
                     }
                     EventType::Ok if !is_back => lost.push(Found { kind: "lost", record, offset: *offset }),
@@ -329,8 +343,4 @@ fn is_same_fate(a: &Explanation, b: &Explanation) -> bool {
         && (&a.partition, &a.decision, a.ruling) == (&b.partition, &b.decision, b.ruling)
         && event(a) == event(b)
         && settings(a) == settings(b)
-}
-
-fn text(value: &Json) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

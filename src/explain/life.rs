@@ -45,6 +45,8 @@ pub enum Loss {
     Power { flushed: Offset, comes_back_with: Offset },
     /// It cut its log while broker `leader` led (as it believed) in `leader_epoch`.
     Truncated { from: Offset, to: Offset, reason: TruncationReason, leader: BrokerId, leader_epoch: LeaderEpoch },
+    /// It is back with another log: its disk or log directory is not the one that had it.
+    Replaced { log_end: Offset },
     /// Its log came back without it after a stop that keeps the page cache.
     Recovery { dropped_bytes: u64 },
 }
@@ -53,6 +55,8 @@ pub enum Loss {
 pub struct LostCopy {
     pub broker: BrokerId,
     pub loss: Loss,
+    /// A power loss took it although it had been flushed.
+    pub was_flushed: bool,
     /// What was left after it.
     pub after: Snapshot,
 }
@@ -258,6 +262,7 @@ impl Follower<'_> {
             | TraceKind::ReadFailed { .. }
             | TraceKind::Process { .. }
             | TraceKind::Violated { .. }
+            | TraceKind::FaultHit { .. }
             | TraceKind::Phase(_) => self.replay.step(at),
         }
     }
@@ -332,7 +337,10 @@ impl Follower<'_> {
                 if partition == self.replay.partition =>
             {
                 self.follows.extend(broker.map(|id| (id, (*leader, *leader_epoch))));
-                self.replay.step(at);
+                self.took_a_role(at, broker);
+            }
+            Observation::BecameLeader { partition, .. } if partition == self.replay.partition => {
+                self.took_a_role(at, broker);
             }
             Observation::PartitionChanged { .. }
             | Observation::LogLoaded { .. }
@@ -346,6 +354,8 @@ impl Follower<'_> {
             | Observation::Flushed { .. }
             | Observation::IsrView { .. }
             | Observation::Refused { .. }
+            | Observation::LatestOffset { .. }
+            | Observation::LogDirFailed { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
             | Observation::CleanShutdown => self.replay.step(at),
@@ -386,9 +396,20 @@ impl Follower<'_> {
         self.turns.push((at, Turn::Elected(election)));
     }
 
+    /// A replica says with which log it begins to lead or follow.
+    fn took_a_role(&mut self, at: usize, broker: Option<BrokerId>) {
+        let had = broker.filter(|id| self.replay.has(*id, &self.batch));
+        self.replay.step(at);
+        if let Some(broker) = had.filter(|id| !self.replay.has(*id, &self.batch)) {
+            let log_end = self.replay.log_end(broker);
+            self.lost(at, broker, Loss::Replaced { log_end });
+        }
+    }
+
     fn lost(&mut self, at: usize, broker: BrokerId, loss: Loss) {
         let after = snapshot(&self.replay, &self.batch, at);
-        self.turns.push((at, Turn::Lost(LostCopy { broker, loss, after })));
+        let was_flushed = matches!(&loss, Loss::Power { flushed, .. } if *flushed > self.batch.last_offset);
+        self.turns.push((at, Turn::Lost(LostCopy { broker, loss, was_flushed, after })));
     }
 
     fn fate(&self, deposed: Option<Deposed>) -> Fate {

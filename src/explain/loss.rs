@@ -87,7 +87,7 @@ impl<'a> Facts<'a> {
         let sending = self.records.sending(partition, value)?;
         let producer = self.case.trace[sending.sent].machine.as_str();
         let topic = self.topic(partition);
-        let is_acknowledged = sending.offset.is_some();
+        let is_acknowledged = sending.is_acknowledged;
         let promise = Promise { acks: self.acks_of(producer), topic: &topic, is_acknowledged };
         let Some((append, offset)) = self.append_of(partition, sending) else {
             return Some(self.never_appended(kind, record, sending, &promise));
@@ -410,12 +410,14 @@ fn lost_text(copy: &LostCopy) -> String {
     match &copy.loss {
         Loss::Power { flushed, comes_back_with } => {
             let disk = if *flushed == Offset::ZERO { String::new() } else { format!(" (flushed below {flushed})") };
-            format!("lost power with it in its page cache{disk}, and came back with log end {comes_back_with}; {left}")
+            let how = if copy.was_flushed { "although it was flushed" } else { "with it in its page cache" };
+            format!("lost power {how}{disk}, and came back with log end {comes_back_with}; {left}")
         }
         Loss::Truncated { from, to, reason, leader, leader_epoch } => format!(
             "cut its log from {from} to {to} as follower of broker-{leader} in epoch {leader_epoch} ({}); {left}",
             truncation(*reason)
         ),
+        Loss::Replaced { log_end } => format!("was back with another log, which ends at {log_end}; {left}"),
         Loss::Recovery { dropped_bytes } => {
             format!("came back without it: recovery dropped {dropped_bytes} bytes; {left}")
         }
@@ -457,10 +459,14 @@ fn decision(life: &Life) -> String {
                 others => format!("the leader's own copy, and led on without it although {} held it", machines(others)),
             };
             match &copy.loss {
+                Loss::Power { .. } if copy.was_flushed => {
+                    format!("the power loss of broker-{broker}, whose disk did not keep {which}, flushed though it was")
+                }
                 Loss::Power { .. } => format!("the power loss of broker-{broker}, whose page cache had {which}"),
                 Loss::Truncated { from, to, .. } => {
                     format!("broker-{broker}, which cut its log from {from} to {to} and with it {which}")
                 }
+                Loss::Replaced { .. } => format!("the loss of the log of broker-{broker}, and with it of {which}"),
                 Loss::Recovery { .. } => format!("the recovery of broker-{broker}, which dropped {which}"),
             }
         }

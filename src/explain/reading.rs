@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 use super::loss::{Ranked, Record, kafka_error};
 use super::prose::{brokers, count, seconds};
 use super::{Explanation, Facts, Remedy, Ruling, SameFate, Setting};
+use crate::check::Jump;
 use crate::client::ResetReason;
 use crate::lab::outcome::{Phase, TraceKind};
 use crate::observe::Observation;
@@ -17,25 +18,13 @@ const UNAVAILABLE_BEYOND_NS: u64 = 1_000_000_000;
 /// Events told of what led to a violation.
 const LEADING_MAX: usize = 12;
 
-/// Two consecutive records of one consumer that do not follow each other.
-pub struct Step<'a> {
-    pub kind: &'a str,
-    pub partition: &'a str,
-    pub values: [&'a Json; 2],
-    pub offsets: [Option<i64>; 2],
-    pub process: i64,
-    /// Indexes of the history's operations: the earlier and the later.
-    pub operations: [u64; 2],
-    /// How far the second is from behind the first, counted in records.
-    pub distance: i64,
-}
-
 impl Facts<'_> {
     /// Why a consumer went from one record to another that does not follow it.
-    pub fn explain_step(&self, step: &Step<'_>) -> Option<Explanation> {
-        let Step { kind, partition, values: [a, b], offsets, process, operations, distance } = step;
+    pub fn explain_step(&self, kind: &str, jump: &Jump) -> Option<Explanation> {
+        let Jump { key: partition, values: [a, b], offsets, process, operations, distance, .. } = jump;
+        let (first, last) = (operations.first()?, operations.last()?);
         let reader = self.records.client(*process);
-        let [from, to] = operations.map(|op| self.event_of_operation(op));
+        let [from, to] = [first, last].map(|op| self.event_of_operation(*op));
         let place = |offset: Option<i64>| offset.map_or_else(String::new, |offset| format!("@{offset}"));
         let what = if *distance > 1 {
             format!("skipped {}", count(distance.unsigned_abs() - 1, "record"))
@@ -52,11 +41,11 @@ impl Facts<'_> {
                 read(to.min(self.case.trace.len() - 1), format!("read {b}{}", place(offsets[1]))),
             ];
             let mut explanation = self.explain_reset(kind, partition, reads, summary, reset);
-            (explanation.offset, explanation.value) = (offsets[1], Some((*b).clone()));
+            (explanation.offset, explanation.value) = (offsets[1], Some(b.clone()));
             return Some(explanation);
         }
         // No reset: what it had read was cut off, and other records took its place.
-        let record = Record { partition: (*partition).to_owned(), value: (*a).clone() };
+        let record = Record { partition: partition.clone(), value: a.clone() };
         let mut explanation = self.explain_record(kind, &record)?;
         explanation.summary = format!("{summary} {}", explanation.summary);
         let read = |at: usize, text: String| {

@@ -18,6 +18,8 @@ pub struct Sending {
     pub batch: Option<(u32, usize)>,
     /// How it ended: acknowledged, failed, unknown.
     pub outcome: Option<usize>,
+    /// The producer was promised that it is there.
+    pub is_acknowledged: bool,
     /// The offset in the acknowledgement.
     pub offset: Option<i64>,
 }
@@ -110,9 +112,9 @@ impl<'a> Records<'a> {
                 let Some(id) = self.id(partition) else { return };
                 self.attempts.entry((id, *crc)).or_default().push(at);
             }
-            TraceKind::Acked { partition, value, offset } => self.ended(partition, *value, at, *offset),
+            TraceKind::Acked { partition, value, offset } => self.ended(partition, *value, at, true, *offset),
             TraceKind::Failed { partition, value, .. } | TraceKind::Unknown { partition, value, .. } => {
-                self.ended(partition, *value, at, None);
+                self.ended(partition, *value, at, false, None);
             }
             TraceKind::Process { process } => {
                 self.clients.insert(*process, &event.machine);
@@ -123,16 +125,17 @@ impl<'a> Records<'a> {
             | TraceKind::Violated { .. }
             | TraceKind::FaultStarted { .. }
             | TraceKind::FaultEnded { .. }
+            | TraceKind::FaultHit { .. }
             | TraceKind::Started
             | TraceKind::Stopped { .. }
             | TraceKind::Phase(_) => {}
         }
     }
 
-    fn ended(&mut self, partition: &str, value: u64, at: usize, offset: Option<i64>) {
+    fn ended(&mut self, partition: &str, value: u64, at: usize, is_acknowledged: bool, offset: Option<i64>) {
         let Some(id) = self.id(partition) else { return };
         if let Some(sending) = self.sendings.get_mut(&(id, value)) {
-            (sending.outcome, sending.offset) = (Some(at), offset);
+            (sending.outcome, sending.is_acknowledged, sending.offset) = (Some(at), is_acknowledged, offset);
         }
     }
 

@@ -117,6 +117,7 @@ impl<'a> Replay<'a> {
             | TraceKind::Violated { .. }
             | TraceKind::FaultStarted { .. }
             | TraceKind::FaultEnded { .. }
+            | TraceKind::FaultHit { .. }
             | TraceKind::Phase(_) => {}
         }
     }
@@ -161,11 +162,17 @@ impl<'a> Replay<'a> {
                 (self.leader, self.leader_epoch) = (*leader, *leader_epoch);
                 self.isr.clone_from(isr);
             }
-            Observation::BecameLeader { partition, .. } | Observation::BecameFollower { partition, .. }
+            Observation::BecameLeader { partition, log_end, .. }
+            | Observation::BecameFollower { partition, log_end, .. }
                 if partition == self.partition =>
             {
-                if let Some(replica) = self.replica(event) {
-                    replica.is_up = true;
+                let Some(replica) = self.replica(event) else { return };
+                replica.is_up = true;
+                // Another disk or log directory: the log that it had is not there.
+                if *log_end < replica.log_end {
+                    replica.batches.retain(|b| b.last_offset < *log_end);
+                    replica.log_end = *log_end;
+                    replica.flushed = replica.flushed.min(*log_end);
                 }
             }
             Observation::LogLoaded { .. }
@@ -180,6 +187,8 @@ impl<'a> Replay<'a> {
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::Served { .. }
+            | Observation::LatestOffset { .. }
+            | Observation::LogDirFailed { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
             | Observation::CleanShutdown => {}

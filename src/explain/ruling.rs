@@ -1,7 +1,7 @@
 //! Was it legal? Which promise `acks`, `min.insync.replicas`, `flush.messages` and unclean election made, argued from
 //! the decisive event; and the settings under which that event could not have cost the record.
 
-use super::life::{Fate, Life, Loss, Snapshot};
+use super::life::{Fate, Life, Loss, LostCopy, Snapshot};
 use super::prose::{all_of, brokers, machines};
 use super::settings::TopicSettings;
 use super::{Remedy, Ruling, Setting};
@@ -55,20 +55,22 @@ pub fn judge(life: &Life, promise: &Promise<'_>) -> Judged {
         Fate::AppendedByDeposedLeader { .. } => deposed(life, promise),
         Fate::Election(election) if election.unclean => unclean(life, promise),
         Fate::Election(election) if election.held_once => match lost_by(life, election.leader) {
-            Some(Loss::Power { .. }) => elected_short(life, promise, election.leader),
-            Some(loss @ (Loss::Truncated { .. } | Loss::Recovery { .. })) => cut(life, promise, loss),
+            Some(LostCopy { was_flushed: true, .. }) => untrue_disk(life, promise),
+            Some(LostCopy { loss: Loss::Power { .. }, .. }) => elected_short(life, promise, election.leader),
+            Some(copy) => cut(life, promise, &copy.loss),
             None => uncommitted(life, promise),
         },
         Fate::Election(_) => uncommitted(life, promise),
         Fate::CopyLost(copy) => match &copy.loss {
+            Loss::Power { .. } if copy.was_flushed => untrue_disk(life, promise),
             Loss::Power { .. } => page_cache(life, promise),
-            loss @ (Loss::Truncated { .. } | Loss::Recovery { .. }) => cut(life, promise, loss),
+            loss @ (Loss::Truncated { .. } | Loss::Replaced { .. } | Loss::Recovery { .. }) => cut(life, promise, loss),
         },
     }
 }
 
-fn lost_by(life: &Life, broker: BrokerId) -> Option<&Loss> {
-    life.losses().filter(|copy| copy.broker == broker).last().map(|copy| &copy.loss)
+fn lost_by(life: &Life, broker: BrokerId) -> Option<&LostCopy> {
+    life.losses().filter(|copy| copy.broker == broker).last()
 }
 
 /// What was true when the producer was told, or when the leader appended it if it never was.
@@ -213,6 +215,21 @@ fn elected_short(life: &Life, promise: &Promise<'_>, leader: BrokerId) -> Judged
     Judged::legal(why, vec![flush])
 }
 
+/// A disk lost what it had said to be durable.
+fn untrue_disk(life: &Life, promise: &Promise<'_>) -> Judged {
+    let why = format!(
+        "Legal: {}. The log was flushed beyond the record: the disk lost what it had reported as durable, and recovery \
+         keeps a log only up to the first batch that is not whole. No setting of Kafka makes a disk tell the truth.",
+        promise.words(life)
+    );
+    let kept = told(life).isr.iter().any(|id| !life.power_lost.contains(id));
+    let acks = remedy(
+        &[ACKS],
+        "it would not have been acknowledged before every in-sync replica had it, and one of them kept its power",
+    );
+    Judged::legal(why, if kept && !promise.waits_for_all() { vec![acks] } else { Vec::new() })
+}
+
 /// Every copy was in a page cache whose machine lost power.
 fn page_cache(life: &Life, promise: &Promise<'_>) -> Judged {
     let now = told(life);
@@ -266,6 +283,13 @@ fn cut(life: &Life, promise: &Promise<'_>, loss: &Loss) -> Judged {
             format!(
                 "Legal: {}. Recovery keeps a log up to the first batch that is torn or whose CRC is wrong, and dropped \
                  {dropped_bytes} bytes.",
+                promise.words(life)
+            ),
+            Vec::new(),
+        ),
+        Loss::Replaced { .. } => Judged::legal(
+            format!(
+                "Legal: {}. A disk that is replaced, or a log directory that fails, takes its copies with it.",
                 promise.words(life)
             ),
             Vec::new(),

@@ -15,6 +15,9 @@ pub struct Settings {
     pub producers: BTreeMap<String, ProducerSettings>,
     pub consumers: BTreeMap<String, ConsumerSettings>,
     pub topics: BTreeMap<String, TopicSettings>,
+    /// Known defects that are on, with what they do.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub defects: BTreeMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -45,7 +48,8 @@ pub struct TopicSettings {
 
 impl Settings {
     pub fn of(variant: &Variant) -> Settings {
-        let mut settings = Settings::default();
+        let defects = variant.cluster.defects.iter().map(|d| (d.name().to_owned(), d.sentence().to_owned()));
+        let mut settings = Settings { defects: defects.collect(), ..Settings::default() };
         for workload in &variant.workloads {
             match workload {
                 Workload::Produce { name, config, .. } => {

@@ -105,6 +105,8 @@ impl Run {
             error,
             seek_to_beginning,
             rebalance_log,
+            group: None,
+            committed: None,
         });
         self
     }

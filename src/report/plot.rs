@@ -92,9 +92,11 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::Served { .. }
+            | Observation::LatestOffset { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
             | Observation::PartitionChanged { .. }
+            | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => continue,
         };
         let at = event.at.since(outcome.started_at).as_secs_f64();

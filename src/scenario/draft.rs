@@ -6,17 +6,21 @@ use std::time::Duration;
 
 use super::diagnostics::Mistakes;
 use super::expression;
+use super::machines;
+use super::model::{ClockSetting, LinkSetting};
 use super::table::{Section, Spanned, Text, scalar, text_at, type_of};
-use super::vocabulary::{CLUSTER_KEYS, CONSUME_KEYS, PRODUCE_KEYS, TOP_KEYS, TOPIC_KEYS, WORKLOAD_KINDS};
+use super::vocabulary::{CLUSTER_KEYS, CONSUME_KEYS, DEFECTS_AXIS, PRODUCE_KEYS, TOP_KEYS, TOPIC_KEYS, WORKLOAD_KINDS};
 use crate::config::{self, ConfigError, Scope};
+use crate::defect::Defects;
+use crate::world::sim::LinkModel;
 
 /// More machines or partitions than anyone reads a trace of; a bound against a slip of the finger.
 const BROKERS_MAX: i64 = 100;
 const PARTITIONS_MAX: i64 = 1_000;
+const LOG_DIRS_MAX: i64 = 16;
 /// A record's value carries its number, so that every value is unique.
 const VALUE_BYTES_MIN: i64 = 16;
 const VALUE_BYTES_DEFAULT: usize = 100;
-const LATENCY_DEFAULT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_micros(500));
 
 /// One configuration key with its value.
 #[derive(Clone, Debug)]
@@ -28,9 +32,26 @@ pub(super) struct Setting {
 #[derive(Debug)]
 pub(super) struct ClusterDraft {
     pub brokers: u32,
-    pub latency: (Duration, Duration),
+    /// How many log directories each broker has.
+    pub log_dirs: u32,
+    pub link: LinkModel,
+    pub event_cost: Duration,
+    pub racks: Vec<String>,
+    pub rack_aware: bool,
     pub config: Vec<Setting>,
+    /// `None` if the file says nothing of them.
+    pub defects: Option<Defects>,
     pub span: Range<usize>,
+}
+
+impl ClusterDraft {
+    /// Their names.
+    pub(super) fn log_dirs(&self) -> Vec<String> {
+        match self.log_dirs {
+            1 => vec!["data".to_owned()],
+            several => (1..=several).map(|number| format!("data-{number}")).collect(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -45,8 +66,14 @@ pub(super) struct TopicDraft {
 pub(super) struct AxisDraft {
     pub name: Text,
     pub values: Vec<Spanned<String>>,
-    /// The configurations that it sets.
+    /// The configurations that it sets; none for the defects.
     pub scopes: Vec<Scope>,
+}
+
+impl AxisDraft {
+    pub(super) fn is_of_defects(&self) -> bool {
+        self.name.value == DEFECTS_AXIS
+    }
 }
 
 #[derive(Debug)]
@@ -88,6 +115,8 @@ pub(super) struct Draft {
     pub seed: u64,
     pub duration: Option<Spanned<Duration>>,
     pub cluster: ClusterDraft,
+    pub links: Vec<LinkSetting>,
+    pub clocks: Vec<ClockSetting>,
     pub topics: Vec<TopicDraft>,
     /// Whether every `[[topic]]` could be read: if not, a name that is missing says nothing.
     pub topics_are_complete: bool,
@@ -114,6 +143,8 @@ pub(super) fn read(root: &Section<'_>, mistakes: &mut Mistakes) -> Draft {
         seed,
         duration,
         cluster,
+        links: Vec::new(),
+        clocks: Vec::new(),
         topics: Vec::new(),
         topics_are_complete: true,
         axes,
@@ -123,6 +154,7 @@ pub(super) fn read(root: &Section<'_>, mistakes: &mut Mistakes) -> Draft {
     };
     topics(root, &mut draft, mistakes);
     workloads(root, &mut draft, mistakes);
+    machines::read(root, &mut draft, mistakes);
     draft
 }
 
@@ -145,19 +177,46 @@ fn title(file: &str, mistakes: &mut Mistakes) -> String {
 }
 
 fn cluster(root: &Section<'_>, mistakes: &mut Mistakes) -> ClusterDraft {
-    let mut draft = ClusterDraft { brokers: 3, latency: LATENCY_DEFAULT, config: Vec::new(), span: 0..0 };
+    let mut draft = ClusterDraft {
+        brokers: 3,
+        log_dirs: 1,
+        link: LinkModel::default(),
+        event_cost: Duration::ZERO,
+        racks: Vec::new(),
+        rack_aware: true,
+        config: Vec::new(),
+        defects: None,
+        span: 0..0,
+    };
     let Some(section) = root.table("cluster", "[cluster]", mistakes) else { return draft };
     section.allow(CLUSTER_KEYS, mistakes);
     draft.span = section.span.clone();
     if let Some(brokers) = section.integer("brokers", 1..=BROKERS_MAX, mistakes) {
         draft.brokers = brokers.value as u32;
     }
-    let latency = section.text("latency", mistakes).and_then(|text| text.read(expression::latency, mistakes));
-    if let Some(latency) = latency {
-        draft.latency = latency.value;
+    if let Some(log_dirs) = section.integer("log-dirs", 1..=LOG_DIRS_MAX, mistakes) {
+        draft.log_dirs = log_dirs.value as u32;
+    }
+    draft.link = machines::link_keys(&section, mistakes).model();
+    draft.event_cost = section.duration("event-cost", mistakes).map_or(Duration::ZERO, |cost| cost.value);
+    draft.racks = machines::racks(&section, draft.brokers, mistakes);
+    if let Some(rack_aware) = section.boolean("rack-aware", mistakes) {
+        draft.rack_aware = rack_aware.value;
+        if !section.has("racks") {
+            mistakes.add(&section.span_of("rack-aware"), "`rack-aware` goes with `racks`");
+        }
     }
     draft.config = settings(&section, "[cluster.config]", Scope::Broker, mistakes);
+    draft.defects = defects(&section, mistakes);
     draft
+}
+
+fn defects(section: &Section<'_>, mistakes: &mut Mistakes) -> Option<Defects> {
+    let named = section.array("defects", "a list of defects", mistakes)?;
+    let texts: Vec<_> =
+        named.into_iter().filter_map(|value| element_text(value, "a defect", section.file(), mistakes)).collect();
+    let read = texts.iter().filter_map(|text| text.read(expression::defects, mistakes));
+    Some(read.flat_map(|defects| defects.value.iter().collect::<Vec<_>>()).collect())
 }
 
 fn topics(root: &Section<'_>, draft: &mut Draft, mistakes: &mut Mistakes) {
@@ -309,7 +368,7 @@ fn acks(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -> O
 }
 
 /// The `config` of a section: every key known and modelled, every value legal, none set twice.
-fn settings(section: &Section<'_>, what: &str, scope: Scope, mistakes: &mut Mistakes) -> Vec<Setting> {
+pub(super) fn settings(section: &Section<'_>, what: &str, scope: Scope, mistakes: &mut Mistakes) -> Vec<Setting> {
     let Some(table) = section.table("config", what, mistakes) else { return Vec::new() };
     let mut settings: Vec<Setting> = Vec::new();
     for entry in table.entries() {
@@ -362,7 +421,8 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
     let Some(matrix) = root.table("matrix", "[matrix]", mistakes) else { return Vec::new() };
     let mut axes: Vec<AxisDraft> = Vec::new();
     for entry in matrix.entries() {
-        let scopes = axis_scopes(&entry.key, mistakes);
+        let is_of_defects = entry.key.value == DEFECTS_AXIS;
+        let scopes = if is_of_defects { Vec::new() } else { axis_scopes(&entry.key, mistakes) };
         let Some(array) = entry.item.as_array() else {
             let message = format!("axis `{}` must be an array of values", entry.key.value);
             mistakes.add(&entry.value_span(), message).help(format!("for example `\"{}\" = [1, 2]`", entry.key.value));
@@ -372,7 +432,13 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
             mistakes.add(&entry.value_span(), format!("axis `{}` has no values", entry.key.value));
             continue;
         }
-        let values = array.iter().filter_map(|value| axis_value(&entry.key, value, &scopes, mistakes));
+        let values = array.iter().filter_map(|value| {
+            if is_of_defects {
+                defects_value(value, root.file(), mistakes)
+            } else {
+                axis_value(&entry.key, value, &scopes, mistakes)
+            }
+        });
         let mut unique: Vec<Spanned<String>> = Vec::new();
         let values: Vec<_> = values.collect();
         for value in values {
@@ -392,7 +458,7 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
             mistakes.add(&entry.key.span, message);
             continue;
         }
-        if !unique.is_empty() && !scopes.is_empty() {
+        if !unique.is_empty() && (is_of_defects || !scopes.is_empty()) {
             axes.push(AxisDraft { name: entry.key, values: unique, scopes });
         }
     }
@@ -466,10 +532,21 @@ fn axis_value(
     Some(Spanned { value: normal(&key.value, &text), span })
 }
 
+/// `none`, a defect, or several joined by `+`.
+fn defects_value(value: &toml_edit::Value, file: &str, mistakes: &mut Mistakes) -> Option<Spanned<String>> {
+    let text = element_text(value, "a defect", file, mistakes)?;
+    let defects = text.read(expression::defects, mistakes)?;
+    Some(Spanned { value: defects.value.to_string(), span: defects.span })
+}
+
 /// One spelling for values that Kafka reads alike.
 pub(super) fn normal(key: &str, value: &str) -> String {
     match (key, value.trim()) {
         ("acks", "-1") => "all".to_owned(),
+        (DEFECTS_AXIS, names) => match expression::defects(names) {
+            Ok(defects) => defects.to_string(),
+            Err(_) => names.to_owned(),
+        },
         (_, other) => other.to_owned(),
     }
 }
