@@ -6,7 +6,7 @@
 //! Nothing here runs or writes anything.
 //!
 //! - [`explain`]: `(&Case, &Wanted) -> Result<Vec<Explanation>, Unknown>`
-//! - [`first_lost`]: the account of the first lost record, for reports.
+//! - [`first_lost`]: `(&Case) -> Option<(Explanation, SameFate)>`, the first lost record and how many are, for reports.
 //! - [`lines`]: `(&Scenario, variant, &RunOutcome) -> Vec<String>`, the explanations of a run in short, as plain lines
 //!   to put into a comment of a scenario.
 
@@ -20,6 +20,7 @@ mod repeat;
 mod replay;
 mod ruling;
 mod settings;
+mod trouble;
 
 use serde::Serialize;
 use serde_json::Value as Json;
