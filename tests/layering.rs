@@ -20,7 +20,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Of the log a client knows the layout of a record batch (`log::batch`), as it is on the wire and on disk.
     ("client", &["config", "defect", "log", "protocol", "world"]),
     ("history", &[]),
-    // Of the world a scenario knows what its links, clocks, messages and disks can be like: plain data.
+    // Of the world a scenario knows what its links, clocks, messages and disks can suffer: plain data (`world::sim::model`,
+    // `world::sim::disk`).
     ("scenario", &["config", "defect", "protocol", "world"]),
     (
         "lab",

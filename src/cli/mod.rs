@@ -4,11 +4,13 @@
 
 mod bench;
 mod check;
+mod defects;
 mod explain;
 mod pool;
 mod replay;
 mod run;
 mod saved;
+mod schema;
 mod serve;
 
 use std::io::{self, IsTerminal, Write};
@@ -49,7 +51,9 @@ enum Command {
     Replay(ReplayArgs),
     Check(CheckArgs),
     Explain(ExplainArgs),
+    Defects(DefectsArgs),
     Serve(serve::ServeArgs),
+    Schema(SchemaArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -182,6 +186,33 @@ struct ExplainArgs {
     format: HumanOrJson,
 }
 
+/// List the known defects that a scenario can switch on.
+///
+/// Each is a rule of Kafka's that is broken in one place: as it was before a fix, or a guard taken away. A
+/// scenario switches them on with [cluster] defects = ["NAME"], or shows itself with and without them with
+/// [matrix] defects = ["none", "NAME"]. None is on by default.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  faultline defects
+  faultline defects --format json")]
+struct DefectsArgs {
+    /// What to print on stdout.
+    #[arg(long, value_enum, default_value_t = HumanOrJson::Human)]
+    format: HumanOrJson,
+}
+
+/// Print the JSON Schema of scenario files, for editors.
+///
+/// Editors with a TOML language server (Taplo; VS Code's Even Better TOML) complete and check scenario files
+/// with it: save it, and begin a file with the line `#:schema <path or URL>`, before the claim.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  faultline schema > scenario.schema.json
+  #:schema ../scenario.schema.json                 the first line of a scenario file")]
+struct SchemaArgs {}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum RunFormat {
     Human,
@@ -226,7 +257,9 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::replay(args),
         Command::Check(args) => check::check(args),
         Command::Explain(args) => explain::explain(args),
+        Command::Defects(args) => defects::defects(&args),
         Command::Serve(args) => serve::serve(&args),
+        Command::Schema(SchemaArgs {}) => schema::run(),
         Command::Bench(args) => bench::bench(&args),
     };
     let exit = result.unwrap_or_else(|error| {

@@ -14,6 +14,7 @@ mod machines;
 mod model;
 mod quantity;
 mod resolve;
+mod schema;
 mod table;
 pub mod vocabulary;
 
@@ -25,6 +26,7 @@ use toml_edit::Document;
 pub use diagnostics::{Mistake, ScenarioError};
 pub use disk::DiskAction;
 pub use model::*;
+pub use schema::schema;
 pub use vocabulary::{METRICS, Metric, MetricKind, metric};
 
 use diagnostics::Mistakes;

@@ -60,10 +60,10 @@ impl Variant {
 pub struct Cluster {
     /// Brokers have node ids 1..=brokers; the controller is a node of its own with id 3000.
     pub brokers: u32,
-    /// Known defects that are on in every broker, controller and producer.
-    pub defects: Defects,
     /// Log directories of each broker (`log.dirs`): `data`, or `data-1`, `data-2`, … if there are several.
     pub log_dirs: Vec<String>,
+    /// Known defects that are on in every broker, controller and producer.
+    pub defects: Defects,
     pub config: BrokerConfig,
     /// What every link is like.
     pub link: LinkModel,

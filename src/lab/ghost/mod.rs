@@ -5,7 +5,7 @@
 //! it are the *committed log*. When a run legitimately loses them (unclean election, power loss of the last
 //! in-sync replica) the violation is stated once and the ghost goes on with what the new leader holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::outcome::Violation;
 use crate::observe::{BatchInfo, Observation};
@@ -20,6 +20,8 @@ pub struct Ghost {
     pub active: BTreeMap<BrokerId, bool>,
     broker_epochs: BTreeMap<BrokerId, BrokerEpoch>,
     pub violations: Vec<Violation>,
+    /// Brokers with a log directory that failed: nothing but a restart brings it back.
+    pub with_failed_dirs: BTreeSet<String>,
 }
 
 /// One partition: the controller's view, the committed log, each replica's log.
@@ -147,7 +149,13 @@ impl Ghost {
                 self.learnt_epoch(at, machine, partition, *leader_epoch);
             }
             Observation::PartitionChanged {
-                partition, leader, leader_epoch, partition_epoch, isr, replicas, ..
+                partition,
+                leader,
+                leader_epoch,
+                partition_epoch,
+                isr,
+                replicas,
+                unclean,
             } => {
                 let ghost = self.partitions.entry(partition.clone()).or_default();
                 if *leader_epoch < ghost.leader_epoch {
@@ -167,7 +175,10 @@ impl Ghost {
                     let detail = format!("the controller's partition epoch went from {before} to {partition_epoch}");
                     self.violate("partition-epoch-went-back", at, partition, detail);
                 }
-                self.joined_isr(at, partition, &added);
+                // What an unclean leader lacks is stated when it leads.
+                if !unclean {
+                    self.joined_isr(at, partition, &added);
+                }
                 self.quorum_superset(at, partition);
             }
             Observation::IsrView { partition, maximal_isr, .. } => {
@@ -206,8 +217,10 @@ impl Ghost {
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::Registered { .. }
-            | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => {}
+            Observation::LogDirFailed { .. } => {
+                self.with_failed_dirs.insert(machine.to_owned());
+            }
         }
     }
 
@@ -236,6 +249,7 @@ impl Ghost {
 
     /// The machine's process ended: it leads nothing any more.
     pub fn stopped(&mut self, machine: &str) {
+        self.with_failed_dirs.remove(machine);
         for partition in self.partitions.values_mut() {
             if let Some(replica) = partition.logs.get_mut(machine) {
                 replica.leads = None;
