@@ -456,6 +456,12 @@ impl Events {
                 TraceKind::Phase(Phase::FinalRead) => events.read_back = true,
                 TraceKind::Observed(_)
                 | TraceKind::Sent { .. }
+                | TraceKind::BatchSent { .. }
+                | TraceKind::BatchRetried { .. }
+                | TraceKind::PositionReset { .. }
+                | TraceKind::ReadFailed { .. }
+                | TraceKind::Process { .. }
+                | TraceKind::Violated { .. }
                 | TraceKind::Acked { .. }
                 | TraceKind::Failed { .. }
                 | TraceKind::Unknown { .. }
