@@ -10,6 +10,7 @@ mod expect;
 mod expression;
 mod faults;
 mod model;
+mod render;
 mod resolve;
 mod table;
 pub mod vocabulary;
@@ -21,6 +22,7 @@ use toml_edit::Document;
 
 pub use diagnostics::{Mistake, ScenarioError};
 pub use model::*;
+pub use render::{render, written_duration};
 pub use vocabulary::{METRICS, Metric, MetricKind, metric};
 
 use diagnostics::Mistakes;

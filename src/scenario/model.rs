@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::{BrokerConfig, ConsumerConfig, ProducerConfig};
 
 /// One scenario file. Everything is checked: a value of this type can be run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {
     /// File stem, e.g. `acks_1_loses_with_its_leader`.
     pub name: String,
@@ -24,14 +24,14 @@ pub struct Scenario {
 }
 
 /// One axis of the matrix: a name (`acks`, or any Kafka configuration key) and its values.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Axis {
     pub name: String,
     pub values: Vec<String>,
 }
 
 /// One point of the matrix, with everything resolved for it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
     /// axis name -> value, in the order of the axes.
     pub point: Vec<(String, String)>,
@@ -53,7 +53,7 @@ impl Variant {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
     /// Brokers have node ids 1..=brokers; the controller is a node of its own with id 3000.
     pub brokers: u32,
@@ -62,7 +62,7 @@ pub struct Cluster {
     pub latency: (Duration, Duration),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Topic {
     pub name: String,
     pub partitions: i32,
@@ -72,7 +72,7 @@ pub struct Topic {
 }
 
 /// What a client does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Workload {
     /// A producer that sends `records` unique values. Named `producer-<i>` (1-based, in file order).
     Produce {
