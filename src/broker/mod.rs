@@ -131,6 +131,7 @@ impl Broker {
             broker_epoch: BrokerEpoch::NONE,
             replica_lag_time_max: config.replica_lag_time_max,
             image: MetadataImage::default(),
+            defects: config.defects,
         };
         let mut unclaimed = BTreeMap::new();
         for log in loaded {

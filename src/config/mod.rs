@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::defect::Defects;
 use crate::log::LogConfig;
 
 mod catalogue;
@@ -69,6 +70,8 @@ pub struct BrokerConfig {
     /// In scenario files the topic names (`max.message.bytes`, `segment.bytes`, `flush.messages`) are accepted
     /// in `[cluster.config]` too and mean the same.
     pub log: LogConfig,
+    /// Known defects that are on; set with [`BrokerConfig::with_defects`], so that the logs have them too.
+    pub defects: Defects,
 }
 
 impl Default for BrokerConfig {
@@ -100,7 +103,18 @@ impl Default for BrokerConfig {
             fetch_max_bytes: 57_671_680,
             socket_connection_setup_timeout: ms(10_000),
             log: LogConfig::default(),
+            defects: Defects::NONE,
         }
+    }
+}
+
+impl BrokerConfig {
+    /// The same configuration of a broker or controller with these defects.
+    #[must_use]
+    pub fn with_defects(mut self, defects: Defects) -> BrokerConfig {
+        self.defects = defects;
+        self.log.defects = defects;
+        self
     }
 }
 
@@ -160,6 +174,8 @@ pub struct ProducerConfig {
     /// `partitioner.class`: the default (murmur2 of the key; sticky without a key, KIP-480/794) or round robin.
     pub partitioner: Partitioner,
     pub client_id: String,
+    /// Known defects that are on.
+    pub defects: Defects,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +207,7 @@ impl Default for ProducerConfig {
             socket_connection_setup_timeout: ms(10_000),
             partitioner: Partitioner::Default,
             client_id: "producer".to_owned(),
+            defects: Defects::NONE,
         }
     }
 }

@@ -45,6 +45,7 @@ impl TopicConfig {
                 segment_bytes: self.segment_bytes.unwrap_or(broker.log.segment_bytes),
                 flush_messages: self.flush_messages.unwrap_or(broker.log.flush_messages),
                 max_message_bytes: self.max_message_bytes.unwrap_or(broker.log.max_message_bytes),
+                defects: broker.log.defects,
             },
             min_insync_replicas: self.min_insync_replicas.unwrap_or(broker.min_insync_replicas),
             unclean_leader_election_enable: self

@@ -32,7 +32,7 @@ pub struct Cluster {
 impl Cluster {
     /// Adds the controller and the brokers; they boot at once.
     pub fn start(sim: Simulation, recorder: Recorder, variant: &Variant) -> Cluster {
-        let config = variant.cluster.config.clone();
+        let config = variant.cluster.config.clone().with_defects(variant.cluster.defects);
         let observer = recorder.observer();
         let controller = ControllerConfig {
             node_id: CONTROLLER_ID,

@@ -12,6 +12,7 @@ use super::nemesis::Nemesis;
 use super::outcome::{End, Phase, RunOutcome};
 use super::recorder::{Recorder, State};
 use super::workload::{ConsumeProcess, ProduceProcess, ProduceSpec};
+use crate::config::ProducerConfig;
 use crate::protocol::TopicPartition;
 use crate::scenario::{Scenario, Variant, Workload};
 use crate::world::Time;
@@ -177,7 +178,7 @@ impl Supervisor {
                         rate: *rate,
                         value_bytes: *value_bytes,
                         keys: *keys,
-                        config: config.clone(),
+                        config: ProducerConfig { defects: self.variant.cluster.defects, ..config.clone() },
                     };
                     self.recorder.lock().busy.push(name.clone());
                     names.push(name.clone());

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::batch::{self, AppendOrigin, BatchError, NO_TIMESTAMP};
 use super::epoch_cache::EpochCache;
 use super::segment::{Segment, Stored};
+use crate::defect::Defects;
 use crate::observe::BatchInfo;
 use crate::protocol::{LeaderEpoch, Offset};
 use crate::world::Disk;
@@ -23,11 +24,18 @@ pub struct LogConfig {
     pub flush_messages: u64,
     /// `max.message.bytes`: largest batch accepted from a producer.
     pub max_message_bytes: u64,
+    /// Known defects that are on.
+    pub defects: Defects,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        LogConfig { segment_bytes: 1 << 30, flush_messages: u64::MAX, max_message_bytes: 1_048_588 }
+        LogConfig {
+            segment_bytes: 1 << 30,
+            flush_messages: u64::MAX,
+            max_message_bytes: 1_048_588,
+            defects: Defects::NONE,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::*;
+use crate::defect::Defects;
 use crate::log::testing::{Machine, batch_of, open_directory, orders};
 use crate::log::{LogConfig, LogDirectory};
 use crate::metadata::{BrokerRegistration, PartitionState};
@@ -57,6 +58,7 @@ fn node(disk: &crate::world::Disk, id: i32, brokers: i32) -> Node {
         broker_epoch: broker_epoch(id),
         replica_lag_time_max: LAG_TIME_MAX,
         image,
+        defects: Defects::NONE,
     };
     disk.create_dir_all(&format!("{id}")).unwrap();
     let config = LogConfig::default();

@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::diagnostics::Mistakes;
 use super::expression;
 use super::table::{Section, Spanned, Text, scalar, text_at, type_of};
-use super::vocabulary::{CLUSTER_KEYS, CONSUME_KEYS, PRODUCE_KEYS, TOP_KEYS, TOPIC_KEYS, WORKLOAD_KINDS};
+use super::vocabulary::{CLUSTER_KEYS, CONSUME_KEYS, DEFECTS_AXIS, PRODUCE_KEYS, TOP_KEYS, TOPIC_KEYS, WORKLOAD_KINDS};
 use crate::config::{self, ConfigError, Scope};
+use crate::defect::Defects;
 
 /// More machines or partitions than anyone reads a trace of; a bound against a slip of the finger.
 const BROKERS_MAX: i64 = 100;
@@ -30,6 +31,8 @@ pub(super) struct ClusterDraft {
     pub brokers: u32,
     pub latency: (Duration, Duration),
     pub config: Vec<Setting>,
+    /// `None` if the file says nothing of them.
+    pub defects: Option<Defects>,
     pub span: Range<usize>,
 }
 
@@ -45,8 +48,14 @@ pub(super) struct TopicDraft {
 pub(super) struct AxisDraft {
     pub name: Text,
     pub values: Vec<Spanned<String>>,
-    /// The configurations that it sets.
+    /// The configurations that it sets; none for the defects.
     pub scopes: Vec<Scope>,
+}
+
+impl AxisDraft {
+    pub(super) fn is_of_defects(&self) -> bool {
+        self.name.value == DEFECTS_AXIS
+    }
 }
 
 #[derive(Debug)]
@@ -145,7 +154,8 @@ fn title(file: &str, mistakes: &mut Mistakes) -> String {
 }
 
 fn cluster(root: &Section<'_>, mistakes: &mut Mistakes) -> ClusterDraft {
-    let mut draft = ClusterDraft { brokers: 3, latency: LATENCY_DEFAULT, config: Vec::new(), span: 0..0 };
+    let mut draft =
+        ClusterDraft { brokers: 3, latency: LATENCY_DEFAULT, config: Vec::new(), defects: None, span: 0..0 };
     let Some(section) = root.table("cluster", "[cluster]", mistakes) else { return draft };
     section.allow(CLUSTER_KEYS, mistakes);
     draft.span = section.span.clone();
@@ -157,7 +167,16 @@ fn cluster(root: &Section<'_>, mistakes: &mut Mistakes) -> ClusterDraft {
         draft.latency = latency.value;
     }
     draft.config = settings(&section, "[cluster.config]", Scope::Broker, mistakes);
+    draft.defects = defects(&section, mistakes);
     draft
+}
+
+fn defects(section: &Section<'_>, mistakes: &mut Mistakes) -> Option<Defects> {
+    let named = section.array("defects", "a list of defects", mistakes)?;
+    let texts: Vec<_> =
+        named.into_iter().filter_map(|value| element_text(value, "a defect", section.file(), mistakes)).collect();
+    let read = texts.iter().filter_map(|text| text.read(expression::defects, mistakes));
+    Some(read.flat_map(|defects| defects.value.iter().collect::<Vec<_>>()).collect())
 }
 
 fn topics(root: &Section<'_>, draft: &mut Draft, mistakes: &mut Mistakes) {
@@ -362,7 +381,8 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
     let Some(matrix) = root.table("matrix", "[matrix]", mistakes) else { return Vec::new() };
     let mut axes: Vec<AxisDraft> = Vec::new();
     for entry in matrix.entries() {
-        let scopes = axis_scopes(&entry.key, mistakes);
+        let is_of_defects = entry.key.value == DEFECTS_AXIS;
+        let scopes = if is_of_defects { Vec::new() } else { axis_scopes(&entry.key, mistakes) };
         let Some(array) = entry.item.as_array() else {
             let message = format!("axis `{}` must be an array of values", entry.key.value);
             mistakes.add(&entry.value_span(), message).help(format!("for example `\"{}\" = [1, 2]`", entry.key.value));
@@ -372,7 +392,13 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
             mistakes.add(&entry.value_span(), format!("axis `{}` has no values", entry.key.value));
             continue;
         }
-        let values = array.iter().filter_map(|value| axis_value(&entry.key, value, &scopes, mistakes));
+        let values = array.iter().filter_map(|value| {
+            if is_of_defects {
+                defects_value(value, root.file(), mistakes)
+            } else {
+                axis_value(&entry.key, value, &scopes, mistakes)
+            }
+        });
         let mut unique: Vec<Spanned<String>> = Vec::new();
         let values: Vec<_> = values.collect();
         for value in values {
@@ -392,7 +418,7 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
             mistakes.add(&entry.key.span, message);
             continue;
         }
-        if !unique.is_empty() && !scopes.is_empty() {
+        if !unique.is_empty() && (is_of_defects || !scopes.is_empty()) {
             axes.push(AxisDraft { name: entry.key, values: unique, scopes });
         }
     }
@@ -466,10 +492,21 @@ fn axis_value(
     Some(Spanned { value: normal(&key.value, &text), span })
 }
 
+/// `none`, a defect, or several joined by `+`.
+fn defects_value(value: &toml_edit::Value, file: &str, mistakes: &mut Mistakes) -> Option<Spanned<String>> {
+    let text = element_text(value, "a defect", file, mistakes)?;
+    let defects = text.read(expression::defects, mistakes)?;
+    Some(Spanned { value: defects.value.to_string(), span: defects.span })
+}
+
 /// One spelling for values that Kafka reads alike.
 pub(super) fn normal(key: &str, value: &str) -> String {
     match (key, value.trim()) {
         ("acks", "-1") => "all".to_owned(),
+        (DEFECTS_AXIS, names) => match expression::defects(names) {
+            Ok(defects) => defects.to_string(),
+            Err(_) => names.to_owned(),
+        },
         (_, other) => other.to_owned(),
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::model::{Comparison, Condition, Counter, Target};
 use super::vocabulary::{CONDITIONS, TARGETS, UNITS};
 use crate::config::nearest;
+use crate::defect::{self, Defect, Defects};
 
 /// A mistake inside a string; `at` counts bytes of that string.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -300,6 +301,32 @@ pub(super) fn comparison(text: &str) -> Result<(Comparison, u64), Slip> {
         .parse()
         .map_err(|_| Slip::new(operand..text.len(), "a whole number is needed here").help("for example \"> 0\""))?;
     Ok((compare, value))
+}
+
+/// `none`, `truncate-to-hw`, `isr-no-leso+truncate-to-hw`.
+pub(super) fn defects(text: &str) -> Result<Defects, Slip> {
+    if text.trim() == defect::NONE {
+        return Ok(Defects::NONE);
+    }
+    let mut defects = Defects::NONE;
+    let mut start = 0;
+    for part in text.split(defect::SEPARATOR) {
+        let at = start..start + part.len();
+        start = at.end + 1;
+        let name = part.trim();
+        let Some(found) = Defect::named(name) else {
+            let slip = Slip::new(at, format!("unknown defect `{name}`"));
+            return Err(match nearest(name, Defect::ALL.iter().map(|defect| defect.name())) {
+                Some(near) => slip.help(format!("did you mean `{near}`?")),
+                None => slip.help("`faultline defects` lists them; `none` is none of them"),
+            });
+        };
+        if defects.has(found) {
+            return Err(Slip::new(at, format!("defect `{name}` is named twice")));
+        }
+        defects = defects.with(found);
+    }
+    Ok(defects)
 }
 
 /// Which variants an expectation is for.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::{BrokerConfig, ConsumerConfig, ProducerConfig};
+use crate::defect::Defects;
 
 /// One scenario file. Everything is checked: a value of this type can be run.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +58,8 @@ impl Variant {
 pub struct Cluster {
     /// Brokers have node ids 1..=brokers; the controller is a node of its own with id 3000.
     pub brokers: u32,
+    /// Known defects that are on in every broker, controller and producer.
+    pub defects: Defects,
     pub config: BrokerConfig,
     /// One-way link latency; each frame draws uniformly between the two.
     pub latency: (Duration, Duration),

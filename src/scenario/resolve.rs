@@ -7,9 +7,12 @@ use std::time::Duration;
 use super::diagnostics::Mistakes;
 use super::draft::{AxisDraft, Draft, Kind, Setting, TopicDraft, WorkloadDraft, note_config, same_key};
 use super::expect::{ExpectDraft, contradiction};
+use super::expression;
 use super::model::{Axis, Cluster, Fault, Topic, Variant, Workload};
 use super::table::Spanned;
+use super::vocabulary::DEFECTS_AXIS;
 use crate::config::{BrokerConfig, ConfigError, ConsumerConfig, ProducerConfig, Scope, TopicConfig};
+use crate::defect::Defects;
 
 /// More runs than one file should ask for.
 const VARIANTS_MAX: usize = 256;
@@ -51,7 +54,7 @@ pub(super) fn check_axes(draft: &Draft, mistakes: &mut Mistakes) {
                 .add(&axis.name.span, format!("`{name}` is an axis and is also set in {place}"))
                 .help("which one counts would be a guess: remove one of them");
         }
-        let is_for_clients = !axis.scopes.contains(&Scope::Broker);
+        let is_for_clients = !axis.is_of_defects() && !axis.scopes.contains(&Scope::Broker);
         if is_for_clients
             && draft.workloads_are_complete
             && !draft.workloads.iter().any(|workload| axis.scopes.contains(&workload.scope()))
@@ -65,6 +68,9 @@ pub(super) fn check_axes(draft: &Draft, mistakes: &mut Mistakes) {
 
 /// Where else the configuration of an axis is set.
 fn fixed_elsewhere(draft: &Draft, axis: &AxisDraft) -> Option<String> {
+    if axis.is_of_defects() {
+        return draft.cluster.defects.map(|_| "[cluster]".to_owned());
+    }
     let sets = |settings: &[Setting], scope: Scope| {
         settings.iter().any(|setting| same_key(&setting.key.value, &axis.name.value, Some(scope)))
     };
@@ -137,7 +143,12 @@ fn variant(
     let expected: Vec<&ExpectDraft> = expect.iter().filter(|expect| expect.selector.matches(&point)).collect();
     let variant = Variant {
         point,
-        cluster: Cluster { brokers: draft.cluster.brokers, config, latency: draft.cluster.latency },
+        cluster: Cluster {
+            brokers: draft.cluster.brokers,
+            defects: defects(draft, pins),
+            config,
+            latency: draft.cluster.latency,
+        },
         topics,
         workloads,
         faults: faults.to_vec(),
@@ -150,6 +161,13 @@ fn variant(
             .help(format!("{} {} and {} {} are both expected", one.compare, one.value, other.compare, other.value));
     }
     variant
+}
+
+fn defects(draft: &Draft, pins: &[Pin<'_>]) -> Defects {
+    match pins.iter().find(|pin| pin.name == DEFECTS_AXIS) {
+        Some(pin) => expression::defects(pin.value).expect("checked when it was read"),
+        None => draft.cluster.defects.unwrap_or_default(),
+    }
 }
 
 /// Sets what a checked setting says; a value that was refused before is already noted.

@@ -3,7 +3,7 @@
 /// Keys at the top of the file.
 pub const TOP_KEYS: &[&str] = &["seed", "duration", "cluster", "topic", "matrix", "workload", "fault", "expect"];
 /// Keys of `[cluster]`.
-pub const CLUSTER_KEYS: &[&str] = &["brokers", "latency", "config"];
+pub const CLUSTER_KEYS: &[&str] = &["brokers", "latency", "config", "defects"];
 /// Keys of `[[topic]]`.
 pub const TOPIC_KEYS: &[&str] = &["name", "partitions", "replication-factor", "config"];
 /// Values of `kind` in `[[workload]]`.
@@ -34,6 +34,8 @@ pub const ACTIONS: &[&str] = &[
 pub const TARGETS: &[&str] = &["broker", "brokers", "leader", "follower", "isr", "controller", "client", "fault"];
 /// What a condition can ask for.
 pub const CONDITIONS: &[&str] = &["sent", "acked", "committed", "isr", "leader", "fault"];
+/// The axis that switches known defects on.
+pub const DEFECTS_AXIS: &str = "defects";
 /// Units of a duration.
 pub const UNITS: &[&str] = &["us", "ms", "s", "m", "h"];
 

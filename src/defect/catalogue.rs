@@ -1,0 +1,226 @@
+//! The defects, one entry each: what it is called, what it does, where it comes from.
+
+/// A defect that can be switched on.
+macro_rules! catalogue {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal { sentence: $sentence:literal, source: $source:literal, scenario: $scenario:expr })*) => {
+        /// A defect that can be switched on; [`Defect::sentence`] says what it does. Named as in the TLA+ specifications and
+        /// JIRA issues that they come from, with hyphens.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Defect {
+            $($(#[$doc])* $variant),*
+        }
+
+        impl Defect {
+            /// Every defect, in the order of the decisions that they spoil: replication, controller, broker, disk, producer.
+            pub const ALL: &'static [Defect] = &[$(Defect::$variant),*];
+
+            /// As scenarios write it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Defect::$variant => $name),* }
+            }
+
+            /// What goes wrong, in one sentence.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Defect::$variant => $sentence),* }
+            }
+
+            /// The KIP, JIRA issue, specification or class that has the rule.
+            pub const fn source(self) -> &'static str {
+                match self { $(Defect::$variant => $source),* }
+            }
+
+            /// The stem of the file in `scenarios/` that shows it; `None` while only a search finds it.
+            pub const fn scenario(self) -> Option<&'static str> {
+                match self { $(Defect::$variant => $scenario),* }
+            }
+        }
+    };
+}
+
+catalogue! {
+    TruncateToHw = "truncate-to-hw" {
+        sentence: "A follower of a new leader cuts its log at its own high watermark instead of where its leader's epoch ends.",
+        source: "KIP-101 scenarios 1 and 2, KAFKA-1211; KafkaTruncateToHighWatermark.tla",
+        scenario: None
+    }
+    OfleV0 = "ofle-v0" {
+        sentence: "The leader tells a diverging follower an end offset without the epoch that it belongs to, and the follower cuts there.",
+        source: "KIP-279, KAFKA-6361: OffsetsForLeaderEpoch v0; Kip101.tla",
+        scenario: None
+    }
+    SkipTruncationIfSameLeader = "skip-truncation-if-same-leader" {
+        sentence: "A follower that sees the leader that it had in a later epoch fetches on from its log end without finding where the logs part.",
+        source: "KAFKA-7164",
+        scenario: None
+    }
+    FetchNoEpochCheck = "fetch-no-epoch-check" {
+        sentence: "A leader serves fetches, and counts them, whatever leader epoch the follower believes in.",
+        source: "KIP-320, KAFKA-6880, KAFKA-7395; Kip320FirstTry.tla",
+        scenario: None
+    }
+    HwIsrCommitted = "hw-isr-committed" {
+        sentence: "The high watermark is the smallest log end of the committed ISR; a replica that has been proposed for it does not count.",
+        source: "KIP-497; AsyncIsr.tla; Partition.maybeIncrementLeaderHW",
+        scenario: None
+    }
+    HwIsrBeforeCommit = "hw-isr-before-commit" {
+        sentence: "A replica that the leader has proposed to remove from the ISR no longer holds the high watermark back, although the controller may still elect it.",
+        source: "KIP-497: a pending removal; PendingShrinkIsr.maximalIsr",
+        scenario: None
+    }
+    HwFromLeaderLogEnd = "hw-from-leader-log-end" {
+        sentence: "The leader takes its own log end for the high watermark.",
+        source: "single-guard mutation of Partition.maybeIncrementLeaderHW",
+        scenario: None
+    }
+    LenientMinIsrHw = "lenient-min-isr-hw" {
+        sentence: "The high watermark advances although the ISR is smaller than min.insync.replicas.",
+        source: "KIP-966, strict min ISR; Partition.maybeIncrementLeaderHW",
+        scenario: None
+    }
+    IsrNoLeso = "isr-no-leso" {
+        sentence: "A follower joins the ISR once it reached the high watermark, although it lacks records from before the leader's epoch.",
+        source: "KAFKA-7128; Kip320.tla note 4; kafka-tlaplus v3_5 CHECK line 528",
+        scenario: None
+    }
+    IsrJoinBelowHw = "isr-join-below-hw" {
+        sentence: "A follower joins the ISR although its log ends below the high watermark.",
+        source: "kafka-tlaplus v3_5 CHECK line 526; Partition.isFollowerInSync",
+        scenario: None
+    }
+    KeepOldFollowerState = "keep-old-follower-state" {
+        sentence: "A new leader goes on with what it knew of its followers when it led before.",
+        source: "kafka-tlaplus v3_5 CHECK line 346; Replica.resetReplicaState",
+        scenario: None
+    }
+    KeepOldFetchSession = "keep-old-fetch-session" {
+        sentence: "A follower in a new leader epoch takes the answer to the fetch that it sent in the old one.",
+        source: "kafka-tlaplus v3_5 CHECK line 281",
+        scenario: None
+    }
+    AcceptStaleFetchResponse = "accept-stale-fetch-response" {
+        sentence: "A follower appends an answer whose offset is not that of its log end any more.",
+        source: "kafka-tlaplus v3_5 CHECK lines 1022-1023; AbstractFetcherThread.processFetchRequest",
+        scenario: None
+    }
+    IgnoreDivergingEpoch = "ignore-diverging-epoch" {
+        sentence: "A follower that is told where its log parts from the leader's keeps its records and fetches on.",
+        source: "KIP-595 truncation on fetch, taken away",
+        scenario: None
+    }
+    NoEpochWithoutRecords = "no-epoch-without-records" {
+        sentence: "A new leader notes its epoch only with its first record, so that an epoch without records is never known.",
+        source: "KIP-279; LeaderEpochFileCache.assignEpochStartOffset on becoming leader",
+        scenario: None
+    }
+    NoBrokerEpochInIsr = "no-broker-epoch-in-isr" {
+        sentence: "The controller takes a replica into the ISR that has started anew since the leader saw it caught up.",
+        source: "KIP-903, KAFKA-14139; kafka-tlaplus functions CHECK line 449",
+        scenario: None
+    }
+    IsrCheckTwoReads = "isr-check-two-reads" {
+        sentence: "The leader tests one incarnation of a follower and proposes another: it reads the follower's broker epoch anew after the test.",
+        source: "KAFKA-15221",
+        scenario: None
+    }
+    FencedJoinsIsr = "fenced-joins-isr" {
+        sentence: "The controller and the leader take a replica into the ISR that is fenced or shutting down.",
+        source: "KIP-841",
+        scenario: None
+    }
+    NoPartitionEpoch = "no-partition-epoch" {
+        sentence: "The controller applies an AlterPartition whatever partition epoch it was made for.",
+        source: "kafka-tlaplus functions CHECK line 459; KIP-497",
+        scenario: None
+    }
+    NoLeaderEpochInAlterPartition = "no-leader-epoch-in-alter-partition" {
+        sentence: "The controller applies an AlterPartition of a leader that has been deposed.",
+        source: "KIP-497; ReplicationControlManager.validateAlterPartitionData",
+        scenario: None
+    }
+    ElectOutsideIsr = "elect-outside-isr" {
+        sentence: "The controller elects any live replica when no in-sync one is left, whatever unclean.leader.election.enable says.",
+        source: "single-guard mutation of PartitionChangeBuilder",
+        scenario: None
+    }
+    UncleanKeepsIsr = "unclean-keeps-isr" {
+        sentence: "After an unclean election the ISR stays as it was, as if its members held what the new leader holds.",
+        source: "KIP-704; PartitionChangeBuilder.electLeader",
+        scenario: None
+    }
+    AcceptStaleRegistration = "accept-stale-registration" {
+        sentence: "A broker takes the answer to its predecessor's registration for its own, and lives on under a broker epoch that is not its own.",
+        source: "kafka-tlaplus v3_5 CHECK line 157; KIP-631 incarnation ids",
+        scenario: None
+    }
+    ReadHwTwice = "read-hw-twice" {
+        sentence: "A fetch tests one bound and reads up to another: a consumer is served what no high watermark covers.",
+        source: "KAFKA-9835, KAFKA-9807",
+        scenario: None
+    }
+    ListoffsetsRawHw = "listoffsets-raw-hw" {
+        sentence: "A new leader answers ListOffsets with a high watermark that its predecessor's was already beyond.",
+        source: "KIP-207",
+        scenario: None
+    }
+    AckAfterLeader = "ack-after-leader" {
+        sentence: "The broker answers acks=all as soon as the leader has appended.",
+        source: "single-guard mutation of ReplicaManager.appendRecords",
+        scenario: None
+    }
+    AckFromDeposedLeader = "ack-from-deposed-leader" {
+        sentence: "A leader that has been deposed answers the acks=all requests that still wait with success.",
+        source: "single-guard mutation of DelayedProduce.tryComplete",
+        scenario: None
+    }
+    AckOnTimeout = "ack-on-timeout" {
+        sentence: "An acks=all request whose replicas did not make it in time is answered with success.",
+        source: "single-guard mutation of DelayedProduce.onExpiration",
+        scenario: None
+    }
+    DeleteMarkerLate = "delete-marker-late" {
+        sentence: "The clean-shutdown marker is deleted only when the broker next writes a checkpoint: a crash before that is taken for an orderly stop.",
+        source: "KAFKA-10471",
+        scenario: None
+    }
+    TrustTimeindexTail = "trust-timeindex-tail" {
+        sentence: "The time index found on disk is believed without being held against the log.",
+        source: "KAFKA-10207, KAFKA-4734, KIP-263",
+        scenario: None
+    }
+    EpochCheckpointNoFsync = "epoch-checkpoint-no-fsync" {
+        sentence: "leader-epoch-checkpoint is replaced without fsync.",
+        source: "KAFKA-15046, KAFKA-16541",
+        scenario: None
+    }
+    KeepTornTail = "keep-torn-tail" {
+        sentence: "Recovery keeps what lies in the file up to the first batch that is not whole, without checking a CRC.",
+        source: "KAFKA-1211's sibling on disk: LogSegment.recover without its CRC check",
+        scenario: None
+    }
+    TrustUnflushedLog = "trust-unflushed-log" {
+        sentence: "A start after a crash trusts the recovery point to be the end of the log.",
+        source: "single-guard mutation of LogLoader.recoverLog",
+        scenario: None
+    }
+    AppendUnchecked = "append-unchecked" {
+        sentence: "A follower appends what its leader sends without checking the CRC.",
+        source: "single-guard mutation of UnifiedLog.analyzeAndValidateRecords",
+        scenario: None
+    }
+    RetryUnordered = "retry-unordered" {
+        sentence: "A producer with one request in flight puts a batch to be retried behind the batches that wait.",
+        source: "RecordAccumulator.reenqueue; P1, taken to max.in.flight.requests.per.connection=1",
+        scenario: None
+    }
+    RetryForgetsAttempts = "retry-forgets-attempts" {
+        sentence: "A producer reports a batch as definitely failed when its last attempt was, although an earlier one may be in the log.",
+        source: "Jepsen's distinction of fail and info; KAFKA-14034's neighbour",
+        scenario: None
+    }
+    AckBeforeAppend = "ack-before-append" {
+        sentence: "A producer reports a record as acknowledged once its request is written to the network.",
+        source: "acks=0, sold as acks=1 and acks=all",
+        scenario: None
+    }
+}
