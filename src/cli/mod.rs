@@ -4,10 +4,12 @@
 
 mod bench;
 mod check;
+mod fuzz;
 mod pool;
 mod replay;
 mod run;
 mod serve;
+mod shrink;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -44,6 +46,8 @@ struct Cli {
 enum Command {
     Run(RunArgs),
     Replay(ReplayArgs),
+    Fuzz(fuzz::FuzzArgs),
+    Shrink(shrink::ShrinkArgs),
     Check(CheckArgs),
     Serve(serve::ServeArgs),
     Bench(bench::BenchArgs),
@@ -182,6 +186,8 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Replay(args) => replay::replay(args),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
+        Command::Shrink(args) => shrink::shrink(&args),
         Command::Check(args) => check::check(args),
         Command::Serve(args) => serve::serve(&args),
         Command::Bench(args) => bench::bench(&args),

@@ -13,6 +13,7 @@ pub mod found;
 pub mod generate;
 pub mod guard;
 pub mod shrink;
+pub mod table;
 
 use crate::scenario::{self, Scenario};
 

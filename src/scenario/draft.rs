@@ -17,7 +17,7 @@ const PARTITIONS_MAX: i64 = 1_000;
 /// A record's value carries its number, so that every value is unique.
 const VALUE_BYTES_MIN: i64 = 16;
 pub(super) const VALUE_BYTES_DEFAULT: usize = 100;
-pub(super) const LATENCY_DEFAULT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_micros(500));
+pub const LATENCY_DEFAULT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_micros(500));
 
 /// One configuration key with its value.
 #[derive(Clone, Debug)]

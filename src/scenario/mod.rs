@@ -21,9 +21,10 @@ use std::path::{Path, PathBuf};
 use toml_edit::Document;
 
 pub use diagnostics::{Mistake, ScenarioError};
+pub use draft::LATENCY_DEFAULT;
 pub use model::*;
 pub use render::{render, written_duration};
-pub use vocabulary::{METRICS, Metric, MetricKind, metric};
+pub use vocabulary::{DEFECTS_AXIS, METRICS, Metric, MetricKind, metric};
 
 use diagnostics::Mistakes;
 use table::Section;
@@ -66,6 +67,14 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, ScenarioErr
         seed: draft.seed,
         matrix: axes,
         variants,
+    })
+}
+
+/// A duration as scenario files write it: `2s`, `500ms`. The error says what is wrong.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    expression::duration(text).map_err(|slip| match slip.help {
+        Some(help) => format!("{}: {help}", slip.message),
+        None => slip.message,
     })
 }
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 use super::draft::{LATENCY_DEFAULT, VALUE_BYTES_DEFAULT};
 use super::model::{Action, Axis, Comparison, Expectation, Fault, Scenario, Target, Topic, Variant, Workload};
 use super::model::{Cluster, When};
+use super::vocabulary::DEFECTS_AXIS;
 use crate::config::{BrokerConfig, ConsumerConfig, ProducerConfig, Scope, canonical_name};
+use crate::defect::Defects;
 
 /// Values of a configuration by key.
 type Entries = BTreeMap<&'static str, String>;
@@ -27,7 +29,9 @@ pub fn render(scenario: &Scenario, explanation: &[String]) -> String {
     }
     top(&mut out, scenario);
     let first = scenario.variants.first().expect("a scenario has a variant");
-    cluster(&mut out, &first.cluster, &broker_settings(scenario));
+    let defects_are_axis = scenario.matrix.iter().any(|axis| axis.name == DEFECTS_AXIS);
+    let defects = if defects_are_axis { Defects::NONE } else { first.cluster.defects };
+    cluster(&mut out, &first.cluster, defects, &broker_settings(scenario));
     for each in &first.topics {
         topic(&mut out, each);
     }
@@ -88,13 +92,17 @@ fn top(out: &mut String, scenario: &Scenario) {
     }
 }
 
-fn cluster(out: &mut String, cluster: &Cluster, settings: &Entries) {
-    let Cluster { brokers, config: _, latency } = cluster;
+fn cluster(out: &mut String, cluster: &Cluster, defects: Defects, settings: &Entries) {
+    let Cluster { brokers, config: _, latency, defects: _ } = cluster;
     line(out, format_args!("\n[cluster]"));
     pair(out, "brokers", &brokers.to_string());
     if *latency != LATENCY_DEFAULT {
         let (low, high) = (written_duration(latency.0), written_duration(latency.1));
         pair(out, "latency", &quoted(&format!("{low}..{high}")));
+    }
+    let names: Vec<String> = defects.iter().map(|defect| quoted(defect.name())).collect();
+    if !names.is_empty() {
+        pair(out, "defects", &format!("[{}]", names.join(", ")));
     }
     if !settings.is_empty() {
         line(out, format_args!("\n[cluster.config]"));

@@ -11,38 +11,35 @@ use proptest::sample::select;
 
 use super::{Profile, Shape};
 use crate::config::BrokerConfig;
+use crate::defect::Defects;
 use crate::scenario::{Cluster, Topic};
 
 /// A configuration key with a value, or neither.
 type Choice = Option<(&'static str, String)>;
 
 /// One of `values` for `key` in `weight` of 100 scenarios, Kafka's default in the others.
-pub(super) fn sometimes(
-    weight: u32,
-    key: &'static str,
-    values: &'static [&'static str],
-) -> impl Strategy<Value = Choice> + use<> {
-    prop_oneof![
-        100 - weight => Just(None),
-        weight => select(values).prop_map(move |value| Some((key, value.to_owned()))),
-    ]
+pub(super) fn sometimes(weight: u32, key: &'static str, values: &'static [&'static str]) -> BoxedStrategy<Choice> {
+    let set = select(values).prop_map(move |value| Some((key, value.to_owned())));
+    prop_oneof![100 - weight => Just(None), weight => set].boxed()
 }
 
-pub(super) fn cluster(shape: &Shape) -> impl Strategy<Value = Cluster> + use<> {
+pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
     let brokers = shape.brokers;
-    (timeouts(), replication(shape), latency()).prop_map(move |(timeouts, replication, latency)| {
+    let parts = (timeouts(), replication(shape), latency());
+    let built = parts.prop_map(move |(timeouts, replication, latency)| {
         let mut config = BrokerConfig::default();
         for (key, value) in timeouts.into_iter().chain(replication).flatten() {
             config.set(key, &value).expect("a drawn value is legal");
         }
         // `KafkaConfig.validateValues`
         config.replica_fetch_wait_max = config.replica_fetch_wait_max.min(config.replica_lag_time_max);
-        Cluster { brokers, config, latency }
-    })
+        Cluster { brokers, config, latency, defects: Defects::NONE }
+    });
+    built.boxed()
 }
 
 /// A heartbeat must come several times in a session, or sessions end by themselves.
-fn timeouts() -> impl Strategy<Value = Vec<Choice>> {
+fn timeouts() -> BoxedStrategy<Vec<Choice>> {
     let session = prop_oneof![
         2 => Just(("1000", "200")),
         4 => Just(("2000", "500")),
@@ -58,8 +55,9 @@ fn timeouts() -> impl Strategy<Value = Vec<Choice>> {
     let backoff = sometimes(60, "replica.fetch.backoff.ms", &["50", "100", "200", "500"]);
     let socket = prop_oneof![3 => select(&["1000", "2000", "4000"][..]), 1 => Just("30000")];
     let controller = prop_oneof![3 => select(&["1000", "2000", "5000"][..]), 1 => Just("30000")];
-    (session, lag, fetch_wait, backoff, socket, controller).prop_map(
-        |((session, heartbeat), lag, fetch_wait, backoff, socket, controller)| {
+    let parts = (session, lag, fetch_wait, backoff, socket, controller);
+    parts
+        .prop_map(|((session, heartbeat), lag, fetch_wait, backoff, socket, controller)| {
             let set = |key, value: &str| Some((key, value.to_owned()));
             vec![
                 set("broker.session.timeout.ms", session),
@@ -70,11 +68,11 @@ fn timeouts() -> impl Strategy<Value = Vec<Choice>> {
                 set("replica.socket.timeout.ms", socket),
                 set("controller.socket.timeout.ms", controller),
             ]
-        },
-    )
+        })
+        .boxed()
 }
 
-fn replication(shape: &Shape) -> impl Strategy<Value = Vec<Choice>> + use<> {
+fn replication(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
     let (flush, segment) = match shape.profile {
         Profile::Replication => (20, 10),
         Profile::Storage => (40, 60),
@@ -92,10 +90,10 @@ fn replication(shape: &Shape) -> impl Strategy<Value = Vec<Choice>> + use<> {
     let rebalance = sometimes(20, "leader.imbalance.check.interval.seconds", &["2", "5", "10"]);
     let fetch_bytes = sometimes(15, "replica.fetch.max.bytes", &["200", "1000", "10000"]);
     let parts = (min_insync, unclean, flush, segment, checkpoints, recovery_point, rebalance, fetch_bytes);
-    parts.prop_map(|(a, b, c, d, e, f, g, h)| vec![a, b, c, d, e, f, g, h])
+    parts.prop_map(|(a, b, c, d, e, f, g, h)| vec![a, b, c, d, e, f, g, h]).boxed()
 }
 
-fn latency() -> impl Strategy<Value = (Duration, Duration)> {
+fn latency() -> BoxedStrategy<(Duration, Duration)> {
     let us = |low, high| (Duration::from_micros(low), Duration::from_micros(high));
     prop_oneof![
         6 => Just(us(200, 500)),
@@ -103,9 +101,10 @@ fn latency() -> impl Strategy<Value = (Duration, Duration)> {
         1 => Just(us(1_000, 30_000)),
         1 => Just(us(20_000, 25_000)),
     ]
+    .boxed()
 }
 
-pub(super) fn topics(profile: Profile, brokers: u32) -> impl Strategy<Value = Vec<Topic>> {
+pub(super) fn topics(profile: Profile, brokers: u32) -> BoxedStrategy<Vec<Topic>> {
     let replicas = i16::try_from(brokers.min(3)).expect("at most 3");
     let factor = match profile {
         Profile::Storage => prop_oneof![3 => Just(replicas), 2 => 1..=replicas].boxed(),
@@ -124,4 +123,5 @@ pub(super) fn topics(profile: Profile, brokers: u32) -> impl Strategy<Value = Ve
         9 => topic("orders").prop_map(|orders| vec![orders]),
         1 => (topic("orders"), topic("audit")).prop_map(|(orders, audit)| vec![orders, audit]),
     ]
+    .boxed()
 }

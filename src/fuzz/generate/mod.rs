@@ -59,16 +59,17 @@ pub fn scenario(profile: Profile, seed: u64) -> Scenario {
 }
 
 /// Every scenario of a profile.
-pub fn scenarios(profile: Profile) -> impl Strategy<Value = Scenario> {
+pub fn scenarios(profile: Profile) -> BoxedStrategy<Scenario> {
     let parts = shape(profile).prop_flat_map(|shape| {
         let workloads = workloads::workloads(&shape);
         (Just(shape.clone()), cluster::cluster(&shape), workloads)
     });
+    let parts = parts.boxed();
     let parts = parts.prop_flat_map(|(shape, cluster, workloads)| {
         let faults = faults::schedule(&shape, &clients(&workloads));
         (Just(shape), Just(cluster), Just(workloads), faults)
     });
-    parts.prop_map(|(shape, cluster, workloads, faults)| {
+    let drawn = parts.boxed().prop_map(|(shape, cluster, workloads, faults)| {
         let variant =
             Variant { point: Vec::new(), cluster, topics: shape.topics, workloads, faults, expect: Vec::new() };
         let drawn = Scenario {
@@ -83,7 +84,8 @@ pub fn scenarios(profile: Profile) -> impl Strategy<Value = Scenario> {
         let text = crate::scenario::render(&drawn, &[]);
         crate::scenario::parse(&drawn.name, &drawn.file, &text)
             .unwrap_or_else(|error| panic!("a drawn scenario is valid: {}\n{text}", error.render(false, 120)))
-    })
+    });
+    drawn.boxed()
 }
 
 fn clients(workloads: &[Workload]) -> Vec<String> {
@@ -93,16 +95,14 @@ fn clients(workloads: &[Workload]) -> Vec<String> {
     workloads.iter().map(name).collect()
 }
 
-fn shape(profile: Profile) -> impl Strategy<Value = Shape> {
+fn shape(profile: Profile) -> BoxedStrategy<Shape> {
     let brokers = match profile {
         Profile::Replication => prop_oneof![8 => Just(3), 2 => Just(2), 1 => Just(4), 1 => Just(5)].boxed(),
         Profile::Storage => prop_oneof![6 => Just(3), 2 => Just(1), 2 => Just(2)].boxed(),
-        Profile::All => {
-            prop_oneof![10 => Just(3), 1 => Just(1), 2 => Just(2), 1 => Just(4), 2 => Just(5_u32)].boxed()
-        }
+        Profile::All => prop_oneof![10 => Just(3), 1 => Just(1), 2 => Just(2), 1 => Just(4), 2 => Just(5_u32)].boxed(),
     };
     let sized = brokers.prop_flat_map(move |brokers| {
         (Just(brokers), cluster::topics(profile, brokers), faults::kinds(profile), faults::regime())
     });
-    sized.prop_map(move |(brokers, topics, kinds, regime)| Shape { profile, brokers, topics, kinds, regime })
+    sized.prop_map(move |(brokers, topics, kinds, regime)| Shape { profile, brokers, topics, kinds, regime }).boxed()
 }

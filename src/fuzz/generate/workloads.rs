@@ -15,11 +15,11 @@ const RECORDS: u64 = 500;
 /// Sending goes on for about this long.
 const SENDING: u64 = 24;
 
-pub(super) fn workloads(shape: &Shape) -> impl Strategy<Value = Vec<Workload>> + use<> {
+pub(super) fn workloads(shape: &Shape) -> BoxedStrategy<Vec<Workload>> {
     let topics: Vec<String> = shape.topics.iter().map(|topic| topic.name.clone()).collect();
     let profile = shape.profile;
     let counts = (prop_oneof![5 => Just(1_usize), 3 => Just(2), 1 => Just(3)], 0..=2_usize);
-    counts.prop_flat_map(move |(producers, consumers)| {
+    let drawn = counts.prop_flat_map(move |(producers, consumers)| {
         let produce: Vec<_> =
             (1..=producers).map(|n| producer(n, producers, topics[n % topics.len()].clone(), profile)).collect();
         let consume: Vec<_> = (1..=consumers).map(|n| consumer(n, topics[n % topics.len()].clone())).collect();
@@ -27,7 +27,8 @@ pub(super) fn workloads(shape: &Shape) -> impl Strategy<Value = Vec<Workload>> +
             all.extend(consume);
             all
         })
-    })
+    });
+    drawn.boxed()
 }
 
 fn producer(number: usize, of: usize, topic: String, profile: Profile) -> BoxedStrategy<Workload> {
@@ -54,7 +55,7 @@ fn producer(number: usize, of: usize, topic: String, profile: Profile) -> BoxedS
         .boxed()
 }
 
-fn producer_config() -> impl Strategy<Value = ProducerConfig> {
+fn producer_config() -> BoxedStrategy<ProducerConfig> {
     let request = prop_oneof![3 => select(&["500", "1000", "2000", "4000"][..]), 1 => Just("30000")];
     let delivery = sometimes(60, "delivery.timeout.ms", &["5000", "10000", "20000"]);
     let retries = sometimes(20, "retries", &["0", "1", "5"]);
@@ -62,8 +63,9 @@ fn producer_config() -> impl Strategy<Value = ProducerConfig> {
     let linger = sometimes(40, "linger.ms", &["0", "20", "100"]);
     let batch = sometimes(30, "batch.size", &["0", "300", "1000"]);
     let backoff = sometimes(30, "retry.backoff.ms", &["10", "50", "500"]);
-    (request, delivery, retries, in_flight, linger, batch, backoff).prop_map(
-        |(request, delivery, retries, in_flight, linger, batch, backoff)| {
+    let parts = (request, delivery, retries, in_flight, linger, batch, backoff);
+    parts
+        .prop_map(|(request, delivery, retries, in_flight, linger, batch, backoff)| {
             let mut config = ProducerConfig::default();
             let request = Some(("request.timeout.ms", request.to_owned()));
             for (key, value) in [request, delivery, retries, in_flight, linger, batch, backoff].into_iter().flatten() {
@@ -73,8 +75,8 @@ fn producer_config() -> impl Strategy<Value = ProducerConfig> {
             // `KafkaProducer.configureDeliveryTimeout`
             config.delivery_timeout = config.delivery_timeout.max(config.linger + config.request_timeout);
             config
-        },
-    )
+        })
+        .boxed()
 }
 
 fn consumer(number: usize, topic: String) -> BoxedStrategy<Workload> {

@@ -1,0 +1,254 @@
+//! Passes over the schedule: fewer faults, shorter and simpler ones, rounder times.
+
+use std::time::Duration;
+
+use super::Search;
+use crate::lab::outcome::FiredFault;
+use crate::scenario::{Action, Condition, Fault, Target, When};
+
+/// Delta debugging: first those that never fired, then halves, quarters, … single faults.
+pub(super) fn drop_faults(search: &mut Search<'_>) {
+    let fired: Vec<usize> = search.fired.iter().map(|fired| fired.index).collect();
+    let idle: Vec<usize> = (0..search.faults().len()).filter(|index| !fired.contains(index)).collect();
+    if !idle.is_empty() {
+        offer_without(search, &idle);
+    }
+    let mut size = search.faults().len();
+    while size >= 1 && !search.is_spent() {
+        let mut from = 0;
+        while from < search.faults().len() {
+            let chunk: Vec<usize> = (from..(from + size).min(search.faults().len())).collect();
+            if !offer_without(search, &chunk) {
+                from += size;
+            }
+        }
+        size /= 2;
+    }
+}
+
+fn offer_without(search: &mut Search<'_>, indices: &[usize]) -> bool {
+    let faults = without(search.faults(), indices, &search.fired);
+    let candidate = search.with_faults(faults);
+    search.offer(&candidate)
+}
+
+/// The faults without those at `indices`. A fault that waits for one of them starts at the time at which it started in
+/// the run at hand instead, or is left out too if it never did; one that is aimed at another's machines is aimed at what
+/// the other was aimed at.
+pub(super) fn without(faults: &[Fault], indices: &[usize], fired: &[FiredFault]) -> Vec<Fault> {
+    let mut gone = vec![false; faults.len()];
+    for index in indices {
+        gone[*index] = true;
+    }
+    let started = |index: usize| fired.iter().find(|fired| fired.index == index).map(|fired| fired.at);
+    while let Some(index) = (0..faults.len())
+        .find(|index| !gone[*index] && started(*index).is_none() && awaited(&faults[*index]).is_some_and(|by| gone[by]))
+    {
+        gone[index] = true;
+    }
+    let kept: Vec<usize> = (0..faults.len()).filter(|index| !gone[*index]).collect();
+    let number = |old: usize| kept.iter().position(|index| *index == old).map(|position| position + 1);
+    let renumbered = |index: &usize| {
+        let mut fault = faults[*index].clone();
+        if let When::Condition(Condition::Fault { index: awaited, ended: _ }) = &mut fault.when {
+            match number(*awaited - 1) {
+                Some(new) => *awaited = new,
+                None => {
+                    let at = started(*index).expect("those that never started are gone with what they wait for");
+                    (fault.when, fault.after) = (When::At(Duration::from_nanos(at.as_nanos())), Duration::ZERO);
+                }
+            }
+        }
+        each_target(&mut fault, &mut |target| {
+            aim_directly(target, faults, &gone);
+            if let Target::SameAs(index) = target {
+                // Without a number the other has no machines to aim at: the candidate is refused as invalid.
+                *index = number(*index - 1).unwrap_or(faults.len());
+            }
+        });
+        fault
+    };
+    kept.iter().map(renumbered).collect()
+}
+
+/// The fault (0-based) that this one waits for.
+fn awaited(fault: &Fault) -> Option<usize> {
+    match &fault.when {
+        When::Condition(Condition::Fault { index, ended: _ }) => Some(index - 1),
+        When::Condition(_) | When::At(_) => None,
+    }
+}
+
+/// Follows references to faults that are gone.
+fn aim_directly(target: &mut Target, faults: &[Fault], gone: &[bool]) {
+    while let Target::SameAs(index) = target
+        && gone[*index - 1]
+        && let Some(aimed) = &faults[*index - 1].target
+    {
+        *target = aimed.clone();
+    }
+}
+
+fn each_target(fault: &mut Fault, change: &mut dyn FnMut(&mut Target)) {
+    if let Some(target) = &mut fault.target {
+        change(target);
+    }
+    match &mut fault.action {
+        Action::Partition { groups, one_way: _ } => groups.iter_mut().flatten().for_each(&mut *change),
+        Action::Delay { from, to, by: _, both_ways: _ } => {
+            change(from);
+            change(to);
+        }
+        Action::Crash
+        | Action::PowerLoss
+        | Action::Restart
+        | Action::Pause
+        | Action::Resume
+        | Action::Isolate
+        | Action::Heal
+        | Action::ControlledShutdown
+        | Action::ElectPreferred { .. } => {}
+    }
+}
+
+/// Each fault by itself: milder, until the end of the run, one for two.
+pub(super) fn simplify(search: &mut Search<'_>) {
+    let mut index = 0;
+    while index < search.faults().len() && !search.is_spent() {
+        merge_with_next(search, index);
+        for simpler in simpler(&search.faults()[index].clone()) {
+            let mut faults = search.faults().to_vec();
+            faults[index] = simpler;
+            let candidate = search.with_faults(faults);
+            search.offer(&candidate);
+        }
+        index += 1;
+    }
+}
+
+/// Two faults of one kind on one target become one that lasts over both.
+fn merge_with_next(search: &mut Search<'_>, index: usize) {
+    let faults = search.faults();
+    let same = |other: &Fault| other.action == faults[index].action && other.target == faults[index].target;
+    let Some(next) = (index + 1..faults.len()).find(|other| same(&faults[*other])) else { return };
+    let times = |index: usize| search.fired.iter().find(|fired| fired.index == index);
+    let (Some(one), Some(other)) = (times(index), times(next)) else { return };
+    let (Some(_), Some(end)) = (one.ended_at, other.ended_at.max(one.ended_at)) else { return };
+    let mut merged = without(faults, &[next], &search.fired);
+    merged[index].duration = Some(Duration::from_nanos(end.as_nanos().saturating_sub(one.at.as_nanos()).max(1)));
+    let candidate = search.with_faults(merged);
+    search.offer(&candidate);
+}
+
+fn simpler(fault: &Fault) -> Vec<Fault> {
+    let mut simpler = Vec::new();
+    let mut with = |action: Action, target: Option<Target>| {
+        simpler.push(Fault { action, target, ..fault.clone() });
+    };
+    match &fault.action {
+        Action::PowerLoss => with(Action::Crash, fault.target.clone()),
+        Action::Partition { groups, one_way } => {
+            if *one_way {
+                with(Action::Partition { groups: groups.clone(), one_way: false }, None);
+            }
+            // Whoever is left out keeps all links: a smaller fault.
+            for (side, members) in groups.iter().enumerate().filter(|(_, members)| members.len() > 1) {
+                for member in 0..members.len() {
+                    let mut groups = groups.clone();
+                    groups[side].remove(member);
+                    with(Action::Partition { groups, one_way: *one_way }, None);
+                }
+            }
+        }
+        Action::Delay { from, to, by, both_ways: true } => {
+            with(Action::Delay { from: from.clone(), to: to.clone(), by: *by, both_ways: false }, None);
+        }
+        Action::Crash
+        | Action::Restart
+        | Action::Pause
+        | Action::Resume
+        | Action::Isolate
+        | Action::Delay { both_ways: false, .. }
+        | Action::Heal
+        | Action::ControlledShutdown
+        | Action::ElectPreferred { .. } => {}
+    }
+    if fault.duration.is_some() {
+        simpler.push(Fault { duration: None, ..fault.clone() });
+    }
+    if !fault.after.is_zero() {
+        simpler.push(Fault { after: Duration::ZERO, ..fault.clone() });
+    }
+    simpler
+}
+
+/// Every time of the schedule on the roundest number that still fails, and shorter rather than longer.
+pub(super) fn round_times(search: &mut Search<'_>) {
+    for index in 0..search.faults().len() {
+        for part in [Part::Start, Part::After, Part::Length, Part::By] {
+            let Some(time) = part.of(&mut search.faults()[index].clone()).map(|time| *time) else { continue };
+            for rounder in rounder(time) {
+                let mut faults = search.faults().to_vec();
+                if let Some(time) = part.of(&mut faults[index]) {
+                    *time = rounder;
+                }
+                let candidate = search.with_faults(faults);
+                if search.offer(&candidate) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    Start,
+    After,
+    Length,
+    By,
+}
+
+impl Part {
+    fn of(self, fault: &mut Fault) -> Option<&mut Duration> {
+        match self {
+            Part::Start => match &mut fault.when {
+                When::At(at) => Some(at),
+                When::Condition(_) => None,
+            },
+            Part::After => Some(&mut fault.after).filter(|after| !after.is_zero()),
+            Part::Length => fault.duration.as_mut(),
+            Part::By => match &mut fault.action {
+                Action::Delay { by, .. } => Some(by),
+                Action::Crash
+                | Action::PowerLoss
+                | Action::Restart
+                | Action::Pause
+                | Action::Resume
+                | Action::Isolate
+                | Action::Partition { .. }
+                | Action::Heal
+                | Action::ControlledShutdown
+                | Action::ElectPreferred { .. } => None,
+            },
+        }
+    }
+}
+
+/// Rounder than `time`, the roundest first: below it, then above it.
+pub(super) fn rounder(time: Duration) -> Vec<Duration> {
+    let now = time.as_nanos() as u64;
+    let mut rounder = Vec::new();
+    for unit in [5_000_000_000, 1_000_000_000, 500_000_000, 100_000_000, 10_000_000, 1_000_000_u64] {
+        let below = now / unit * unit;
+        if below == now {
+            break;
+        }
+        for candidate in [below, below + unit] {
+            if candidate > 0 {
+                rounder.push(Duration::from_nanos(candidate));
+            }
+        }
+    }
+    rounder
+}
