@@ -1,8 +1,12 @@
 //! The fuzzer: what it draws are valid scenarios, what it says is the same every time, what nothing is wrong with stays
 //! clean, what is broken on purpose is found and made small.
 
+use faultline::defect::Defects;
 use faultline::fuzz::Profile;
+use faultline::fuzz::campaign::try_seed;
+use faultline::fuzz::examine::examine;
 use faultline::fuzz::generate::{scenario, scenarios};
+use faultline::lab::run::run_one;
 use faultline::scenario::{Scenario, find_files, load, parse, render};
 use proptest::prelude::*;
 
@@ -53,5 +57,27 @@ fn a_seed_means_one_scenario() {
         assert_eq!(texts, again);
         let distinct: std::collections::BTreeSet<&String> = texts.iter().collect();
         assert_eq!(distinct.len(), texts.len(), "two seeds of {} mean one scenario", profile.name());
+    }
+}
+
+#[test]
+fn the_guard_excuses_every_loss_that_a_shipped_scenario_claims() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    for file in find_files(&[dir]).expect("scenarios/ holds scenarios") {
+        let scenario = load(&file).expect("shipped scenarios are valid");
+        for (index, variant) in scenario.variants.iter().enumerate().filter(|(_, v)| v.cluster.defects.is_empty()) {
+            let failure = examine(variant, &run_one(&scenario, index, scenario.seed));
+            assert_eq!(failure, None, "{}, variant {}", file.display(), variant.label());
+        }
+    }
+}
+
+#[test]
+fn a_sweep_without_defects_finds_nothing() {
+    for profile in Profile::ALL {
+        for seed in 1..=12 {
+            let failure = try_seed(profile, Defects::NONE, seed);
+            assert_eq!(failure, None, "faultline fuzz --profile {} --seed {seed} --seeds 1", profile.name());
+        }
     }
 }

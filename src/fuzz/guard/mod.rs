@@ -83,7 +83,8 @@ impl Guard {
         }
         let ack = partition.ack(offset, acked_at)?;
         if ack.required_acks == 1 && !partition.was_committed(ack) {
-            let moved = partition.reigns.iter().any(|(at, epoch)| *at >= ack.at && *epoch > ack.leader_epoch);
+            // A deposed leader that has not heard of it acknowledges too.
+            let moved = partition.leader_epoch > ack.leader_epoch;
             return moved.then_some(Excuse::LeadershipMoved);
         }
         partition

@@ -107,7 +107,7 @@ pub(super) struct Ack {
 
 pub(super) struct Partition {
     pub leader: Option<String>,
-    leader_epoch: LeaderEpoch,
+    pub leader_epoch: LeaderEpoch,
     isr: Vec<String>,
     pub replicas: BTreeMap<String, Replica>,
     committed: Vec<BatchInfo>,
@@ -115,8 +115,6 @@ pub(super) struct Partition {
     pub ever_committed: BTreeSet<(i64, i32, u32)>,
     /// The first unclean election.
     pub unclean_at: Option<Time>,
-    /// Every leader epoch, and when the controller committed it.
-    pub reigns: Vec<(Time, LeaderEpoch)>,
     pub losses: Vec<Loss>,
     /// When a high watermark passed the log end of an in-sync replica, and whether all such had lost power.
     pub weak_candidates: Vec<(Time, bool)>,
@@ -134,7 +132,6 @@ impl Default for Partition {
             high_watermark: Offset::ZERO,
             ever_committed: BTreeSet::new(),
             unclean_at: None,
-            reigns: Vec::new(),
             losses: Vec::new(),
             weak_candidates: Vec::new(),
             acks: Vec::new(),
@@ -253,9 +250,6 @@ impl Partition {
     fn changed(&mut self, at: Time, leader: BrokerId, epoch: LeaderEpoch, isr: &[BrokerId], unclean: bool) {
         let name = |broker: &BrokerId| format!("broker-{broker}");
         self.leader = (leader != BrokerId::NONE).then(|| name(&leader));
-        if epoch != self.leader_epoch {
-            self.reigns.push((at, epoch));
-        }
         self.leader_epoch = epoch;
         self.isr = isr.iter().map(name).collect();
         if unclean {
