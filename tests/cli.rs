@@ -136,3 +136,21 @@ fn check_judges_a_saved_history() {
     assert_eq!(code(&broken), 2);
     assert!(text(&broken.stderr).contains('1'), "the line: {}", text(&broken.stderr));
 }
+
+#[test]
+fn several_scenarios_share_a_report_that_can_be_replayed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for name in ["one.toml", "two.toml"] {
+        write(dir.path(), name, &scenario(r#"lost-write = "> 0""#));
+    }
+    assert_eq!(code(&faultline(&["run", "one.toml", "two.toml", "--out", "all"], dir.path())), 0);
+    let combined = fs::read(dir.path().join("all/report.json")).expect("the combined report");
+    let combined: Value = serde_json::from_slice(&combined).expect("JSON");
+    assert_eq!(combined["summary"]["runs"], 2);
+    for (run, name) in combined["runs"].as_array().expect("runs").iter().zip(["one", "two"]) {
+        assert_eq!(run["scenario"], name);
+        let trace = run["trace"].as_str().expect("kept whole");
+        assert!(dir.path().join("all").join(trace).is_file(), "{trace}");
+    }
+    assert_eq!(code(&faultline(&["replay", "all/report.json"], dir.path())), 0);
+}

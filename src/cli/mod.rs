@@ -68,7 +68,8 @@ Examples:
   faultline run scenarios --format junit > junit.xml
 
 Reports are written to reports/<scenario>/: report.json, report.html, history.jsonl and trace.jsonl, the
-last two with variant and seed in their names when there are several. With --seeds, history, trace and
+last two with variant and seed in their names when there are several. Several scenarios also get a
+report.json of all runs, one directory above. With --seeds, history, trace and
 page are kept of the first unexpected run of each variant, or of its first run.
 
 {EXIT_CODES}"))]

@@ -1,11 +1,11 @@
 //! One run, from boot to verdict's input: boot, create topics, workload under faults, heal, full read.
 
 use std::cell::RefCell;
+use std::future::{Future as _, poll_fn};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
+use std::task::Poll;
 use std::time::Duration;
-
-use futures_util::future::{Either, select};
 
 use super::cluster::{AdminRequest, Cluster, run as run_process};
 use super::nemesis::Nemesis;
@@ -16,7 +16,7 @@ use crate::config::ProducerConfig;
 use crate::protocol::TopicPartition;
 use crate::scenario::{Scenario, Variant, Workload};
 use crate::world::Time;
-use crate::world::sim::{SimConfig, Simulation};
+use crate::world::sim::{Alarm, SimConfig, Simulation};
 
 /// Simulated time that booting, creating topics, healing and the final read may take, each.
 const PHASE_MAX: Duration = Duration::from_secs(300);
@@ -90,11 +90,14 @@ struct Supervisor {
     cluster: Cluster,
     recorder: Recorder,
     variant: Variant,
+    /// Wakes the supervisor at its deadlines: woken by every change, it would otherwise leave a timer behind each time.
+    alarm: RefCell<Alarm>,
 }
 
 async fn supervise(sim: Simulation, variant: Variant, duration: Option<Duration>, recorder: Recorder) -> (End, Facts) {
     let cluster = Cluster::start(sim.clone(), recorder.clone(), &variant);
-    let supervisor = Supervisor { sim: sim.clone(), cluster, recorder: recorder.clone(), variant };
+    let supervisor =
+        Supervisor { sim: sim.clone(), cluster, recorder: recorder.clone(), variant, alarm: RefCell::new(sim.alarm()) };
     let mut facts = Facts::default();
     let end = match supervisor.phases(duration, &mut facts).await {
         Ok(()) => End::Complete,
@@ -138,11 +141,18 @@ impl Supervisor {
     }
 
     async fn changed_or(&self, deadline: Time) {
-        let changed = std::pin::pin!(self.recorder.changed());
-        let sleep = std::pin::pin!(self.sim.sleep_until(deadline));
-        match select(changed, sleep).await {
-            Either::Left(_) | Either::Right(_) => {}
-        }
+        let mut changed = std::pin::pin!(self.recorder.changed());
+        poll_fn(|context| {
+            let now = self.sim.now();
+            if now >= deadline || changed.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut alarm = self.alarm.borrow_mut();
+            alarm.expire(now);
+            alarm.arm(deadline, context.waker());
+            Poll::Pending
+        })
+        .await;
     }
 
     async fn boot(&self) -> Result<(), String> {

@@ -139,9 +139,13 @@ impl<T> Peer<T> {
             Link::Down if !self.queued.is_empty() => Some(self.retry_at),
             Link::Down | Link::Ready { .. } => None,
         };
-        let queued = self.queued.iter().map(|p| p.deadline);
-        let in_flight = self.in_flight.iter().map(|p| p.deadline);
-        queued.chain(in_flight).chain(link).min()
+        // Asked for after every event: idle peers must cost next to nothing.
+        if self.queued.is_empty() && self.in_flight.is_empty() {
+            return link;
+        }
+        let queued = self.queued.iter().map(|p| p.deadline).min();
+        let in_flight = self.in_flight.iter().map(|p| p.deadline).min();
+        [link, queued, in_flight].into_iter().flatten().min()
     }
 
     fn serves(&self, api_key: i16, version: i16) -> bool {

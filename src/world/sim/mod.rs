@@ -35,6 +35,7 @@ use self::digest::Digest;
 use self::net::{Incarnation, MachineId, Network, Stop};
 use super::{Endpoint, Rng, Time, World, streams};
 
+pub use self::clock::Alarm;
 pub use self::disk::{SimDisk, SimFile};
 pub use self::endpoint::SimEndpoint;
 
@@ -183,6 +184,11 @@ impl Simulation {
 
     pub async fn sleep_until(&self, deadline: Time) {
         self.core.clock.sleep_until(deadline).await;
+    }
+
+    /// For a task that waits for one of several things, over and over.
+    pub fn alarm(&self) -> Alarm {
+        self.core.clock.alarm()
     }
 
     /// A stream of the supervisor's own, by name.
