@@ -12,6 +12,7 @@ use kafka_protocol::messages::fetch_response::PartitionData;
 use uuid::Uuid;
 
 use super::{Broker, BrokerOptions, Hosted, Key, Touched, effective_topic_config, rpc_config};
+use crate::defect::Defect;
 use crate::metadata::{ImageChanges, MetadataImage, PartitionState, decode_records};
 use crate::protocol::rpc::{Completion, PeerId, RpcClient};
 use crate::protocol::{BrokerId, TopicPartition};
@@ -196,7 +197,10 @@ impl Broker {
         for key in following {
             self.apply_partition_state(now, key)?;
         }
-        self.fetchers.stop_idle(net);
+        // The fetch under way belongs to an epoch that is over.
+        if !self.options.config.defects.has(Defect::KeepOldFetchSession) {
+            self.fetchers.stop_idle(net);
+        }
         Ok(())
     }
 

@@ -123,7 +123,8 @@ impl Broker {
         let now = world.now();
         let config = &options.config;
         let new_id = || random_uuid(&mut world.rng("directory-id"));
-        let (log_dir, loaded) = LogDirectory::open(world.disk(), &options.log_dir, |_| config.log.clone(), new_id)?;
+        let (log_dir, loaded) =
+            LogDirectory::open(world.disk(), &options.log_dir, |_| config.log.clone(), new_id, config.defects)?;
         let env = Environment {
             id: options.id,
             machine: format!("broker-{}", options.id),
@@ -131,7 +132,6 @@ impl Broker {
             broker_epoch: BrokerEpoch::NONE,
             replica_lag_time_max: config.replica_lag_time_max,
             image: MetadataImage::default(),
-            defects: config.defects,
         };
         let mut unclaimed = BTreeMap::new();
         for log in loaded {

@@ -12,6 +12,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::connections::ReplyTo;
 use super::delayed::Delayed;
 use super::{Broker, Key, Partitions, Touched};
+use crate::defect::Defect;
 use crate::observe::Observation;
 use crate::protocol::{ErrorCode, Offset, TopicPartition};
 use crate::replica::{Acknowledgement, ReplicaError};
@@ -65,7 +66,8 @@ impl Broker {
         if self.is_finished {
             return;
         }
-        if request.acks != -1 || appended.is_empty() {
+        let answers_at_once = self.options.config.defects.has(Defect::AckAfterLeader);
+        if request.acks != -1 || appended.is_empty() || answers_at_once {
             self.observe_produced(now, request.acks, &response, &appended);
             return self.answer_produce(to, request.acks, &mut response, net);
         }

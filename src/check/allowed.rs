@@ -191,7 +191,7 @@ impl Context {
             retries_without_idempotence: false,
             several_in_flight: false,
             leader_changed: events.leader_changed,
-            unclean_election: events.unclean_election,
+            unclean_election: events.unclean_election && may_elect_uncleanly(variant),
             lossy_crashes: events.lossy_crashes,
             last_replica_lost_power: events.last_replica_lost_power,
             min_insync_replicas: min_insync_replicas(variant),
@@ -318,6 +318,15 @@ fn weaker(a: Acks, b: Acks) -> Acks {
         (Acks::One, _) | (_, Acks::One) => Acks::One,
         (Acks::All, Acks::All) => Acks::All,
     }
+}
+
+/// An unclean election is a reason only where it is allowed: elsewhere it is a defect.
+fn may_elect_uncleanly(variant: &Variant) -> bool {
+    let is_on = |config: &BTreeMap<String, String>| {
+        config.get("unclean.leader.election.enable").map(|value| value.trim().eq_ignore_ascii_case("true"))
+    };
+    let of_cluster = variant.cluster.config.unclean_leader_election_enable;
+    variant.topics.iter().any(|topic| is_on(&topic.config).unwrap_or(of_cluster))
 }
 
 /// The smallest of the topics, overrides included.

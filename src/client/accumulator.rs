@@ -17,6 +17,7 @@ use super::backoff::ExponentialBackoff;
 use super::delivery::RecordId;
 use super::metadata::{Metadata, TopicMetadata};
 use super::partitioner::TopicPartitioner;
+use crate::defect::{Defect, Defects};
 use crate::log::batch::HEADER_BYTES;
 use crate::protocol::{BrokerId, LeaderEpoch};
 use crate::world::{Rng, Time};
@@ -232,6 +233,7 @@ pub(super) struct RecordAccumulator {
     rng: Rng,
     /// Emptied record vectors of encoded batches, for the next ones.
     spare_records: Vec<Vec<Record>>,
+    defects: Defects,
 }
 
 impl RecordAccumulator {
@@ -241,6 +243,7 @@ impl RecordAccumulator {
         retry_backoff: ExponentialBackoff,
         memory: usize,
         rng: Rng,
+        defects: Defects,
     ) -> RecordAccumulator {
         RecordAccumulator {
             batch_size: batch_size.max(1),
@@ -250,6 +253,7 @@ impl RecordAccumulator {
             topics: IndexMap::default(),
             rng,
             spare_records: Vec::new(),
+            defects,
         }
     }
 
@@ -399,7 +403,13 @@ impl RecordAccumulator {
         batch.backoff = self.retry_backoff.after(batch.attempts, &mut self.rng);
         batch.attempts += 1;
         batch.last_attempt = now;
-        queue_mut(&mut self.topics[batch.topic].partitions, batch.partition).batches.push_front(batch);
+        let queue = queue_mut(&mut self.topics[batch.topic].partitions, batch.partition);
+        if self.defects.has(Defect::RetryUnordered) {
+            // Whoever waits behind it is sent first, however few requests may be in flight.
+            queue.batches.push_back(batch);
+        } else {
+            queue.batches.push_front(batch);
+        }
     }
 
     /// Gives a batch's memory back.
@@ -459,7 +469,7 @@ mod tests {
 
     fn accumulator(batch_size: usize, memory: usize) -> RecordAccumulator {
         let backoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_millis(100));
-        RecordAccumulator::new(batch_size, LINGER, backoff, memory, Rng::seed_from_u64(1))
+        RecordAccumulator::new(batch_size, LINGER, backoff, memory, Rng::seed_from_u64(1), Defects::NONE)
     }
 
     fn at(millis: u64) -> Time {

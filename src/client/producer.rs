@@ -19,6 +19,7 @@ use super::error::{ClientError, is_invalid_metadata};
 use super::metadata::{Metadata, MetadataConfig};
 use super::partitioner::partition_for_key;
 use crate::config::{Acks, Partitioner, ProducerConfig};
+use crate::defect::Defect;
 use crate::protocol::rpc::{Completion, LinkState, Reply, RpcClient, RpcConfig, RpcError};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Time, World};
@@ -108,6 +109,7 @@ impl Producer {
                 retry_backoff,
                 config.buffer_memory,
                 world.rng("producer-accumulator"),
+                config.defects,
             ),
             world: world.clone(),
             config,
@@ -363,6 +365,11 @@ impl Producer {
         match self.config.acks {
             Acks::One | Acks::All => {
                 self.rpc.send(now, peer, PRODUCE_VERSION, &request, timeout, Tag::Produce(tag), net);
+                // As under acks=0, where it is what was asked for.
+                if self.config.defects.has(Defect::AckBeforeAppend) {
+                    let batches = self.in_flight.remove(&tag).unwrap_or_default();
+                    batches.into_iter().for_each(|batch| self.complete_batch(batch, None));
+                }
             }
             Acks::Zero => {
                 let mut completed = Vec::new();
@@ -499,6 +506,10 @@ impl Producer {
         }
         let Some(mut batch) = batch else { return };
         batch.maybe_appended |= maybe_appended;
+        // The last answer is about the last attempt alone.
+        if self.config.defects.has(Defect::RetryForgetsAttempts) {
+            batch.maybe_appended = maybe_appended;
+        }
         let can_retry = code.is_retriable()
             && batch.attempts < self.config.retries
             && !batch.is_expired(now, self.config.delivery_timeout);

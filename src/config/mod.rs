@@ -250,6 +250,8 @@ pub struct ConsumerConfig {
     /// `socket.connection.setup.timeout.ms` (10000)
     pub socket_connection_setup_timeout: Duration,
     pub client_id: String,
+    /// Known defects that are on.
+    pub defects: Defects,
 }
 
 impl Default for ConsumerConfig {
@@ -271,6 +273,7 @@ impl Default for ConsumerConfig {
             reconnect_backoff_max: ms(1_000),
             socket_connection_setup_timeout: ms(10_000),
             client_id: "consumer".to_owned(),
+            defects: Defects::NONE,
         }
     }
 }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::METADATA_VERSION;
 use super::replication;
 use super::state::{ControllerState, Decision};
+use crate::defect::Defect;
 use crate::metadata::{BrokerRegistration, MetadataRecord};
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, Offset};
 use crate::world::{HostPort, Time};
@@ -33,7 +34,10 @@ pub fn register_broker(
     let broker = BrokerId(request.broker_id.0);
     let existing = state.image.brokers.get(&broker);
     let amended = existing.filter(|b| b.incarnation == request.incarnation_id);
-    if existing.is_some() && amended.is_none() && state.heartbeats.has_valid_session(now, broker) {
+    // A request may have been overtaken by the broker's next incarnation, which is alive.
+    let takes_any = state.config.defects.has(Defect::AcceptStaleRegistration);
+    let is_alive = state.heartbeats.has_valid_session(now, broker);
+    if existing.is_some() && amended.is_none() && is_alive && !takes_any {
         return Err(ErrorCode::DuplicateBrokerRegistration);
     }
     let endpoint = check_registration(state, request)?;

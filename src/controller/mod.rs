@@ -162,7 +162,8 @@ impl Controller {
     pub fn open(world: World, config: ControllerConfig, observer: Observer) -> io::Result<Controller> {
         let mut directory_ids = world.rng("directory-id");
         let new_id = || random_uuid(&mut directory_ids);
-        let (log, records) = MetadataLog::open(&world.disk(), &config.log_dir, config.node_id, new_id)?;
+        let (log, records) =
+            MetadataLog::open(&world.disk(), &config.log_dir, config.node_id, new_id, config.broker.defects)?;
         let mut state = ControllerState::new(config.broker.clone());
         let now = world.now();
         for (offset, epoch, record) in &records {

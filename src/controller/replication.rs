@@ -15,6 +15,7 @@ use super::cluster::check_broker_epoch;
 use super::heartbeats::{BrokerControlState, Wish};
 use super::partition_change::{Election, PartitionChangeBuilder};
 use super::state::{ControllerState, Decision};
+use crate::defect::Defect;
 use crate::metadata::{MetadataRecord, PartitionState, TopicImage};
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, Offset};
 use crate::world::Time;
@@ -132,7 +133,8 @@ fn leader_and_isr_updates<'a>(
 }
 
 fn online_or_unclean(state: &ControllerState, topic: &TopicImage) -> Election {
-    if state.unclean_leader_election_enabled(topic) { Election::Unclean } else { Election::Online }
+    let is_unclean = state.unclean_leader_election_enabled(topic) || state.config.defects.has(Defect::ElectOutsideIsr);
+    if is_unclean { Election::Unclean } else { Election::Online }
 }
 
 /// Processes leaders' requests for another ISR, partition by partition (`alterPartition`). The one error for the whole
@@ -220,7 +222,8 @@ fn validate_alter_partition(
     if broker != partition.leader {
         return Err(ErrorCode::InvalidRequest);
     }
-    if data.partition_epoch < partition_epoch {
+    // The request speaks of an ISR that has changed since (functions:459).
+    if data.partition_epoch < partition_epoch && !state.config.defects.has(Defect::NoPartitionEpoch) {
         return Err(ErrorCode::InvalidUpdateVersion);
     }
     let is_replica_once = |i: usize, member: BrokerId| {
@@ -244,7 +247,9 @@ fn validate_alter_partition(
 /// Alive, and still the incarnation that caught up with the leader (KIP-841, KIP-903).
 fn is_eligible_for_isr(state: &ControllerState, (broker, epoch): IsrMember) -> bool {
     let registration = state.image.brokers.get(&broker);
-    state.is_active(broker) && registration.is_some_and(|b| epoch == BrokerEpoch::NONE || b.epoch == epoch)
+    let takes_any_epoch = state.config.defects.has(Defect::NoBrokerEpochInIsr);
+    let is_of_epoch = |registered| epoch == BrokerEpoch::NONE || registered == epoch || takes_any_epoch;
+    state.is_active(broker) && registration.is_some_and(|b| is_of_epoch(b.epoch))
 }
 
 fn altered(partition_index: i32, after: &PartitionState) -> PartitionData {

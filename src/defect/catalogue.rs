@@ -59,7 +59,7 @@ catalogue! {
         scenario: None
     }
     HwIsrCommitted = "hw-isr-committed" {
-        sentence: "The high watermark is the smallest log end of the committed ISR; a replica that has been proposed for it does not count.",
+        sentence: "The high watermark is the smallest log end of the committed ISR; one that has been proposed for it, or is about to be, does not count.",
         source: "KIP-497; AsyncIsr.tla; Partition.maybeIncrementLeaderHW",
         scenario: None
     }
@@ -73,9 +73,9 @@ catalogue! {
         source: "single-guard mutation of Partition.maybeIncrementLeaderHW",
         scenario: None
     }
-    LenientMinIsrHw = "lenient-min-isr-hw" {
-        sentence: "The high watermark advances although the ISR is smaller than min.insync.replicas.",
-        source: "KIP-966, strict min ISR; Partition.maybeIncrementLeaderHW",
+    IgnoreMinIsr = "ignore-min-isr" {
+        sentence: "The leader accepts, commits and acknowledges acks=all writes although the ISR is smaller than min.insync.replicas.",
+        source: "single-guard mutation of Partition.effectiveMinIsr; KIP-966, strict min ISR",
         scenario: None
     }
     IsrNoLeso = "isr-no-leso" {
@@ -103,14 +103,9 @@ catalogue! {
         source: "kafka-tlaplus v3_5 CHECK lines 1022-1023; AbstractFetcherThread.processFetchRequest",
         scenario: None
     }
-    IgnoreDivergingEpoch = "ignore-diverging-epoch" {
-        sentence: "A follower that is told where its log parts from the leader's keeps its records and fetches on.",
-        source: "KIP-595 truncation on fetch, taken away",
-        scenario: None
-    }
-    NoEpochWithoutRecords = "no-epoch-without-records" {
-        sentence: "A new leader notes its epoch only with its first record, so that an epoch without records is never known.",
-        source: "KIP-279; LeaderEpochFileCache.assignEpochStartOffset on becoming leader",
+    NoLastFetchedEpoch = "no-last-fetched-epoch" {
+        sentence: "A follower does not say which epoch its last record has, so that the leader cannot see where the logs part; only a log that is too long is cut.",
+        source: "KIP-595, truncation on fetch: lastFetchedEpoch taken away",
         scenario: None
     }
     NoBrokerEpochInIsr = "no-broker-epoch-in-isr" {
@@ -123,19 +118,9 @@ catalogue! {
         source: "KAFKA-15221",
         scenario: None
     }
-    FencedJoinsIsr = "fenced-joins-isr" {
-        sentence: "The controller and the leader take a replica into the ISR that is fenced or shutting down.",
-        source: "KIP-841",
-        scenario: None
-    }
     NoPartitionEpoch = "no-partition-epoch" {
         sentence: "The controller applies an AlterPartition whatever partition epoch it was made for.",
         source: "kafka-tlaplus functions CHECK line 459; KIP-497",
-        scenario: None
-    }
-    NoLeaderEpochInAlterPartition = "no-leader-epoch-in-alter-partition" {
-        sentence: "The controller applies an AlterPartition of a leader that has been deposed.",
-        source: "KIP-497; ReplicationControlManager.validateAlterPartitionData",
         scenario: None
     }
     ElectOutsideIsr = "elect-outside-isr" {
@@ -143,14 +128,14 @@ catalogue! {
         source: "single-guard mutation of PartitionChangeBuilder",
         scenario: None
     }
-    UncleanKeepsIsr = "unclean-keeps-isr" {
-        sentence: "After an unclean election the ISR stays as it was, as if its members held what the new leader holds.",
-        source: "KIP-704; PartitionChangeBuilder.electLeader",
+    AcceptStaleRegistration = "accept-stale-registration" {
+        sentence: "The controller takes a registration that the broker's next incarnation has overtaken, and the living one is left with a broker epoch that is over.",
+        source: "kafka-tlaplus v3_5 CHECK line 157; KIP-631 incarnation ids",
         scenario: None
     }
-    AcceptStaleRegistration = "accept-stale-registration" {
-        sentence: "A broker takes the answer to its predecessor's registration for its own, and lives on under a broker epoch that is not its own.",
-        source: "kafka-tlaplus v3_5 CHECK line 157; KIP-631 incarnation ids",
+    MetadataNoFsync = "metadata-no-fsync" {
+        sentence: "The controller answers before its metadata log is on the disk, and after a power loss decides anew under epochs that were used before.",
+        source: "single-guard mutation of KafkaRaftClient.flushLeaderLog",
         scenario: None
     }
     ReadHwTwice = "read-hw-twice" {
@@ -173,11 +158,6 @@ catalogue! {
         source: "single-guard mutation of DelayedProduce.tryComplete",
         scenario: None
     }
-    AckOnTimeout = "ack-on-timeout" {
-        sentence: "An acks=all request whose replicas did not make it in time is answered with success.",
-        source: "single-guard mutation of DelayedProduce.onExpiration",
-        scenario: None
-    }
     DeleteMarkerLate = "delete-marker-late" {
         sentence: "The clean-shutdown marker is deleted only when the broker next writes a checkpoint: a crash before that is taken for an orderly stop.",
         source: "KAFKA-10471",
@@ -195,17 +175,27 @@ catalogue! {
     }
     KeepTornTail = "keep-torn-tail" {
         sentence: "Recovery keeps what lies in the file up to the first batch that is not whole, without checking a CRC.",
-        source: "KAFKA-1211's sibling on disk: LogSegment.recover without its CRC check",
+        source: "LogSegment.recover without its CRC check",
         scenario: None
     }
-    TrustUnflushedLog = "trust-unflushed-log" {
-        sentence: "A start after a crash trusts the recovery point to be the end of the log.",
-        source: "single-guard mutation of LogLoader.recoverLog",
+    FlushNoFsync = "flush-no-fsync" {
+        sentence: "A flush of a log counts as done without fsync.",
+        source: "failure zoo D5: a disk that lies; Log.flush",
+        scenario: None
+    }
+    TruncationNoFsync = "truncation-no-fsync" {
+        sentence: "A truncation is not made durable, and after a power loss the tail is back under a newer epoch.",
+        source: "single-guard mutation of UnifiedLog.truncateTo",
         scenario: None
     }
     AppendUnchecked = "append-unchecked" {
         sentence: "A follower appends what its leader sends without checking the CRC.",
         source: "single-guard mutation of UnifiedLog.analyzeAndValidateRecords",
+        scenario: None
+    }
+    ServeCorruptBatch = "serve-corrupt-batch" {
+        sentence: "A consumer hands out the records of a batch without checking its CRC.",
+        source: "single-guard mutation of CompletedFetch.maybeEnsureValid (check.crcs)",
         scenario: None
     }
     RetryUnordered = "retry-unordered" {

@@ -167,7 +167,8 @@ impl State {
         self.event(at, process, EventType::Invoke, Function::Send, Some(Value::Ops(vec![op])));
     }
 
-    /// Acknowledged by the broker at `offset`; with acks=0 nothing was promised and `offset` is unknown.
+    /// Acknowledged, at `offset` where it is known; with acks=0 nothing was promised.
+    #[allow(clippy::too_many_arguments)] // one completion
     pub fn send_acked(
         &mut self,
         at: Time,
@@ -176,13 +177,14 @@ impl State {
         partition: &TopicPartition,
         value: u64,
         offset: Option<Offset>,
+        is_promise: bool,
     ) {
         let key = self.key(partition);
         let offset = offset.map(|o| o.0);
-        let kind = if offset.is_some() { EventType::Ok } else { EventType::Info };
+        let kind = if is_promise { EventType::Ok } else { EventType::Info };
         // With acks=0 the producer counts a record as done once it is handed to the network; so do triggers.
         self.tallies.entry(partition.clone()).or_default().acked += 1;
-        if offset.is_some() {
+        if is_promise {
             self.push(at, machine, TraceKind::Acked { partition: key.clone(), value, offset });
         } else {
             let error = "acks=0".to_owned();

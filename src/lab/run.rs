@@ -12,7 +12,7 @@ use super::nemesis::Nemesis;
 use super::outcome::{End, Phase, RunOutcome};
 use super::recorder::{Recorder, State};
 use super::workload::{ConsumeProcess, ProduceProcess, ProduceSpec};
-use crate::config::ProducerConfig;
+use crate::config::{ConsumerConfig, ProducerConfig};
 use crate::protocol::TopicPartition;
 use crate::scenario::{Scenario, Variant, Workload};
 use crate::world::Time;
@@ -207,8 +207,9 @@ impl Supervisor {
                     let partitions: Vec<TopicPartition> =
                         self.partitions().into_iter().filter(|p| p.topic.0.as_str() == topic).collect();
                     let (start, sim, config) = (self.sim.now() + *start, self.sim.clone(), config.clone());
+                    let defects = self.variant.cluster.defects;
                     self.sim.add_machine(name, false, move |world, net| {
-                        let (partitions, config) = (partitions.clone(), config.clone());
+                        let (partitions, config) = (partitions.clone(), ConsumerConfig { defects, ..config.clone() });
                         let (bootstrap, recorder, sim) = (bootstrap.clone(), recorder.clone(), sim.clone());
                         Box::pin(async move {
                             sleep_until(&sim, start).await;

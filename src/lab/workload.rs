@@ -12,7 +12,7 @@ use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 
 use crate::client::{Consumer, ConsumerRecord, Outcome, Producer, ProducerRecord, RecordId};
-use crate::config::{ConsumerConfig, ProducerConfig};
+use crate::config::{Acks, ConsumerConfig, ProducerConfig};
 use crate::protocol::{Offset, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
 
@@ -134,7 +134,8 @@ impl ProduceProcess {
             match report.outcome {
                 Outcome::Ok { offset } => {
                     acked = true;
-                    state.send_acked(now, machine, process, &partition, value, offset);
+                    let is_promise = self.spec.config.acks != Acks::Zero;
+                    state.send_acked(now, machine, process, &partition, value, offset, is_promise);
                 }
                 Outcome::Failed { error } => {
                     state.send_lost_contact(now, machine, process, &partition, value, &error.to_string(), true);

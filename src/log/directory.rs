@@ -11,6 +11,7 @@ use super::checkpoint;
 use super::loader::Checkpoints;
 use super::partition_log::{Log, LogConfig, RecoveryReport};
 use super::uuid_text;
+use crate::defect::{Defect, Defects};
 use crate::protocol::{BrokerEpoch, Offset, TopicPartition};
 use crate::world::Disk;
 
@@ -39,6 +40,8 @@ pub struct LogDirectory {
     path: String,
     directory_id: Uuid,
     previous_broker_epoch: BrokerEpoch,
+    /// With [`Defect::DeleteMarkerLate`]: the marker found at the start has not been deleted.
+    keeps_marker: bool,
 }
 
 /// Content of `.kafka_cleanshutdown` (`CleanShutdownFileHandler`).
@@ -63,15 +66,19 @@ impl LogDirectory {
         path: &str,
         config: impl Fn(&TopicPartition) -> LogConfig,
         new_id: impl FnOnce() -> Uuid,
+        defects: Defects,
     ) -> io::Result<(LogDirectory, Vec<LoadedLog>)> {
         create_durable_dir(&disk, path)?;
         let directory_id = load_directory_id(&disk, path, new_id)?;
-        let marker = take_clean_shutdown_marker(&disk, path)?;
+        // KAFKA-10471: deleted once the start is over, when it has been trusted for as long.
+        let keeps_marker = defects.has(Defect::DeleteMarkerLate);
+        let marker = take_clean_shutdown_marker(&disk, path, keeps_marker)?;
         let directory = LogDirectory {
             disk,
             path: path.to_owned(),
             directory_id,
             previous_broker_epoch: marker.unwrap_or(BrokerEpoch::NONE),
+            keeps_marker: keeps_marker && marker.is_some(),
         };
         let logs = directory.load_logs(marker.is_some(), config)?;
         Ok((directory, logs))
@@ -162,6 +169,9 @@ impl LogDirectory {
         &mut self,
         logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>,
     ) -> io::Result<()> {
+        if std::mem::take(&mut self.keeps_marker) {
+            remove_clean_shutdown_marker(&self.disk, &self.path)?;
+        }
         let (mut recovery_points, mut log_starts) = (Vec::new(), Vec::new());
         for (partition, log) in logs {
             recovery_points.push(offset_line(partition, log.recovery_point()));
@@ -201,7 +211,7 @@ impl LogDirectory {
     }
 
     fn write_offsets(&self, name: &str, lines: impl Iterator<Item = String>) -> io::Result<()> {
-        checkpoint::write(&self.disk, &self.entry(name), lines)
+        checkpoint::write(&self.disk, &self.entry(name), lines, true)
     }
 
     /// Empty when the file is missing or cannot be read.
@@ -260,7 +270,7 @@ fn load_directory_id(disk: &Disk, path: &str, new_id: impl FnOnce() -> Uuid) -> 
         text.push('\n');
     }
     text.push_str(&format!("directory.id={}\n", uuid_text::encode(id)));
-    checkpoint::replace(disk, &file, text.as_bytes())?;
+    checkpoint::replace(disk, &file, text.as_bytes(), true)?;
     Ok(id)
 }
 
@@ -271,21 +281,27 @@ fn property<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 /// Reads the marker and deletes it at once, so that a crash while the logs are loaded is not taken for an
 /// orderly stop (KAFKA-10471). The removal is made durable for the same reason; Kafka leaves that to the file
 /// system. `None`: unclean stop. A marker that cannot be read still means clean, of no known epoch.
-fn take_clean_shutdown_marker(disk: &Disk, path: &str) -> io::Result<Option<BrokerEpoch>> {
+fn take_clean_shutdown_marker(disk: &Disk, path: &str, keeps_marker: bool) -> io::Result<Option<BrokerEpoch>> {
     let file = format!("{path}/{CLEAN_SHUTDOWN}");
     if !disk.exists(&file) {
         return Ok(None);
     }
     let text = checkpoint::content(disk, &file).ok().flatten().unwrap_or_default();
-    disk.remove_file(&file)?;
-    disk.sync_dir(path)?;
+    if !keeps_marker {
+        remove_clean_shutdown_marker(disk, path)?;
+    }
     let epoch = serde_json::from_str::<CleanShutdown>(&text).map(|content| BrokerEpoch(content.broker_epoch));
     Ok(Some(epoch.unwrap_or(BrokerEpoch::NONE)))
 }
 
+fn remove_clean_shutdown_marker(disk: &Disk, path: &str) -> io::Result<()> {
+    disk.remove_file(&format!("{path}/{CLEAN_SHUTDOWN}"))?;
+    disk.sync_dir(path)
+}
+
 fn write_topic_id(disk: &Disk, dir: &str, topic_id: Uuid) -> io::Result<()> {
     let content = format!("version: 0\ntopic_id: {}", uuid_text::encode(topic_id));
-    checkpoint::replace(disk, &format!("{dir}/{PARTITION_METADATA}"), content.as_bytes())
+    checkpoint::replace(disk, &format!("{dir}/{PARTITION_METADATA}"), content.as_bytes(), true)
 }
 
 fn read_topic_id(disk: &Disk, dir: &str) -> io::Result<Uuid> {

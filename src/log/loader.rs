@@ -9,6 +9,7 @@ use std::io;
 use super::epoch_cache::EpochCache;
 use super::partition_log::{Log, LogConfig, RecoveryReport};
 use super::segment::{self, Segment};
+use crate::defect::{Defect, Defects};
 use crate::protocol::Offset;
 use crate::world::Disk;
 
@@ -41,7 +42,8 @@ impl Log {
         checkpoints: Checkpoints,
     ) -> io::Result<(Log, RecoveryReport)> {
         let epochs = EpochCache::read(&disk, &dir)?;
-        let mut loader = Loader { disk, dir, checkpoints, epochs, segments: Vec::new(), dropped_bytes: 0 };
+        let defects = config.defects;
+        let mut loader = Loader { disk, dir, checkpoints, defects, epochs, segments: Vec::new(), dropped_bytes: 0 };
         loader.load_segments()?;
         let is_new = loader.ensure_active_segment()?;
         loader.into_log(config, is_new)
@@ -52,6 +54,7 @@ struct Loader {
     disk: Disk,
     dir: String,
     checkpoints: Checkpoints,
+    defects: Defects,
     epochs: EpochCache,
     segments: Vec<Segment>,
     dropped_bytes: u64,
@@ -100,7 +103,9 @@ impl Loader {
     /// Loads one segment; false when it had to be cut and the ones after it removed.
     fn load_segment(&mut self, base_offset: Offset, is_suspect: bool, later: &[Offset]) -> io::Result<bool> {
         let mut segment = Segment::open(&self.disk, &self.dir, base_offset)?;
-        let invalid_bytes = segment.scan(is_suspect)?;
+        // A batch whose header is whole may be torn all the same.
+        let checks_crc = is_suspect && !self.defects.has(Defect::KeepTornTail);
+        let invalid_bytes = segment.scan(checks_crc)?;
         let is_cut = invalid_bytes > 0 && (is_suspect || later.is_empty());
         if is_cut {
             // The later segments go first, and for good: if they came back they would follow on the cut.
@@ -197,7 +202,7 @@ impl Loader {
         self.epochs.truncate_from_end(log_end);
         self.epochs.truncate_from_start(self.checkpoints.log_start);
         if self.epochs != EpochCache::read(&self.disk, &self.dir)? {
-            self.epochs.write(&self.disk, &self.dir)?;
+            self.epochs.write(&self.disk, &self.dir, self.defects)?;
         }
         Ok(())
     }

@@ -248,16 +248,18 @@ impl Segment {
         io::Error::new(io::ErrorKind::InvalidData, message)
     }
 
-    /// Cuts at the start of the batch that holds `to`, or of the first one beyond it, durably; rebuilds the
-    /// indexes. Returns where the log ends now: `to`, or the base offset of the batch that held it.
-    pub fn truncate_to(&mut self, to: Offset) -> io::Result<Offset> {
+    /// Cuts at the start of the batch that holds `to`, or of the first one beyond it, durably if `is_durable`; rebuilds
+    /// the indexes. Returns where the log ends now: `to`, or the base offset of the batch that held it.
+    pub fn truncate_to(&mut self, to: Offset, is_durable: bool) -> io::Result<Offset> {
         let kept = self.batches.partition_point(|batch| batch.info.last_offset < to);
         let mut end = to;
         if let Some(cut) = self.batches.get(kept).copied() {
             end = end.min(cut.info.base_offset);
             self.batches.truncate(kept);
             self.cut_file(u64::from(cut.position))?;
-            self.sync()?;
+            if is_durable {
+                self.sync()?;
+            }
         }
         self.is_broken = false;
         self.rebuild_indexes()?;

@@ -24,7 +24,6 @@ pub use leader::{Acknowledgement, LeaderAppend};
 pub use partition::{Effects, Partition, Transition};
 pub use read::{FetchProgress, FetchedData, OffsetAndTimestamp, ReadRequest, Reader};
 
-use crate::defect::Defects;
 use crate::metadata::MetadataImage;
 use crate::observe::{Observation, Observer};
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, Offset};
@@ -45,8 +44,6 @@ pub struct Environment {
     pub replica_lag_time_max: Duration,
     /// The committed metadata as far as we have it (`KRaftMetadataCache`).
     pub image: MetadataImage,
-    /// Known defects that are on.
-    pub defects: Defects,
 }
 
 impl Environment {

@@ -58,11 +58,12 @@ fn node(disk: &crate::world::Disk, id: i32, brokers: i32) -> Node {
         broker_epoch: broker_epoch(id),
         replica_lag_time_max: LAG_TIME_MAX,
         image,
-        defects: Defects::NONE,
     };
     disk.create_dir_all(&format!("{id}")).unwrap();
     let config = LogConfig::default();
-    let open = |path: &str| LogDirectory::open(disk.clone(), path, |_| config.clone(), uuid::Uuid::nil).unwrap().0;
+    let open = |path: &str| {
+        LogDirectory::open(disk.clone(), path, |_| config.clone(), uuid::Uuid::nil, Defects::NONE).unwrap().0
+    };
     let mut directory = open(&format!("data-{id}"));
     let topic_id = uuid::Uuid::from_u128(7);
     let log = directory.create_log(&orders(), topic_id, config.clone()).unwrap();

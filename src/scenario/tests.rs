@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::vocabulary::*;
 use super::*;
 use crate::config::{self, Acks, Scope};
+use crate::defect::Defect;
 
 const TOPIC: &str = "[[topic]]\nname = \"orders\"\nreplication-factor = 3\n";
 const PRODUCE: &str = "[[workload]]\nkind = \"produce\"\ntopic = \"orders\"\nrecords = 500\n";
@@ -92,6 +93,23 @@ fn what_is_left_out_has_the_documented_default() {
         Workload::Produce { name, rate: None, value_bytes: 100, keys: None, start: Duration::ZERO, config, .. }
             if name == "producer-1" && config.client_id == "producer-1"
     ));
+}
+
+#[test]
+fn defects_are_the_clusters_or_an_axis_whose_values_may_join_several() {
+    let fixed = read(&["[cluster]\ndefects = [\"isr-no-leso\", \"truncate-to-hw\"]\n", TOPIC, PRODUCE]);
+    assert_eq!(fixed.variants[0].cluster.defects.to_string(), "truncate-to-hw+isr-no-leso");
+    let axis = read(&[
+        TOPIC,
+        PRODUCE,
+        "[matrix]\nacks = [\"all\"]\ndefects = [\"none\", \"isr-no-leso+truncate-to-hw\"]\n",
+        "[expect]\n\"defects=isr-no-leso+truncate-to-hw\" = { lost = \"> 0\" }\n\"defects=none\" = { lost = 0 }",
+    ]);
+    assert_eq!(labels(&axis), ["acks=all,defects=none", "acks=all,defects=truncate-to-hw+isr-no-leso"]);
+    let [none, both] = &axis.variants[..] else { panic!("two variants") };
+    assert!(none.cluster.defects.is_empty());
+    assert!(both.cluster.defects.has(Defect::TruncateToHw) && both.cluster.defects.has(Defect::IsrNoLeso));
+    assert_eq!((none.expect.len(), both.expect.len()), (1, 1), "a selector may name the defects in any order");
 }
 
 #[test]
