@@ -59,7 +59,7 @@ pub fn examine(variant: &Variant, outcome: &RunOutcome) -> Option<Failure> {
     if outcome.violations.is_empty() && anomalies.is_empty() {
         return None;
     }
-    let guard = Guard::of(outcome);
+    let guard = Guard::of(variant, outcome);
     let violations = violations(outcome, &guard);
     let anomalies = unexcused(variant, outcome, &anomalies, &guard);
     let first = violations.first().or_else(|| {
@@ -163,12 +163,13 @@ impl Losses<'_> {
 
     fn lost(&self, key: &str, offset: Offset, value: &Json) -> Option<String> {
         let acked_at = self.acks.0.get(&(key.to_owned(), value.to_string())).copied();
-        // Read, but not acknowledged to anyone: nothing was promised to be at this offset but to its reader.
-        let acked_at = acked_at.unwrap_or(Time::from_nanos(u64::MAX));
-        match self.guard.excuse_lost(key, offset, acked_at) {
-            Some(_) => None,
-            None => Some(self.guard.site_of_lost(key, offset, acked_at)),
-        }
+        // Without an acknowledgement nothing was promised but to whoever read it there.
+        let excuse = match acked_at {
+            Some(acked_at) => self.guard.excuse_lost(key, offset, acked_at),
+            None => self.guard.excuse_overwritten(key, offset),
+        };
+        let site = || acked_at.map_or_else(|| "read".to_owned(), |at| self.guard.site_of_lost(key, offset, at));
+        excuse.is_none().then(site)
     }
 
     fn explain_gap(&self, case: &Json) -> bool {

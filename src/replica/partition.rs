@@ -151,7 +151,13 @@ impl Partition {
                 leader.remotes.push(RemoteReplica::new(id));
             }
         }
-        leader.isr = IsrState::Committed(state.isr.clone());
+        // Metadata may only now tell what an AlterPartition response told before, after which another change was
+        // proposed: the controller may be committing that one, and until it answers it holds the high watermark back.
+        // Kafka's `Partition.makeLeader` forgets it here.
+        let says_nothing_new = !is_new_leader_epoch && state.partition_epoch == self.partition_epoch;
+        if !says_nothing_new || self.defects().has(Defect::MetadataDropsPendingIsr) {
+            leader.isr = IsrState::Committed(state.isr.clone());
+        }
         self.leader = env.id;
         self.partition_epoch = state.partition_epoch;
         if is_new_leader_epoch {

@@ -13,8 +13,12 @@
 
 mod replay;
 
+use std::collections::BTreeSet;
+
+use crate::config::TopicConfig;
 use crate::lab::outcome::{RunOutcome, Violation};
 use crate::protocol::{Offset, TopicPartition};
+use crate::scenario::{Topic, Variant};
 use crate::world::Time;
 
 use replay::{Ack, Partition, Replay};
@@ -30,6 +34,8 @@ pub enum Excuse {
     LastReplicaLostPower,
     /// The replica lost power, and the controller has not taken it out of the ISR yet.
     InSyncReplicaLostPower,
+    /// The replica has not heard of the leader yet with which a legitimate loss came.
+    NotHeardOfLoss,
 }
 
 impl Excuse {
@@ -40,8 +46,14 @@ impl Excuse {
             Excuse::UncleanElection => "an unclean election left committed records behind",
             Excuse::LastReplicaLostPower => "the last in-sync replica lost power with what it had not flushed",
             Excuse::InSyncReplicaLostPower => "an in-sync replica lost power and has not been fenced yet",
+            Excuse::NotHeardOfLoss => "the replica has not heard of the leader yet that lost records legitimately",
         }
     }
+}
+
+fn may_elect_uncleanly(topic: &Topic, variant: &Variant) -> bool {
+    let own = TopicConfig::from_map(&topic.config).expect("checked when the scenario was read");
+    own.effective(&variant.cluster.config).unclean_leader_election_enable
 }
 
 /// What a run's trace tells of its losses.
@@ -50,8 +62,14 @@ pub struct Guard {
 }
 
 impl Guard {
-    pub fn of(outcome: &RunOutcome) -> Guard {
-        Guard { replay: Replay::of(&outcome.trace) }
+    pub fn of(variant: &Variant, outcome: &RunOutcome) -> Guard {
+        let unclean: BTreeSet<&str> = variant
+            .topics
+            .iter()
+            .filter(|topic| may_elect_uncleanly(topic, variant))
+            .map(|t| t.name.as_str())
+            .collect();
+        Guard { replay: Replay::of(&outcome.trace, &|partition| unclean.contains(partition.topic.0.as_str())) }
     }
 
     /// Why a broken invariant is legitimate, if it is.
@@ -71,6 +89,7 @@ impl Guard {
                 .iter()
                 .any(|(at, impaired)| *at == violation.at && *impaired)
                 .then_some(Excuse::InSyncReplicaLostPower),
+            "log-matching" => partition.stale_views.contains(&violation.at).then_some(Excuse::NotHeardOfLoss),
             _ => None,
         }
     }
@@ -87,11 +106,16 @@ impl Guard {
             let moved = partition.leader_epoch > ack.leader_epoch;
             return moved.then_some(Excuse::LeadershipMoved);
         }
-        partition
-            .losses
-            .iter()
-            .filter(|loss| loss.at >= ack.at && loss.from <= offset && offset < loss.end)
-            .find_map(|loss| loss.excuse)
+        partition.loss_of(offset, ack.at)
+    }
+
+    /// Why a record that someone read at `offset` may be another one now, if it may.
+    pub fn excuse_overwritten(&self, key: &str, offset: Offset) -> Option<Excuse> {
+        let partition = self.partition(key)?;
+        if partition.unclean_at.is_some() {
+            return Some(Excuse::UncleanElection);
+        }
+        partition.loss_of(offset, Time::ZERO)
     }
 
     /// Whether a partition's log was legitimately cut below what consumers may have read.
@@ -126,6 +150,12 @@ impl Guard {
 }
 
 impl Partition {
+    /// Why a committed record at `offset` was lost after `since`.
+    fn loss_of(&self, offset: Offset, since: Time) -> Option<Excuse> {
+        let losses = self.losses.iter().filter(|loss| loss.at >= since && loss.from <= offset && offset < loss.end);
+        losses.filter_map(|loss| loss.excuse).next()
+    }
+
     /// The last acknowledgement of `offset` that the client can mean.
     fn ack(&self, offset: Offset, acked_at: Time) -> Option<&Ack> {
         let covers = |ack: &&Ack| ack.at <= acked_at && ack.base_offset <= offset && offset <= ack.last_offset;

@@ -43,7 +43,8 @@ pub(super) struct Replica {
     power_lost: bool,
     /// Lost power while in the ISR, and has been in it ever since.
     impaired: bool,
-    leads: Option<LeaderEpoch>,
+    /// The leader epoch in which it leads or follows, by its own belief.
+    epoch: Option<LeaderEpoch>,
     /// Ranges of offsets that it lost, in order.
     removed: Vec<(Offset, Offset, Gone)>,
 }
@@ -88,6 +89,7 @@ impl Replica {
 /// A leader was elected that lacks committed records.
 pub(super) struct Loss {
     pub at: Time,
+    epoch: LeaderEpoch,
     pub from: Offset,
     pub end: Offset,
     pub gone: Gone,
@@ -113,11 +115,13 @@ pub(super) struct Partition {
     committed: Vec<BatchInfo>,
     high_watermark: Offset,
     pub ever_committed: BTreeSet<(i64, i32, u32)>,
-    /// The first unclean election.
+    /// The first unclean election that the configuration allows.
     pub unclean_at: Option<Time>,
     pub losses: Vec<Loss>,
     /// When a high watermark passed the log end of an in-sync replica, and whether all such had lost power.
     pub weak_candidates: Vec<(Time, bool)>,
+    /// When a replica's high watermark moved that had not heard of the leader of a legitimate loss.
+    pub stale_views: BTreeSet<Time>,
     pub acks: Vec<Ack>,
 }
 
@@ -134,6 +138,7 @@ impl Default for Partition {
             unclean_at: None,
             losses: Vec::new(),
             weak_candidates: Vec::new(),
+            stale_views: BTreeSet::new(),
             acks: Vec::new(),
         }
     }
@@ -150,11 +155,15 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    pub fn of(trace: &[TraceEvent]) -> Replay {
+    /// `may_elect_uncleanly`: whether a partition's configuration allows it; where it does not, an unclean election
+    /// excuses nothing.
+    pub fn of(trace: &[TraceEvent], may_elect_uncleanly: &dyn Fn(&TopicPartition) -> bool) -> Replay {
         let mut replay = Replay::default();
         for event in trace {
             match &event.what {
-                TraceKind::Observed(observation) => replay.observe(event.at, &event.machine, observation),
+                TraceKind::Observed(observation) => {
+                    replay.observe(event.at, &event.machine, observation, may_elect_uncleanly);
+                }
                 TraceKind::Stopped { power_lost } => replay.stopped(&event.machine, *power_lost),
                 TraceKind::Sent { .. }
                 | TraceKind::Acked { .. }
@@ -169,7 +178,13 @@ impl Replay {
         replay
     }
 
-    fn observe(&mut self, at: Time, machine: &str, observation: &Observation) {
+    fn observe(
+        &mut self,
+        at: Time,
+        machine: &str,
+        observation: &Observation,
+        may_elect_uncleanly: &dyn Fn(&TopicPartition) -> bool,
+    ) {
         match observation {
             Observation::LogLoaded { partition, batches, .. } => self.replica(partition, machine).load(batches),
             Observation::Appended { partition, batches, .. } => {
@@ -182,20 +197,28 @@ impl Replay {
                 let replica = self.replica(partition, machine);
                 replica.flushed = replica.flushed.max(offset.0);
             }
-            Observation::HighWatermark { partition, offset, as_leader: true } => {
-                self.partition(partition).advance(at, machine, *offset);
+            Observation::HighWatermark { partition, offset, as_leader } => {
+                let partition = self.partition(partition);
+                partition.note_stale_view(at, machine);
+                if *as_leader {
+                    partition.advance(at, machine, *offset);
+                }
+            }
+            Observation::BecameFollower { partition, leader_epoch, .. } => {
+                self.replica(partition, machine).epoch = Some(*leader_epoch);
             }
             Observation::BecameLeader { partition, leader_epoch, .. } => {
-                self.replica(partition, machine).leads = Some(*leader_epoch);
+                self.replica(partition, machine).epoch = Some(*leader_epoch);
                 self.partition(partition).became_leader(at, machine, *leader_epoch);
             }
             Observation::PartitionChanged { partition, leader, leader_epoch, isr, unclean, .. } => {
-                self.partition(partition).changed(at, *leader, *leader_epoch, isr, *unclean);
+                let unclean = *unclean && may_elect_uncleanly(partition);
+                self.partition(partition).changed(at, *leader, *leader_epoch, isr, unclean);
             }
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
                 let replica = self.replica(partition, machine);
                 let (leader_epoch, holds) =
-                    (replica.leads.unwrap_or(LeaderEpoch::NONE), covering(&replica.batches, *base_offset));
+                    (replica.epoch.unwrap_or(LeaderEpoch::NONE), covering(&replica.batches, *base_offset));
                 self.partition(partition).acks.push(Ack {
                     at,
                     required_acks: *required_acks,
@@ -205,9 +228,7 @@ impl Replay {
                     batch: holds,
                 });
             }
-            Observation::HighWatermark { as_leader: false, .. }
-            | Observation::BecameFollower { .. }
-            | Observation::IsrView { .. }
+            Observation::IsrView { .. }
             | Observation::Refused { .. }
             | Observation::Served { .. }
             | Observation::Registered { .. }
@@ -260,6 +281,13 @@ impl Partition {
         }
     }
 
+    fn note_stale_view(&mut self, at: Time, machine: &str) {
+        let Some(epoch) = self.replicas.get(machine).and_then(|replica| replica.epoch) else { return };
+        if self.losses.iter().any(|loss| loss.excuse.is_some() && epoch < loss.epoch) {
+            self.stale_views.insert(at);
+        }
+    }
+
     fn advance(&mut self, at: Time, machine: &str, offset: Offset) {
         if offset <= self.high_watermark {
             return;
@@ -294,7 +322,7 @@ impl Partition {
         } else {
             None
         };
-        self.losses.push(Loss { at, from, end, gone, excuse });
+        self.losses.push(Loss { at, epoch, from, end, gone, excuse });
         self.committed.truncate(keep);
         self.high_watermark = from;
     }

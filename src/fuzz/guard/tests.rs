@@ -93,7 +93,11 @@ impl Told {
     }
 
     fn guard(&self) -> Guard {
-        Guard { replay: Replay::of(&self.0) }
+        self.guard_where_unclean(true)
+    }
+
+    fn guard_where_unclean(&self, enabled: bool) -> Guard {
+        Guard { replay: Replay::of(&self.0, &|_| enabled) }
     }
 
     /// Why the record at `offset` may be gone.
@@ -195,6 +199,8 @@ fn an_unclean_election_excuses_losses_but_no_second_leader() {
     let told = healthy(-1).truncates(3, 1).changes(3, 1, &[3], true).leads(3, 1);
     assert_eq!(told.breaks("leader-completeness"), Some(Excuse::UncleanElection));
     assert_eq!(told.lost(1), Some(Excuse::UncleanElection));
+    let forbidden = told.guard_where_unclean(false);
+    assert_eq!(forbidden.excuse_lost("orders-0", Offset(1), Time::from_millis(99)), None);
     for never in ["one-leader-per-epoch", "leader-epoch-went-back", "liveness"] {
         assert_eq!(told.breaks(never), None, "{never}");
     }
@@ -208,4 +214,20 @@ fn the_high_watermark_may_pass_an_in_sync_replica_only_if_that_lost_power() {
     assert_eq!(more(healthy(-1)).breaks("candidate-completeness"), None);
     let killed = more(healthy(-1).stops(3, false).loads(3, &[batch(0)]));
     assert_eq!(killed.breaks("candidate-completeness"), None);
+}
+
+#[test]
+fn a_replica_that_has_not_heard_of_a_loss_may_still_hold_the_old_records() {
+    let loss = healthy(-1).changes(1, 0, &[1], false).stops(1, true).loads(1, &[]).elects(1, 1, &[1]);
+    let new = BatchInfo { crc: 99, ..batch(0) };
+    let told = loss.appends(1, &[new]).high_watermark(1, 1);
+    assert_eq!(told.breaks("log-matching"), None, "broker 1 itself leads in the new epoch");
+    let (partition, offset) = (orders(), Offset(2));
+    let stale = told.observed("broker-2", Observation::HighWatermark { partition, offset, as_leader: false });
+    assert_eq!(stale.breaks("log-matching"), None, "its epoch is not known");
+    let (partition, leader_epoch, leader) = (orders(), LeaderEpoch(0), BrokerId(1));
+    let follows = Observation::BecameFollower { partition, leader_epoch, leader, log_end: offset };
+    let moved = Observation::HighWatermark { partition: orders(), offset, as_leader: false };
+    let stale = stale.observed("broker-2", follows).observed("broker-2", moved);
+    assert_eq!(stale.breaks("log-matching"), Some(Excuse::NotHeardOfLoss));
 }

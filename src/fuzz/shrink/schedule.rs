@@ -252,3 +252,72 @@ pub(super) fn rounder(time: Duration) -> Vec<Duration> {
     }
     rounder
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::Time;
+
+    fn at(seconds: u64) -> When {
+        When::At(Duration::from_secs(seconds))
+    }
+
+    fn after(index: usize) -> When {
+        When::Condition(Condition::Fault { index, ended: true })
+    }
+
+    fn crash(when: When, target: Target) -> Fault {
+        let (after, text) = (Duration::ZERO, (String::new(), String::new()));
+        Fault { when, after, action: Action::Crash, target: Some(target), duration: None, text, line: 0 }
+    }
+
+    fn fired(index: usize, seconds: u64) -> FiredFault {
+        FiredFault { index, at: Time::from_millis(seconds * 1_000), ended_at: None, resolved: Vec::new() }
+    }
+
+    #[test]
+    fn what_waited_for_a_fault_that_is_gone_starts_when_it_did() {
+        let faults = [crash(at(1), Target::Broker(1)), crash(after(1), Target::Broker(2))];
+        let left = without(&faults, &[0], &[fired(0, 1), fired(1, 7)]);
+        assert_eq!(left, [crash(at(7), Target::Broker(2))]);
+    }
+
+    #[test]
+    fn what_never_started_goes_with_what_it_waited_for() {
+        let faults = [
+            crash(at(1), Target::Broker(1)),
+            crash(after(1), Target::Broker(2)),
+            crash(after(2), Target::Broker(3)),
+            crash(at(2), Target::Brokers),
+        ];
+        let left = without(&faults, &[0], &[fired(0, 1), fired(3, 2)]);
+        assert_eq!(left, [crash(at(2), Target::Brokers)]);
+    }
+
+    #[test]
+    fn references_follow_the_faults_that_stay() {
+        let faults =
+            [crash(at(1), Target::Broker(1)), crash(at(2), Target::Broker(2)), crash(after(2), Target::SameAs(2))];
+        let left = without(&faults, &[0], &[fired(0, 1), fired(1, 2)]);
+        assert_eq!(left, [crash(at(2), Target::Broker(2)), crash(after(1), Target::SameAs(1))]);
+    }
+
+    #[test]
+    fn an_aim_through_faults_that_are_gone_becomes_their_target() {
+        let faults = [
+            crash(at(1), Target::Leader("orders-0".to_owned())),
+            crash(at(2), Target::SameAs(1)),
+            crash(at(3), Target::SameAs(2)),
+        ];
+        let left = without(&faults, &[0, 1], &[]);
+        assert_eq!(left, [crash(at(3), Target::Leader("orders-0".to_owned()))]);
+    }
+
+    #[test]
+    fn rounder_times_come_the_roundest_first() {
+        let ms = Duration::from_millis;
+        let of_1234 = rounder(ms(1_234));
+        assert_eq!(of_1234[..4], [ms(5_000), ms(1_000), ms(2_000), ms(1_000)]);
+        assert!(rounder(ms(5_000)).is_empty(), "it is as round as can be");
+    }
+}
