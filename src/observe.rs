@@ -105,6 +105,11 @@ pub enum Observation {
         from: Offset,
         to: Offset,
     },
+    /// Broker: a client was told that the partition ends there (ListOffsets -1).
+    LatestOffset {
+        partition: TopicPartition,
+        offset: Offset,
+    },
     /// Broker: registered with the controller under a new epoch.
     Registered {
         broker_epoch: BrokerEpoch,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
@@ -13,9 +13,10 @@ use kafka_protocol::messages::{ListOffsetsRequest, OffsetForLeaderEpochRequest, 
 
 use super::Broker;
 use super::connections::ReplyTo;
-use crate::protocol::{ErrorCode, LeaderEpoch};
+use crate::observe::Observation;
+use crate::protocol::{ErrorCode, LeaderEpoch, TopicPartition};
 use crate::replica::{OffsetAndTimestamp, Partition, ReplicaError};
-use crate::world::Endpoint;
+use crate::world::{Endpoint, Time};
 
 /// Timestamps of ListOffsets that mean something else, and the first version that knows them.
 const LATEST: i64 = -1;
@@ -32,7 +33,13 @@ fn epoch(epoch: i32) -> Option<LeaderEpoch> {
 }
 
 impl Broker {
-    pub(super) fn handle_list_offsets(&mut self, to: ReplyTo, request: &ListOffsetsRequest, net: &mut Endpoint) {
+    pub(super) fn handle_list_offsets(
+        &mut self,
+        now: Time,
+        to: ReplyTo,
+        request: &ListOffsetsRequest,
+        net: &mut Endpoint,
+    ) {
         let mut seen = BTreeSet::new();
         let mut duplicates = BTreeSet::new();
         for topic in &request.topics {
@@ -54,6 +61,9 @@ impl Broker {
                 (partition.partition_index, result)
             };
             let answers: Vec<_> = topic.partitions.iter().map(answer).collect();
+            if request.replica_id.0 == CONSUMER_REPLICA_ID {
+                self.observe_latest(now, topic, &answers);
+            }
             let mut partitions = Vec::with_capacity(answers.len());
             for (index, result) in answers {
                 let result = result.map_err(|error| self.code_of(error));
@@ -63,6 +73,20 @@ impl Broker {
         }
         let response = ListOffsetsResponse::default().with_topics(topics);
         self.connections.respond::<ListOffsetsRequest>(to, &response, net);
+    }
+
+    fn observe_latest(
+        &self,
+        now: Time,
+        topic: &ListOffsetsTopic,
+        answers: &[(i32, Result<Option<OffsetAndTimestamp>, ReplicaError>)],
+    ) {
+        for (asked, (index, answer)) in topic.partitions.iter().zip(answers) {
+            if let (LATEST, Ok(Some(found))) = (asked.timestamp, answer) {
+                let partition = TopicPartition { topic: topic.name.clone(), partition: *index };
+                self.env.observe(now, Observation::LatestOffset { partition, offset: found.offset });
+            }
+        }
     }
 
     fn list_offset(

@@ -90,6 +90,7 @@ impl Recorder {
                 | Observation::Acknowledged { .. }
                 | Observation::Refused { .. }
                 | Observation::Served { .. }
+                | Observation::LatestOffset { .. }
                 | Observation::Registered { .. } => false,
             };
             let mut state = recorder.lock();

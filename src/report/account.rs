@@ -274,6 +274,7 @@ impl<'s, 'a> Replay<'s, 'a> {
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::Served { .. }
+            | Observation::LatestOffset { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
             | Observation::CleanShutdown => {}

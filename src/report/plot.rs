@@ -92,6 +92,7 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::Served { .. }
+            | Observation::LatestOffset { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
             | Observation::PartitionChanged { .. }

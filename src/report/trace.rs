@@ -78,7 +78,8 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::Flushed { .. }
         | Observation::Acknowledged { .. }
         | Observation::Refused { .. }
-        | Observation::Served { .. } => false,
+        | Observation::Served { .. }
+        | Observation::LatestOffset { .. } => false,
     }
 }
 
@@ -153,6 +154,7 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             write!(f, "refused a produce to {partition}: error {error_code}")
         }
         Observation::Served { partition, from, to } => write!(f, "served {partition} [{from}, {to})"),
+        Observation::LatestOffset { partition, offset } => write!(f, "said that {partition} ends at {offset}"),
         Observation::Registered { broker_epoch } => write!(f, "registered with broker epoch {broker_epoch}"),
         Observation::Fenced { broker, broker_epoch, fenced } => {
             write!(f, "{} broker-{broker} (broker epoch {broker_epoch})", if *fenced { "fenced" } else { "unfenced" })
