@@ -56,6 +56,19 @@ fn may_elect_uncleanly(topic: &Topic, variant: &Variant) -> bool {
     own.effective(&variant.cluster.config).unclean_leader_election_enable
 }
 
+/// Who leads in which epoch, who counts, and what is handed out must be right whatever is lost; so must recovery once all
+/// is healed.
+const NEVER_EXCUSED: [&str; 8] = [
+    "broker-epoch-went-back",
+    "latest-offset-went-back",
+    "leader-epoch-went-back",
+    "liveness",
+    "one-leader-per-epoch",
+    "partition-epoch-went-back",
+    "quorum-superset",
+    "served-uncommitted",
+];
+
 /// What a run's trace tells of its losses.
 pub struct Guard {
     replay: Replay,
@@ -75,8 +88,7 @@ impl Guard {
     /// Why a broken invariant is legitimate, if it is.
     pub fn excuse_violation(&self, violation: &Violation) -> Option<Excuse> {
         let partition = self.partition(&violation.partition)?;
-        // Who leads, and in which epoch, must be right whatever is lost; so must recovery once all is healed.
-        if ["one-leader-per-epoch", "leader-epoch-went-back", "liveness"].contains(&violation.name) {
+        if NEVER_EXCUSED.contains(&violation.name) {
             return None;
         }
         if partition.unclean_at.is_some_and(|at| at <= violation.at) {
@@ -84,11 +96,9 @@ impl Guard {
         }
         match violation.name {
             "leader-completeness" => partition.losses.iter().find(|loss| loss.at == violation.at)?.excuse,
-            "candidate-completeness" => partition
-                .weak_candidates
-                .iter()
-                .any(|(at, impaired)| *at == violation.at && *impaired)
-                .then_some(Excuse::InSyncReplicaLostPower),
+            "candidate-completeness" | "strong-isr" | "acknowledged-incomplete" => {
+                partition.impaired_members.contains(&violation.at).then_some(Excuse::InSyncReplicaLostPower)
+            }
             "log-matching" => partition.stale_views.contains(&violation.at).then_some(Excuse::NotHeardOfLoss),
             _ => None,
         }

@@ -118,8 +118,8 @@ pub(super) struct Partition {
     /// The first unclean election that the configuration allows.
     pub unclean_at: Option<Time>,
     pub losses: Vec<Loss>,
-    /// When a high watermark passed the log end of an in-sync replica, and whether all such had lost power.
-    pub weak_candidates: Vec<(Time, bool)>,
+    /// When records were committed or promised that members of the ISR lacked, and all of these had lost power.
+    pub impaired_members: BTreeSet<Time>,
     /// When a replica's high watermark moved that had not heard of the leader of a legitimate loss.
     pub stale_views: BTreeSet<Time>,
     pub acks: Vec<Ack>,
@@ -137,7 +137,7 @@ impl Default for Partition {
             ever_committed: BTreeSet::new(),
             unclean_at: None,
             losses: Vec::new(),
-            weak_candidates: Vec::new(),
+            impaired_members: BTreeSet::new(),
             stale_views: BTreeSet::new(),
             acks: Vec::new(),
         }
@@ -219,7 +219,9 @@ impl Replay {
                 let replica = self.replica(partition, machine);
                 let (leader_epoch, holds) =
                     (replica.epoch.unwrap_or(LeaderEpoch::NONE), covering(&replica.batches, *base_offset));
-                self.partition(partition).acks.push(Ack {
+                let partition = self.partition(partition);
+                partition.note_short_members(at, *last_offset + 1);
+                partition.acks.push(Ack {
                     at,
                     required_acks: *required_acks,
                     base_offset: *base_offset,
@@ -231,6 +233,7 @@ impl Replay {
             Observation::IsrView { .. }
             | Observation::Refused { .. }
             | Observation::Served { .. }
+            | Observation::LatestOffset { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
             | Observation::CleanShutdown => {}
@@ -272,12 +275,15 @@ impl Partition {
         let name = |broker: &BrokerId| format!("broker-{broker}");
         self.leader = (leader != BrokerId::NONE).then(|| name(&leader));
         self.leader_epoch = epoch;
-        self.isr = isr.iter().map(name).collect();
+        let isr: Vec<String> = isr.iter().map(name).collect();
+        for (machine, replica) in &mut self.replicas {
+            // Taken into the ISR for what it held before its power loss.
+            replica.impaired |= replica.power_lost && isr.contains(machine);
+            replica.impaired &= isr.contains(machine);
+        }
+        self.isr = isr;
         if unclean {
             self.unclean_at.get_or_insert(at);
-        }
-        for (machine, replica) in &mut self.replicas {
-            replica.impaired &= self.isr.contains(machine);
         }
     }
 
@@ -297,14 +303,15 @@ impl Partition {
         self.ever_committed.extend(news.iter().map(identity));
         self.committed.extend(news);
         self.high_watermark = offset;
-        let short: Vec<&Replica> = self
-            .isr
-            .iter()
-            .filter_map(|member| self.replicas.get(member))
-            .filter(|replica| replica.log_end() < offset)
-            .collect();
-        if !short.is_empty() {
-            self.weak_candidates.push((at, short.iter().all(|replica| replica.impaired)));
+        self.note_short_members(at, offset);
+    }
+
+    /// Members of the ISR that should hold everything below `offset`.
+    fn note_short_members(&mut self, at: Time, offset: Offset) {
+        let members = self.isr.iter().filter_map(|member| self.replicas.get(member));
+        let mut short = members.filter(|replica| replica.log_end() < offset).peekable();
+        if short.peek().is_some() && short.all(|replica| replica.impaired) {
+            self.impaired_members.insert(at);
         }
     }
 
