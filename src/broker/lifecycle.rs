@@ -172,6 +172,7 @@ impl Lifecycle {
             .with_incarnation_id(self.incarnation)
             .with_listeners(vec![listener])
             .with_log_dirs(vec![self.directory])
+            .with_rack(options.rack.clone().map(StrBytes::from_string))
             .with_previous_broker_epoch(self.previous_broker_epoch.0)
     }
 

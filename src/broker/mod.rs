@@ -57,6 +57,8 @@ pub struct BrokerOptions {
     pub config: BrokerConfig,
     /// The log directory, relative to the machine's disk.
     pub log_dir: String,
+    /// `broker.rack`
+    pub rack: Option<String>,
 }
 
 /// A partition, by topic id and index.

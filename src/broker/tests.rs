@@ -149,6 +149,7 @@ fn add_broker(simulation: &Simulation, id: i32, controller: &HostPort, config: &
         controller: controller.clone(),
         config: config.clone(),
         log_dir: "data".to_owned(),
+        rack: None,
     };
     let observer = observer.clone();
     simulation.add_machine(&host(id).host, true, move |world, mut net| {

@@ -410,6 +410,7 @@ impl Events {
                 | TraceKind::Unknown { .. }
                 | TraceKind::FaultStarted { .. }
                 | TraceKind::FaultEnded { .. }
+                | TraceKind::FaultHit { .. }
                 | TraceKind::Started
                 | TraceKind::Stopped { power_lost: false }
                 | TraceKind::Phase(Phase::Workload | Phase::Healed | Phase::Done) => {}

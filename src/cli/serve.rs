@@ -82,6 +82,7 @@ async fn run(args: &ServeArgs) -> anyhow::Result<()> {
             controller: controller_address.clone(),
             config: config.clone(),
             log_dir: ".".to_owned(),
+            rack: None,
         };
         let broker = Broker::open(World::Real(world), options, observer())
             .with_context(|| format!("{}: the broker does not start", data_dir.join(&name).display()))?;

@@ -13,6 +13,7 @@ mod cluster;
 mod heartbeats;
 mod metadata_log;
 mod partition_change;
+mod placement;
 mod replication;
 mod state;
 mod topics;

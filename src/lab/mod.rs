@@ -4,6 +4,7 @@
 
 pub mod bench;
 mod cluster;
+mod environment;
 mod ghost;
 mod nemesis;
 pub mod outcome;

@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::cluster::{AdminRequest, Cluster, run as run_process};
+use super::environment::sim_config;
 use super::nemesis::Nemesis;
 use super::outcome::{End, Phase, RunOutcome};
 use super::recorder::{Recorder, State};
@@ -16,7 +17,7 @@ use crate::config::{ConsumerConfig, ProducerConfig};
 use crate::protocol::TopicPartition;
 use crate::scenario::{Scenario, Variant, Workload};
 use crate::world::Time;
-use crate::world::sim::{Alarm, SimConfig, Simulation};
+use crate::world::sim::{Alarm, Simulation};
 
 /// Simulated time that booting, creating topics, healing and the final read may take, each.
 const PHASE_MAX: Duration = Duration::from_secs(300);
@@ -79,8 +80,7 @@ fn outcome(seed: u64, end: End, facts: Facts, state: State, wall_ms: u64) -> Run
 }
 
 fn simulate(variant: &Variant, duration: Option<Duration>, seed: u64, recorder: Recorder) -> (End, Facts) {
-    let (low, high) = variant.cluster.latency;
-    let config = SimConfig { latency: low..=high };
+    let config = sim_config(variant);
     Simulation::block_on(seed, config, |sim| supervise(sim, variant.clone(), duration, recorder))
 }
 

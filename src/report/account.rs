@@ -211,6 +211,7 @@ impl<'s, 'a> Replay<'s, 'a> {
             | TraceKind::Unknown { .. }
             | TraceKind::FaultStarted { .. }
             | TraceKind::FaultEnded { .. }
+            | TraceKind::FaultHit { .. }
             | TraceKind::Started
             | TraceKind::Phase(_) => {}
         }

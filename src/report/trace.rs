@@ -45,6 +45,7 @@ pub fn leading_up_to(trace: &[TraceEvent], until: Time, partition: Option<&str>,
         TraceKind::Observed(observation) => concerns(observation, partition),
         TraceKind::FaultStarted { .. }
         | TraceKind::FaultEnded { .. }
+        | TraceKind::FaultHit { .. }
         | TraceKind::Started
         | TraceKind::Stopped { .. }
         | TraceKind::Phase(_) => true,
@@ -102,6 +103,7 @@ impl fmt::Display for What<'_> {
             }
             TraceKind::FaultStarted { index, targets } => write!(f, "began fault {} on {}", index + 1, names(targets)),
             TraceKind::FaultEnded { index, targets } => write!(f, "ended fault {} on {}", index + 1, names(targets)),
+            TraceKind::FaultHit { index, detail } => write!(f, "by fault {}: {detail}", index + 1),
             TraceKind::Started => f.write_str("started"),
             TraceKind::Stopped { power_lost: true } => f.write_str("lost power"),
             TraceKind::Stopped { power_lost: false } => f.write_str("stopped"),

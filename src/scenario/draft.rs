@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use super::diagnostics::Mistakes;
 use super::expression;
+use super::machines;
+use super::model::{ClockSetting, LinkSetting};
 use super::table::{Section, Spanned, Text, scalar, text_at, type_of};
 use super::vocabulary::{CLUSTER_KEYS, CONSUME_KEYS, DEFECTS_AXIS, PRODUCE_KEYS, TOP_KEYS, TOPIC_KEYS, WORKLOAD_KINDS};
 use crate::config::{self, ConfigError, Scope};
 use crate::defect::Defects;
+use crate::world::sim::LinkModel;
 
 /// More machines or partitions than anyone reads a trace of; a bound against a slip of the finger.
 const BROKERS_MAX: i64 = 100;
@@ -17,7 +20,6 @@ const PARTITIONS_MAX: i64 = 1_000;
 /// A record's value carries its number, so that every value is unique.
 const VALUE_BYTES_MIN: i64 = 16;
 pub(super) const VALUE_BYTES_DEFAULT: usize = 100;
-pub const LATENCY_DEFAULT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_micros(500));
 
 /// One configuration key with its value.
 #[derive(Clone, Debug)]
@@ -29,7 +31,10 @@ pub(super) struct Setting {
 #[derive(Debug)]
 pub(super) struct ClusterDraft {
     pub brokers: u32,
-    pub latency: (Duration, Duration),
+    pub link: LinkModel,
+    pub event_cost: Duration,
+    pub racks: Vec<String>,
+    pub rack_aware: bool,
     pub config: Vec<Setting>,
     /// `None` if the file says nothing of them.
     pub defects: Option<Defects>,
@@ -97,6 +102,8 @@ pub(super) struct Draft {
     pub seed: u64,
     pub duration: Option<Spanned<Duration>>,
     pub cluster: ClusterDraft,
+    pub links: Vec<LinkSetting>,
+    pub clocks: Vec<ClockSetting>,
     pub topics: Vec<TopicDraft>,
     /// Whether every `[[topic]]` could be read: if not, a name that is missing says nothing.
     pub topics_are_complete: bool,
@@ -123,6 +130,8 @@ pub(super) fn read(root: &Section<'_>, mistakes: &mut Mistakes) -> Draft {
         seed,
         duration,
         cluster,
+        links: Vec::new(),
+        clocks: Vec::new(),
         topics: Vec::new(),
         topics_are_complete: true,
         axes,
@@ -132,6 +141,7 @@ pub(super) fn read(root: &Section<'_>, mistakes: &mut Mistakes) -> Draft {
     };
     topics(root, &mut draft, mistakes);
     workloads(root, &mut draft, mistakes);
+    machines::read(root, &mut draft, mistakes);
     draft
 }
 
@@ -154,17 +164,30 @@ fn title(file: &str, mistakes: &mut Mistakes) -> String {
 }
 
 fn cluster(root: &Section<'_>, mistakes: &mut Mistakes) -> ClusterDraft {
-    let mut draft =
-        ClusterDraft { brokers: 3, latency: LATENCY_DEFAULT, config: Vec::new(), defects: None, span: 0..0 };
+    let mut draft = ClusterDraft {
+        brokers: 3,
+        link: LinkModel::default(),
+        event_cost: Duration::ZERO,
+        racks: Vec::new(),
+        rack_aware: true,
+        config: Vec::new(),
+        defects: None,
+        span: 0..0,
+    };
     let Some(section) = root.table("cluster", "[cluster]", mistakes) else { return draft };
     section.allow(CLUSTER_KEYS, mistakes);
     draft.span = section.span.clone();
     if let Some(brokers) = section.integer("brokers", 1..=BROKERS_MAX, mistakes) {
         draft.brokers = brokers.value as u32;
     }
-    let latency = section.text("latency", mistakes).and_then(|text| text.read(expression::latency, mistakes));
-    if let Some(latency) = latency {
-        draft.latency = latency.value;
+    draft.link = machines::link_keys(&section, mistakes).model();
+    draft.event_cost = section.duration("event-cost", mistakes).map_or(Duration::ZERO, |cost| cost.value);
+    draft.racks = machines::racks(&section, draft.brokers, mistakes);
+    if let Some(rack_aware) = section.boolean("rack-aware", mistakes) {
+        draft.rack_aware = rack_aware.value;
+        if !section.has("racks") {
+            mistakes.add(&section.span_of("rack-aware"), "`rack-aware` goes with `racks`");
+        }
     }
     draft.config = settings(&section, "[cluster.config]", Scope::Broker, mistakes);
     draft.defects = defects(&section, mistakes);
@@ -328,7 +351,7 @@ fn acks(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -> O
 }
 
 /// The `config` of a section: every key known and modelled, every value legal, none set twice.
-fn settings(section: &Section<'_>, what: &str, scope: Scope, mistakes: &mut Mistakes) -> Vec<Setting> {
+pub(super) fn settings(section: &Section<'_>, what: &str, scope: Scope, mistakes: &mut Mistakes) -> Vec<Setting> {
     let Some(table) = section.table("config", what, mistakes) else { return Vec::new() };
     let mut settings: Vec<Setting> = Vec::new();
     for entry in table.entries() {

@@ -1,7 +1,7 @@
 //! Scenario files: TOML in, a checked [`Scenario`] or diagnostics that point at the place out.
 //!
-//! A file is read into a draft that keeps every place (`draft`, `faults`, `expect`, over the typed tables of `table`
-//! and the small languages of `expression`), then `resolve` makes one variant per point of the matrix. Every mistake
+//! A file is read into a draft that keeps every place (`draft`, `machines`, `faults`, `expect`, over the typed tables of
+//! `table` and the small languages of `expression` and `quantity`), then `resolve` makes one variant per point of the matrix. Every mistake
 //! is noted and reading goes on, so that one look shows them all. Nothing here runs anything.
 
 mod diagnostics;
@@ -9,7 +9,9 @@ mod draft;
 mod expect;
 mod expression;
 mod faults;
+mod machines;
 mod model;
+mod quantity;
 mod render;
 mod resolve;
 mod table;
@@ -21,7 +23,6 @@ use std::path::{Path, PathBuf};
 use toml_edit::Document;
 
 pub use diagnostics::{Mistake, ScenarioError};
-pub use draft::LATENCY_DEFAULT;
 pub use model::*;
 pub use render::{render, written_duration};
 pub use vocabulary::{DEFECTS_AXIS, METRICS, Metric, MetricKind, metric};
@@ -56,6 +57,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, ScenarioErr
     let are_axes_known = draft.axes_are_complete && draft.workloads_are_complete;
     let expect = expect::read(&root, are_axes_known.then_some(&axes), &mut mistakes);
     let variants = resolve::variants(&draft, &axes, &faults, &expect, &mut mistakes);
+    resolve::check_restarts(&variants, &root, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(mistakes.into_error(file, text));
     }

@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::diagnostics::Mistakes;
-use super::draft::{AxisDraft, Draft, Kind, Setting, TopicDraft, WorkloadDraft, note_config, same_key};
+use super::draft::{AxisDraft, ClusterDraft, Draft, Kind, Setting, TopicDraft, WorkloadDraft, note_config, same_key};
 use super::expect::{ExpectDraft, contradiction};
 use super::expression;
-use super::model::{Axis, Cluster, Fault, Topic, Variant, Workload};
-use super::table::Spanned;
+use super::model::{Action, Axis, Cluster, Fault, Topic, Variant, Workload};
+use super::table::{Section, Spanned};
 use super::vocabulary::DEFECTS_AXIS;
 use crate::config::{BrokerConfig, ConfigError, ConsumerConfig, ProducerConfig, Scope, TopicConfig};
 use crate::defect::Defects;
@@ -143,12 +143,7 @@ fn variant(
     let expected: Vec<&ExpectDraft> = expect.iter().filter(|expect| expect.selector.matches(&point)).collect();
     let variant = Variant {
         point,
-        cluster: Cluster {
-            brokers: draft.cluster.brokers,
-            defects: defects(draft, pins),
-            config,
-            latency: draft.cluster.latency,
-        },
+        cluster: cluster(draft, config, defects(draft, pins)),
         topics,
         workloads,
         faults: faults.to_vec(),
@@ -167,6 +162,39 @@ fn defects(draft: &Draft, pins: &[Pin<'_>]) -> Defects {
     match pins.iter().find(|pin| pin.name == DEFECTS_AXIS) {
         Some(pin) => expression::defects(pin.value).expect("checked when it was read"),
         None => draft.cluster.defects.unwrap_or_default(),
+    }
+}
+
+fn cluster(draft: &Draft, config: BrokerConfig, defects: Defects) -> Cluster {
+    let ClusterDraft { brokers, link, event_cost, racks, rack_aware, config: _, defects: _, span: _ } = &draft.cluster;
+    Cluster {
+        brokers: *brokers,
+        defects,
+        config,
+        link: *link,
+        links: draft.links.clone(),
+        clocks: draft.clocks.clone(),
+        event_cost: *event_cost,
+        racks: racks.clone(),
+        rack_aware: *rack_aware,
+    }
+}
+
+/// Refuses restarts with configurations that contradict what else the variant's brokers have.
+pub(super) fn check_restarts(variants: &[Variant], root: &Section<'_>, mistakes: &mut Mistakes) {
+    let sections = root.tables("fault", mistakes);
+    for variant in variants {
+        for (fault, section) in variant.faults.iter().zip(&sections) {
+            let Action::Restart { config } = &fault.action else { continue };
+            let mut merged = variant.cluster.config.clone();
+            for (key, value) in config {
+                merged.set(key, value).expect("checked when it was read");
+            }
+            if let Err(error) = merged.validate() {
+                let span = section.span_of("config");
+                note_config(&error, &span, &span, mistakes);
+            }
+        }
     }
 }
 

@@ -201,6 +201,16 @@ impl<'a> Section<'a> {
         Some(duration)
     }
 
+    /// What `read` makes of a key that may be absent: `Some(None)` if it is, `None` if it is there and wrong.
+    pub(super) fn optional<T>(
+        &self,
+        read: impl Fn(&Section<'a>, &str, &mut Mistakes) -> Option<T>,
+        name: &str,
+        mistakes: &mut Mistakes,
+    ) -> Option<Option<T>> {
+        if self.has(name) { read(self, name, mistakes).map(Some) } else { Some(None) }
+    }
+
     /// An array, element by element.
     pub(super) fn array(&self, name: &str, expected: &str, mistakes: &mut Mistakes) -> Option<Vec<&'a Value>> {
         let (value, span) = self.value(name, expected, mistakes)?;

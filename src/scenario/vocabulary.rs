@@ -1,9 +1,15 @@
 //! The words that a scenario file may use. What the parser accepts, suggests and documents comes from these lists.
 
 /// Keys at the top of the file.
-pub const TOP_KEYS: &[&str] = &["seed", "duration", "cluster", "topic", "matrix", "workload", "fault", "expect"];
+pub const TOP_KEYS: &[&str] =
+    &["seed", "duration", "cluster", "link", "clock", "topic", "matrix", "workload", "fault", "expect"];
 /// Keys of `[cluster]`.
-pub const CLUSTER_KEYS: &[&str] = &["brokers", "latency", "config", "defects"];
+pub const CLUSTER_KEYS: &[&str] =
+    &["brokers", "latency", "jitter", "bandwidth", "loss", "event-cost", "racks", "rack-aware", "config", "defects"];
+/// Keys of `[[link]]`.
+pub const LINK_KEYS: &[&str] = &["from", "to", "both-ways", "latency", "jitter", "bandwidth", "loss"];
+/// Keys of `[[clock]]`.
+pub const CLOCK_KEYS: &[&str] = &["target", "offset", "drift"];
 /// Keys of `[[topic]]`.
 pub const TOPIC_KEYS: &[&str] = &["name", "partitions", "replication-factor", "config"];
 /// Values of `kind` in `[[workload]]`.
@@ -13,9 +19,33 @@ pub const PRODUCE_KEYS: &[&str] =
     &["kind", "topic", "records", "rate", "value-bytes", "keys", "start", "acks", "config"];
 /// Keys of `[[workload]]` with `kind = "consume"`.
 pub const CONSUME_KEYS: &[&str] = &["kind", "topic", "start", "config"];
+/// Keys that every `[[fault]]` may have.
+pub const START_KEYS: &[&str] = &["do", "at", "when", "after"];
 /// Keys of `[[fault]]`, whatever it does.
-pub const FAULT_KEYS: &[&str] =
-    &["at", "when", "after", "do", "target", "for", "groups", "one-way", "from", "to", "by", "both-ways"];
+pub const FAULT_KEYS: &[&str] = &[
+    "at",
+    "when",
+    "after",
+    "do",
+    "target",
+    "for",
+    "groups",
+    "one-way",
+    "from",
+    "to",
+    "by",
+    "jitter",
+    "bandwidth",
+    "loss",
+    "both-ways",
+    "period",
+    "duty",
+    "count",
+    "request",
+    "direction",
+    "drift",
+    "config",
+];
 /// Values of `do` in `[[fault]]`.
 pub const ACTIONS: &[&str] = &[
     "crash",
@@ -29,13 +59,66 @@ pub const ACTIONS: &[&str] = &[
     "heal",
     "controlled-shutdown",
     "elect-preferred",
+    "throttle",
+    "packet-loss",
+    "flap",
+    "delay-message",
+    "drop-message",
+    "slow-drain",
+    "slow-cpu",
+    "crash-loop",
+    "clock-step",
+    "clock-drift",
+    "clock-strobe",
+    "clock-freeze",
 ];
+
+/// Keys that go with an action, besides those of [`START_KEYS`]: those it needs, then those it may have.
+pub fn keys_of(action: &str) -> Option<(&'static [&'static str], &'static [&'static str])> {
+    Some(match action {
+        "crash" | "power-loss" | "pause" | "isolate" | "controlled-shutdown" | "clock-freeze" => {
+            (&["target"], &["for"])
+        }
+        "restart" => (&["target"], &["config"]),
+        "resume" | "elect-preferred" => (&["target"], &[]),
+        "partition" => (&["groups"], &["one-way", "for"]),
+        "delay" => (&["from", "to", "by"], &["jitter", "both-ways", "for"]),
+        "throttle" => (&["from", "to", "bandwidth"], &["both-ways", "for"]),
+        "packet-loss" => (&["from", "to", "loss"], &["both-ways", "for"]),
+        "flap" => (&["from", "to", "period", "duty"], &["count", "both-ways", "for"]),
+        "delay-message" => (&["request", "direction", "by"], &["from", "to", "count", "for"]),
+        "drop-message" => (&["request", "direction"], &["from", "to", "count", "for"]),
+        "slow-drain" => (&["target", "bandwidth"], &["for"]),
+        "slow-cpu" | "clock-step" => (&["target", "by"], &["for"]),
+        "crash-loop" => (&["target", "period", "duty"], &["count", "for"]),
+        "clock-drift" => (&["target", "drift"], &["for"]),
+        "clock-strobe" => (&["target", "by", "period", "duty"], &["count", "for"]),
+        "heal" => (&[], &[]),
+        _ => return None,
+    })
+}
+
+/// Values of `direction` in `[[fault]]`.
+pub const DIRECTIONS: &[&str] = &["request", "response"];
 /// What a target can be.
-pub const TARGETS: &[&str] = &["broker", "brokers", "leader", "follower", "isr", "controller", "client", "fault"];
+pub const TARGETS: &[&str] =
+    &["broker", "brokers", "leader", "follower", "isr", "controller", "client", "rack", "machines", "fault"];
 /// What a condition can ask for.
 pub const CONDITIONS: &[&str] = &["sent", "acked", "committed", "isr", "leader", "fault"];
 /// The axis that switches known defects on.
 pub const DEFECTS_AXIS: &str = "defects";
+/// Latency distributions that are written like a function.
+pub const DISTRIBUTIONS: &[&str] = &["exponential", "bimodal"];
+/// Units of a bandwidth, and their bytes per second.
+pub const BANDWIDTH_UNITS: &[(&str, u64)] = &[
+    ("B/s", 1),
+    ("kB/s", 1_000),
+    ("MB/s", 1_000_000),
+    ("GB/s", 1_000_000_000),
+    ("kbit/s", 125),
+    ("Mbit/s", 125_000),
+    ("Gbit/s", 125_000_000),
+];
 /// Units of a duration.
 pub const UNITS: &[&str] = &["us", "ms", "s", "m", "h"];
 

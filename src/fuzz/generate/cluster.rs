@@ -13,6 +13,7 @@ use super::{Profile, Shape};
 use crate::config::BrokerConfig;
 use crate::defect::Defects;
 use crate::scenario::{Cluster, Topic};
+use crate::world::sim::{Latency, LinkModel, Ppm};
 
 /// A configuration key with a value, or neither.
 type Choice = Option<(&'static str, String)>;
@@ -33,7 +34,18 @@ pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
         }
         // `KafkaConfig.validateValues`
         config.replica_fetch_wait_max = config.replica_fetch_wait_max.min(config.replica_lag_time_max);
-        Cluster { brokers, config, latency, defects: Defects::NONE }
+        let link = LinkModel { latency, ..LinkModel::default() };
+        Cluster {
+            brokers,
+            defects: Defects::NONE,
+            config,
+            link,
+            links: Vec::new(),
+            clocks: Vec::new(),
+            event_cost: Duration::ZERO,
+            racks: Vec::new(),
+            rack_aware: true,
+        }
     });
     built.boxed()
 }
@@ -93,13 +105,15 @@ fn replication(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
     parts.prop_map(|(a, b, c, d, e, f, g, h)| vec![a, b, c, d, e, f, g, h]).boxed()
 }
 
-fn latency() -> BoxedStrategy<(Duration, Duration)> {
-    let us = |low, high| (Duration::from_micros(low), Duration::from_micros(high));
+fn latency() -> BoxedStrategy<Latency> {
+    let us = Duration::from_micros;
+    let uniform = |low, high| Latency::Uniform { min: us(low), max: us(high) };
     prop_oneof![
-        6 => Just(us(200, 500)),
-        2 => Just(us(100, 5_000)),
-        1 => Just(us(1_000, 30_000)),
-        1 => Just(us(20_000, 25_000)),
+        6 => Just(uniform(200, 500)),
+        2 => Just(uniform(100, 5_000)),
+        1 => Just(uniform(1_000, 30_000)),
+        1 => Just(uniform(20_000, 25_000)),
+        1 => Just(Latency::Bimodal { fast: (us(200), us(500)), slow: (us(20_000), us(200_000)), slow_share: Ppm(20_000) }),
     ]
     .boxed()
 }

@@ -4,14 +4,17 @@
 //! it starts is mostly a time or shortly after the fault before it: most of the known failures of replication are two
 //! or three faults that follow closely upon each other.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kafka_protocol::messages::ApiKey;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::{Profile, Shape};
-use crate::scenario::{Action, Comparison, Condition, Counter, Fault, Target, When};
+use crate::scenario::{Action, Comparison, Condition, Counter, Cycle, Fault, Links, Messages, Target, When};
+use crate::world::sim::{Direction, Ppm};
 
 /// What a schedule is made of; swarm testing enables some of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,10 +30,16 @@ pub(super) enum Kind {
     Delay,
     Heal,
     ElectPreferred,
+    PacketLoss,
+    Flap,
+    DelayMessage,
+    DropMessage,
+    SlowCpu,
+    CrashLoop,
 }
 
 impl Kind {
-    const ALL: [Kind; 10] = [
+    const ALL: [Kind; 16] = [
         Kind::Crash,
         Kind::PowerLoss,
         Kind::Restart,
@@ -41,9 +50,15 @@ impl Kind {
         Kind::Delay,
         Kind::Heal,
         Kind::ElectPreferred,
+        Kind::PacketLoss,
+        Kind::Flap,
+        Kind::DelayMessage,
+        Kind::DropMessage,
+        Kind::SlowCpu,
+        Kind::CrashLoop,
     ];
-    const STORAGE: [Kind; 5] =
-        [Kind::Crash, Kind::PowerLoss, Kind::Restart, Kind::ControlledShutdown, Kind::ElectPreferred];
+    const STORAGE: [Kind; 6] =
+        [Kind::Crash, Kind::PowerLoss, Kind::Restart, Kind::ControlledShutdown, Kind::ElectPreferred, Kind::CrashLoop];
 }
 
 /// How many faults there are and how long they last.
@@ -113,6 +128,9 @@ struct Aim {
     one_way: bool,
     link: (Target, Target),
     by: Duration,
+    messages: (&'static str, Direction, Option<u32>),
+    cycle: Cycle,
+    loss: Ppm,
     /// Aim at the machines of the fault before.
     again: bool,
 }
@@ -164,10 +182,15 @@ fn aim(shape: &Shape, clients: &[String]) -> BoxedStrategy<Aim> {
         let groups = groups(&partition, replicas, brokers, &client.boxed());
         let by = prop_oneof![3 => 5..500_u64, 2 => 500..5_000_u64, 1 => 5_000..15_000_u64].prop_map(ms);
         let link = link(&partition, replicas, server.clone());
-        (Just(partition), Just(replicas), server, anyone, groups, any::<bool>(), link, by, prop::bool::weighted(0.15))
+        let aimed = (Just(partition), Just(replicas), server, anyone, groups, any::<bool>(), link, by);
+        let details = (messages(), cycle(), (1..=60_u32).prop_map(|percent| Ppm(percent * 10_000)));
+        (aimed, details, prop::bool::weighted(0.15))
     });
     aimed
-        .prop_map(|(partition, replicas, server, anyone, groups, one_way, link, by, again)| Aim {
+        .prop_map(|((partition, replicas, server, anyone, groups, one_way, link, by), details, again)| Aim {
+            messages: details.0,
+            cycle: details.1,
+            loss: details.2,
             partition,
             replicas,
             server,
@@ -261,6 +284,19 @@ fn link(partition: &str, replicas: i16, server: BoxedStrategy<Target>) -> BoxedS
     .boxed()
 }
 
+/// What is said between brokers, the controller and clients about replication.
+fn messages() -> BoxedStrategy<(&'static str, Direction, Option<u32>)> {
+    let requests = ["Fetch", "Fetch", "Produce", "AlterPartition", "BrokerHeartbeat", "BrokerRegistration", "Metadata"];
+    let direction = prop_oneof![Just(Direction::Request), Just(Direction::Response)];
+    let count = prop_oneof![4 => (1..=3_u32).prop_map(Some), 1 => Just(None)];
+    (select(requests.to_vec()), direction, count).boxed()
+}
+
+fn cycle() -> BoxedStrategy<Cycle> {
+    let parts = (200..4_000_u64, 10..=90_u32, prop_oneof![2 => (1..=4_u32).prop_map(Some), 1 => Just(None)]);
+    parts.prop_map(|(period, percent, count)| Cycle { period: ms(period), duty: Ppm(percent * 10_000), count }).boxed()
+}
+
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -327,10 +363,11 @@ fn fault(
 ) -> Fault {
     let server = again.clone().filter(|_| kind != Kind::ControlledShutdown).unwrap_or_else(|| aim.server.clone());
     let anyone = again.unwrap_or(aim.anyone);
+    let links = Links { from: aim.link.0, to: aim.link.1, both_ways: aim.one_way };
     let (action, target, duration) = match kind {
         Kind::Crash => (Action::Crash, Some(server), duration),
         Kind::PowerLoss => (Action::PowerLoss, Some(server), duration),
-        Kind::Restart => (Action::Restart, Some(server), None),
+        Kind::Restart => (Action::Restart { config: BTreeMap::new() }, Some(server), None),
         Kind::ControlledShutdown => {
             let target = if server == Target::Controller { Target::Leader(aim.partition) } else { server };
             (Action::ControlledShutdown, Some(target), duration)
@@ -338,12 +375,25 @@ fn fault(
         Kind::Pause => (Action::Pause, Some(anyone), duration),
         Kind::Isolate => (Action::Isolate, Some(anyone), duration),
         Kind::Partition => (Action::Partition { groups: aim.groups, one_way: aim.one_way }, None, duration),
-        Kind::Delay => {
-            let (from, to) = aim.link;
-            (Action::Delay { from, to, by: aim.by, both_ways: aim.one_way }, None, duration)
+        Kind::Delay => (Action::Delay { links, by: aim.by, jitter: Duration::ZERO }, None, duration),
+        Kind::PacketLoss => (Action::PacketLoss { links, loss: aim.loss }, None, duration),
+        Kind::Flap => (Action::Flap { links, cycle: aim.cycle }, None, duration),
+        Kind::DelayMessage => {
+            let by = aim.by;
+            (Action::DelayMessage { messages: messages_of(aim.messages, links), by }, None, duration)
         }
+        Kind::DropMessage => (Action::DropMessage { messages: messages_of(aim.messages, links) }, None, duration),
+        Kind::SlowCpu => (Action::SlowCpu { by: aim.by / 100 }, Some(anyone), duration),
+        Kind::CrashLoop => (Action::CrashLoop { cycle: aim.cycle }, Some(server), duration),
         Kind::Heal => (Action::Heal, None, None),
         Kind::ElectPreferred => (Action::ElectPreferred { of: aim.partition }, None, None),
     };
     Fault { when, after, action, target, duration, text: (String::new(), String::new()), line: 0 }
+}
+
+/// Half of the kinds of request go only one way: a filter by sender is enough to tell whose.
+fn messages_of((request, direction, count): (&'static str, Direction, Option<u32>), links: Links) -> Messages {
+    let key = ApiKey::iter().find(|key| format!("{key:?}") == request).expect("one of Kafka's requests");
+    let sender = if links.both_ways { None } else { Some(links.from) };
+    Messages { request: (request.to_owned(), key as i16), direction, from: sender, to: None, count }
 }

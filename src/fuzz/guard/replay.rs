@@ -170,6 +170,7 @@ impl Replay {
                 | TraceKind::Failed { .. }
                 | TraceKind::Unknown { .. }
                 | TraceKind::FaultStarted { .. }
+                | TraceKind::FaultHit { .. }
                 | TraceKind::FaultEnded { .. }
                 | TraceKind::Started
                 | TraceKind::Phase(_) => {}

@@ -1,10 +1,11 @@
 //! Passes over the schedule: fewer faults, shorter and simpler ones, rounder times.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Search;
 use crate::lab::outcome::FiredFault;
-use crate::scenario::{Action, Condition, Fault, Target, When};
+use crate::scenario::{Action, Condition, Fault, Links, Messages, Target, When};
 
 /// Delta debugging: first those that never fired, then halves, quarters, … single faults.
 pub(super) fn drop_faults(search: &mut Search<'_>) {
@@ -95,16 +96,29 @@ fn each_target(fault: &mut Fault, change: &mut dyn FnMut(&mut Target)) {
     }
     match &mut fault.action {
         Action::Partition { groups, one_way: _ } => groups.iter_mut().flatten().for_each(&mut *change),
-        Action::Delay { from, to, by: _, both_ways: _ } => {
-            change(from);
-            change(to);
+        Action::Delay { links, .. }
+        | Action::Throttle { links, .. }
+        | Action::PacketLoss { links, .. }
+        | Action::Flap { links, .. } => {
+            change(&mut links.from);
+            change(&mut links.to);
+        }
+        Action::DelayMessage { messages, .. } | Action::DropMessage { messages } => {
+            messages.from.iter_mut().chain(&mut messages.to).for_each(&mut *change);
         }
         Action::Crash
         | Action::PowerLoss
-        | Action::Restart
+        | Action::Restart { .. }
+        | Action::CrashLoop { .. }
         | Action::Pause
         | Action::Resume
         | Action::Isolate
+        | Action::SlowDrain { .. }
+        | Action::SlowCpu { .. }
+        | Action::ClockStep { .. }
+        | Action::ClockDrift { .. }
+        | Action::ClockStrobe { .. }
+        | Action::ClockFreeze
         | Action::Heal
         | Action::ControlledShutdown
         | Action::ElectPreferred { .. } => {}
@@ -160,15 +174,59 @@ fn simpler(fault: &Fault) -> Vec<Fault> {
                 }
             }
         }
-        Action::Delay { from, to, by, both_ways: true } => {
-            with(Action::Delay { from: from.clone(), to: to.clone(), by: *by, both_ways: false }, None);
+        Action::Delay { links, by, jitter } => {
+            if links.both_ways {
+                with(Action::Delay { links: one_way(links), by: *by, jitter: *jitter }, None);
+            }
+            if !jitter.is_zero() {
+                with(Action::Delay { links: links.clone(), by: *by, jitter: Duration::ZERO }, None);
+            }
+        }
+        Action::Throttle { links, bandwidth } if links.both_ways => {
+            with(Action::Throttle { links: one_way(links), bandwidth: *bandwidth }, None);
+        }
+        Action::PacketLoss { links, loss } if links.both_ways => {
+            with(Action::PacketLoss { links: one_way(links), loss: *loss }, None);
+        }
+        Action::Flap { links, cycle } => {
+            with(
+                Action::Partition {
+                    groups: vec![vec![links.from.clone()], vec![links.to.clone()]],
+                    one_way: !links.both_ways,
+                },
+                None,
+            );
+            if links.both_ways {
+                with(Action::Flap { links: one_way(links), cycle: *cycle }, None);
+            }
+        }
+        Action::CrashLoop { .. } => with(Action::Crash, fault.target.clone()),
+        Action::Restart { config } if !config.is_empty() => {
+            with(Action::Restart { config: BTreeMap::new() }, fault.target.clone());
+        }
+        Action::DelayMessage { messages, by } => {
+            for messages in wider(messages) {
+                with(Action::DelayMessage { messages, by: *by }, None);
+            }
+        }
+        Action::DropMessage { messages } => {
+            for messages in wider(messages) {
+                with(Action::DropMessage { messages }, None);
+            }
         }
         Action::Crash
-        | Action::Restart
+        | Action::Restart { .. }
         | Action::Pause
         | Action::Resume
         | Action::Isolate
-        | Action::Delay { both_ways: false, .. }
+        | Action::Throttle { .. }
+        | Action::PacketLoss { .. }
+        | Action::SlowDrain { .. }
+        | Action::SlowCpu { .. }
+        | Action::ClockStep { .. }
+        | Action::ClockDrift { .. }
+        | Action::ClockStrobe { .. }
+        | Action::ClockFreeze
         | Action::Heal
         | Action::ControlledShutdown
         | Action::ElectPreferred { .. } => {}
@@ -180,6 +238,22 @@ fn simpler(fault: &Fault) -> Vec<Fault> {
         simpler.push(Fault { after: Duration::ZERO, ..fault.clone() });
     }
     simpler
+}
+
+fn one_way(links: &Links) -> Links {
+    Links { both_ways: false, ..links.clone() }
+}
+
+/// Fewer words for which messages are meant.
+fn wider(messages: &Messages) -> Vec<Messages> {
+    let mut wider = Vec::new();
+    if messages.from.is_some() {
+        wider.push(Messages { from: None, ..messages.clone() });
+    }
+    if messages.to.is_some() {
+        wider.push(Messages { to: None, ..messages.clone() });
+    }
+    wider
 }
 
 /// Every time of the schedule on the roundest number that still fails, and shorter rather than longer.
@@ -219,14 +293,24 @@ impl Part {
             Part::After => Some(&mut fault.after).filter(|after| !after.is_zero()),
             Part::Length => fault.duration.as_mut(),
             Part::By => match &mut fault.action {
-                Action::Delay { by, .. } => Some(by),
+                Action::Delay { by, .. } | Action::DelayMessage { by, .. } | Action::SlowCpu { by } => Some(by),
+                Action::CrashLoop { cycle } | Action::Flap { cycle, .. } | Action::ClockStrobe { cycle, .. } => {
+                    Some(&mut cycle.period)
+                }
                 Action::Crash
                 | Action::PowerLoss
-                | Action::Restart
+                | Action::Restart { .. }
                 | Action::Pause
                 | Action::Resume
                 | Action::Isolate
                 | Action::Partition { .. }
+                | Action::Throttle { .. }
+                | Action::PacketLoss { .. }
+                | Action::DropMessage { .. }
+                | Action::SlowDrain { .. }
+                | Action::ClockStep { .. }
+                | Action::ClockDrift { .. }
+                | Action::ClockFreeze
                 | Action::Heal
                 | Action::ControlledShutdown
                 | Action::ElectPreferred { .. } => None,

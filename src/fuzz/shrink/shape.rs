@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::Search;
 use crate::config::{BrokerConfig, ConsumerConfig, ProducerConfig};
-use crate::scenario::{Scenario, Variant, Workload};
+use crate::scenario::{Cluster, Scenario, Variant, Workload};
+use crate::world::sim::LinkModel;
 
 pub(super) fn simplify(search: &mut Search<'_>) {
     drop_workloads(search);
@@ -136,8 +137,17 @@ fn plain_workloads(search: &mut Search<'_>) {
 
 /// Everything that a scenario sets at once, then key by key.
 fn default_configuration(search: &mut Search<'_>) {
-    let candidate = search.with(|variant| variant.cluster.latency = crate::scenario::LATENCY_DEFAULT);
-    search.offer(&candidate);
+    let plain: [fn(&mut Cluster); 5] = [
+        |cluster| cluster.link = LinkModel::default(),
+        |cluster| cluster.links.clear(),
+        |cluster| cluster.clocks.clear(),
+        |cluster| cluster.event_cost = Duration::ZERO,
+        |cluster| cluster.racks.clear(),
+    ];
+    for change in plain {
+        let candidate = search.with(|variant| change(&mut variant.cluster));
+        search.offer(&candidate);
+    }
     let broker = BrokerConfig::default().entries();
     reset(
         search,

@@ -73,8 +73,19 @@ impl<T> Inbox<T> {
         if is_due { self.queue.pop().map(|due| due.what) } else { None }
     }
 
+    /// When the next value arrives, or arrived.
+    pub(super) fn next_arrival(&self) -> Option<Time> {
+        self.queue.peek().map(|next| next.at)
+    }
+
     /// Arranges for the receiver to be woken by the next arrival or at `deadline`, which must be in the future.
     pub(super) fn wait(&mut self, deadline: Option<Time>, context: &mut Context<'_>) {
+        let until = [self.next_arrival(), deadline].into_iter().flatten().min();
+        self.wait_until(until, context);
+    }
+
+    /// Arranges for the receiver to be woken at `until`, in the future, or by what is pushed from now on.
+    pub(super) fn wait_until(&mut self, until: Option<Time>, context: &mut Context<'_>) {
         let waker = match &mut self.waker {
             Some(waker) => {
                 waker.clone_from(context.waker());
@@ -83,8 +94,7 @@ impl<T> Inbox<T> {
             none => none.insert(context.waker().clone()),
         };
         self.is_waiting = true;
-        let arrival = self.queue.peek().map(|next| next.at);
-        if let Some(at) = [arrival, deadline].into_iter().flatten().min() {
+        if let Some(at) = until {
             self.alarm.arm(at, waker);
         }
     }

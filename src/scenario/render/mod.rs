@@ -3,16 +3,21 @@
 //! `parse(render(s))` is `s` again, but for lines and file name. The fuzzer runs nothing that has not been through
 //! both, so a generated scenario is a valid file by construction.
 
+mod fault;
+mod machines;
+mod quantity;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::draft::{LATENCY_DEFAULT, VALUE_BYTES_DEFAULT};
-use super::model::{Action, Axis, Comparison, Expectation, Fault, Scenario, Target, Topic, Variant, Workload};
-use super::model::{Cluster, When};
+use super::draft::VALUE_BYTES_DEFAULT;
+use super::model::{Axis, Cluster, Comparison, Expectation, Scenario, Topic, Variant, Workload};
 use super::vocabulary::DEFECTS_AXIS;
 use crate::config::{BrokerConfig, ConsumerConfig, ProducerConfig, Scope, canonical_name};
-use crate::defect::Defects;
+use crate::defect::{Defect, Defects};
+
+pub use quantity::written_duration;
 
 /// Values of a configuration by key.
 type Entries = BTreeMap<&'static str, String>;
@@ -40,22 +45,10 @@ pub fn render(scenario: &Scenario, explanation: &[String]) -> String {
         workload(&mut out, each, &workload_settings(scenario, index));
     }
     for each in &first.faults {
-        fault(&mut out, each);
+        fault::fault(&mut out, each);
     }
     expect(&mut out, &scenario.variants);
     out
-}
-
-/// `2s`, `1500ms`, `250us`, `0.25us`: exact, in the largest unit that needs no fraction.
-pub fn written_duration(duration: Duration) -> String {
-    let nanos = duration.as_nanos();
-    match nanos {
-        0 => "0s".to_owned(),
-        n if n % 1_000_000_000 == 0 => format!("{}s", n / 1_000_000_000),
-        n if n % 1_000_000 == 0 => format!("{}ms", n / 1_000_000),
-        n if n % 1_000 == 0 => format!("{}us", n / 1_000),
-        n => format!("{}.{:03}us", n / 1_000, n % 1_000),
-    }
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
@@ -71,12 +64,23 @@ fn scalar(value: &str) -> String {
     if value.parse::<i64>().is_ok() || value.parse::<bool>().is_ok() { value.to_owned() } else { quoted(value) }
 }
 
+fn list<T: AsRef<str>>(texts: &[T]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| quoted(text.as_ref())).collect();
+    format!("[{}]", texts.join(", "))
+}
+
 fn pair(out: &mut String, key: &str, value: &str) {
     line(out, format_args!("{key} = {value}"));
 }
 
 fn time(out: &mut String, key: &str, value: Duration) {
     pair(out, key, &quoted(&written_duration(value)));
+}
+
+fn flag(out: &mut String, key: &str, value: bool) {
+    if value {
+        pair(out, key, "true");
+    }
 }
 
 fn top(out: &mut String, scenario: &Scenario) {
@@ -93,22 +97,34 @@ fn top(out: &mut String, scenario: &Scenario) {
 }
 
 fn cluster(out: &mut String, cluster: &Cluster, defects: Defects, settings: &Entries) {
-    let Cluster { brokers, config: _, latency, defects: _ } = cluster;
+    let Cluster { brokers, defects: _, config: _, link, links, clocks, event_cost, racks, rack_aware } = cluster;
     line(out, format_args!("\n[cluster]"));
     pair(out, "brokers", &brokers.to_string());
-    if *latency != LATENCY_DEFAULT {
-        let (low, high) = (written_duration(latency.0), written_duration(latency.1));
-        pair(out, "latency", &quoted(&format!("{low}..{high}")));
+    machines::every_link(out, link);
+    if !event_cost.is_zero() {
+        time(out, "event-cost", *event_cost);
     }
-    let names: Vec<String> = defects.iter().map(|defect| quoted(defect.name())).collect();
+    if !racks.is_empty() {
+        pair(out, "racks", &list(racks));
+        if !rack_aware {
+            pair(out, "rack-aware", "false");
+        }
+    }
+    let names: Vec<&str> = defects.iter().map(Defect::name).collect();
     if !names.is_empty() {
-        pair(out, "defects", &format!("[{}]", names.join(", ")));
+        pair(out, "defects", &list(&names));
     }
     if !settings.is_empty() {
         line(out, format_args!("\n[cluster.config]"));
         for (key, value) in settings {
             pair(out, &quoted(key), &scalar(value));
         }
+    }
+    for setting in links {
+        machines::link(out, setting);
+    }
+    for setting in clocks {
+        machines::clock(out, setting);
     }
 }
 
@@ -136,8 +152,7 @@ fn matrix(out: &mut String, axes: &[Axis]) {
     }
     line(out, format_args!("\n[matrix]"));
     for Axis { name, values } in axes {
-        let values: Vec<String> = values.iter().map(|value| quoted(value)).collect();
-        pair(out, &quoted(name), &format!("[{}]", values.join(", ")));
+        pair(out, &quoted(name), &list(values));
     }
 }
 
@@ -173,75 +188,6 @@ fn workload(out: &mut String, workload: &Workload, settings: &Entries) {
     }
     let others = settings.iter().filter(|(key, _)| **key != "acks");
     inline_config(out, others.map(|(key, value)| (*key, value.as_str())));
-}
-
-fn fault(out: &mut String, fault: &Fault) {
-    let Fault { when, after, action, target, duration, text: _, line: _ } = fault;
-    line(out, format_args!("\n[[fault]]"));
-    match when {
-        When::At(at) => time(out, "at", *at),
-        When::Condition(condition) => pair(out, "when", &quoted(&condition.to_string())),
-    }
-    if !after.is_zero() {
-        time(out, "after", *after);
-    }
-    self::action(out, action);
-    if let Some(target) = target {
-        pair(out, "target", &quoted(&target.to_string()));
-    }
-    if let Some(duration) = duration {
-        time(out, "for", *duration);
-    }
-}
-
-/// `do` and the keys that go with it.
-fn action(out: &mut String, action: &Action) {
-    let word = match action {
-        Action::Crash => "crash",
-        Action::PowerLoss => "power-loss",
-        Action::Restart => "restart",
-        Action::Pause => "pause",
-        Action::Resume => "resume",
-        Action::Isolate => "isolate",
-        Action::Partition { .. } => "partition",
-        Action::Delay { .. } => "delay",
-        Action::Heal => "heal",
-        Action::ControlledShutdown => "controlled-shutdown",
-        Action::ElectPreferred { .. } => "elect-preferred",
-    };
-    pair(out, "do", &quoted(word));
-    match action {
-        Action::Partition { groups, one_way } => {
-            let group = |members: &Vec<Target>| {
-                let members: Vec<String> = members.iter().map(|member| quoted(&member.to_string())).collect();
-                format!("[{}]", members.join(", "))
-            };
-            let groups: Vec<String> = groups.iter().map(group).collect();
-            pair(out, "groups", &format!("[{}]", groups.join(", ")));
-            flag(out, "one-way", *one_way);
-        }
-        Action::Delay { from, to, by, both_ways } => {
-            pair(out, "from", &quoted(&from.to_string()));
-            pair(out, "to", &quoted(&to.to_string()));
-            time(out, "by", *by);
-            flag(out, "both-ways", *both_ways);
-        }
-        Action::ElectPreferred { of } => pair(out, "target", &quoted(of)),
-        Action::Crash
-        | Action::PowerLoss
-        | Action::Restart
-        | Action::Pause
-        | Action::Resume
-        | Action::Isolate
-        | Action::Heal
-        | Action::ControlledShutdown => {}
-    }
-}
-
-fn flag(out: &mut String, key: &str, value: bool) {
-    if value {
-        pair(out, key, "true");
-    }
 }
 
 /// What `[cluster.config]` sets.

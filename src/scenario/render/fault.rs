@@ -1,0 +1,139 @@
+//! `[[fault]]`.
+
+use super::{flag, inline_config, line, list, machines, pair, quantity, quoted, time};
+use crate::scenario::{Action, Cycle, Fault, Messages, Target, When};
+use crate::world::sim::Direction;
+
+pub(super) fn fault(out: &mut String, fault: &Fault) {
+    let Fault { when, after, action, target, duration, text: _, line: _ } = fault;
+    line(out, format_args!("\n[[fault]]"));
+    match when {
+        When::At(at) => time(out, "at", *at),
+        When::Condition(condition) => pair(out, "when", &quoted(&condition.to_string())),
+    }
+    if !after.is_zero() {
+        time(out, "after", *after);
+    }
+    pair(out, "do", &quoted(word(action)));
+    if let Some(target) = target {
+        pair(out, "target", &quoted(&target.to_string()));
+    }
+    details(out, action);
+    if let Some(duration) = duration {
+        time(out, "for", *duration);
+    }
+}
+
+fn word(action: &Action) -> &'static str {
+    match action {
+        Action::Crash => "crash",
+        Action::PowerLoss => "power-loss",
+        Action::Restart { .. } => "restart",
+        Action::CrashLoop { .. } => "crash-loop",
+        Action::Pause => "pause",
+        Action::Resume => "resume",
+        Action::Isolate => "isolate",
+        Action::Partition { .. } => "partition",
+        Action::Delay { .. } => "delay",
+        Action::Throttle { .. } => "throttle",
+        Action::PacketLoss { .. } => "packet-loss",
+        Action::Flap { .. } => "flap",
+        Action::DelayMessage { .. } => "delay-message",
+        Action::DropMessage { .. } => "drop-message",
+        Action::SlowDrain { .. } => "slow-drain",
+        Action::SlowCpu { .. } => "slow-cpu",
+        Action::ClockStep { .. } => "clock-step",
+        Action::ClockDrift { .. } => "clock-drift",
+        Action::ClockStrobe { .. } => "clock-strobe",
+        Action::ClockFreeze => "clock-freeze",
+        Action::Heal => "heal",
+        Action::ControlledShutdown => "controlled-shutdown",
+        Action::ElectPreferred { .. } => "elect-preferred",
+    }
+}
+
+/// The keys that go with an action.
+fn details(out: &mut String, action: &Action) {
+    match action {
+        Action::Restart { config } => {
+            inline_config(out, config.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        }
+        Action::CrashLoop { cycle } => self::cycle(out, cycle),
+        Action::Partition { groups, one_way } => partition(out, groups, *one_way),
+        Action::Delay { links, by, jitter } => {
+            machines::links(out, links);
+            time(out, "by", *by);
+            if !jitter.is_zero() {
+                time(out, "jitter", *jitter);
+            }
+        }
+        Action::Throttle { links, bandwidth } => {
+            machines::links(out, links);
+            pair(out, "bandwidth", &quoted(&quantity::bandwidth(*bandwidth)));
+        }
+        Action::PacketLoss { links, loss } => {
+            machines::links(out, links);
+            pair(out, "loss", &quoted(&quantity::share(*loss)));
+        }
+        Action::Flap { links, cycle } => {
+            machines::links(out, links);
+            self::cycle(out, cycle);
+        }
+        Action::DelayMessage { messages, by } => {
+            self::messages(out, messages);
+            time(out, "by", *by);
+        }
+        Action::DropMessage { messages } => self::messages(out, messages),
+        Action::SlowDrain { bandwidth } => pair(out, "bandwidth", &quoted(&quantity::bandwidth(*bandwidth))),
+        Action::SlowCpu { by } => time(out, "by", *by),
+        Action::ClockStep { by_ns } => pair(out, "by", &quoted(&quantity::shift(*by_ns))),
+        Action::ClockDrift { drift_ppm } => pair(out, "drift", &quoted(&quantity::drift(*drift_ppm))),
+        Action::ClockStrobe { by_ns, cycle } => {
+            pair(out, "by", &quoted(&quantity::shift(*by_ns)));
+            self::cycle(out, cycle);
+        }
+        Action::ElectPreferred { of } => pair(out, "target", &quoted(of)),
+        Action::Crash
+        | Action::PowerLoss
+        | Action::Pause
+        | Action::Resume
+        | Action::Isolate
+        | Action::ClockFreeze
+        | Action::Heal
+        | Action::ControlledShutdown => {}
+    }
+}
+
+fn partition(out: &mut String, groups: &[Vec<Target>], one_way: bool) {
+    let group = |members: &Vec<Target>| list(&members.iter().map(Target::to_string).collect::<Vec<_>>());
+    let groups: Vec<String> = groups.iter().map(group).collect();
+    pair(out, "groups", &format!("[{}]", groups.join(", ")));
+    flag(out, "one-way", one_way);
+}
+
+fn cycle(out: &mut String, cycle: &Cycle) {
+    let Cycle { period, duty, count } = cycle;
+    time(out, "period", *period);
+    pair(out, "duty", &quoted(&quantity::share(*duty)));
+    if let Some(count) = count {
+        pair(out, "count", &count.to_string());
+    }
+}
+
+fn messages(out: &mut String, messages: &Messages) {
+    let Messages { request: (request, _), direction, from, to, count } = messages;
+    pair(out, "request", &quoted(request));
+    let direction = match direction {
+        Direction::Request => "request",
+        Direction::Response => "response",
+    };
+    pair(out, "direction", &quoted(direction));
+    for (key, end) in [("from", from), ("to", to)] {
+        if let Some(end) = end {
+            pair(out, key, &quoted(&end.to_string()));
+        }
+    }
+    if let Some(count) = count {
+        pair(out, "count", &count.to_string());
+    }
+}

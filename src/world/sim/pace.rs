@@ -1,0 +1,66 @@
+//! The pace of a process that is slowed down: computing that takes time, and connections that are read slowly. Most
+//! processes have none: they handle an event the instant it arrives.
+
+use std::time::Duration;
+
+use super::link::transmission;
+use super::model::Load;
+use crate::world::{Event, Time};
+
+pub(super) struct Pace {
+    pub(super) load: Load,
+    /// When the handling of what came next is done, once it has begun.
+    done_at: Option<Time>,
+    /// When the connections are read again.
+    readable_at: Time,
+}
+
+/// What a process does next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pull {
+    /// Nothing before this; `None`: before something arrives.
+    Wait(Option<Time>),
+    /// The event that arrived first.
+    Event,
+    Deadline,
+}
+
+impl Pace {
+    /// None for no load.
+    pub(super) fn of(load: Load) -> Option<Box<Pace>> {
+        (load != Load::default()).then(|| Box::new(Pace { load, done_at: None, readable_at: Time::ZERO }))
+    }
+
+    /// Another process begins.
+    pub(super) fn start_over(&mut self) {
+        (self.done_at, self.readable_at) = (None, Time::ZERO);
+    }
+
+    /// What to do `now`. The time that handling takes passes before its effects are seen, so that an answer leaves
+    /// when it has been computed.
+    pub(super) fn pull(&mut self, next_arrival: Option<Time>, deadline: Option<Time>, now: Time) -> Pull {
+        let readable = next_arrival.map(|at| at.max(self.readable_at));
+        let Some(due) = [readable, deadline].into_iter().flatten().min().filter(|due| *due <= now) else {
+            self.done_at = None;
+            return Pull::Wait([readable, deadline].into_iter().flatten().min());
+        };
+        if !self.load.event_cost.is_zero() {
+            let done_at = *self.done_at.get_or_insert(due.max(now) + self.load.event_cost);
+            if done_at > now {
+                return Pull::Wait(Some(done_at));
+            }
+            self.done_at = None;
+        }
+        if readable.is_some_and(|at| at <= now) { Pull::Event } else { Pull::Deadline }
+    }
+
+    /// The process takes an event out of its connections.
+    pub(super) fn read(&mut self, event: &Event, now: Time) {
+        let Some(drain) = self.load.drain else { return };
+        let took = match event {
+            Event::Frame(_, bytes) => transmission(bytes.len() + 4, drain),
+            Event::Accepted(_) | Event::Connected(_) | Event::Closed(_) | Event::Terminate => Duration::ZERO,
+        };
+        self.readable_at = now + took;
+    }
+}
