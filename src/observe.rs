@@ -130,6 +130,10 @@ pub enum Observation {
         replicas: Vec<BrokerId>,
         unclean: bool,
     },
+    /// Broker: a log directory failed, and all of its partitions with it.
+    LogDirFailed {
+        log_dir: String,
+    },
     /// The process shut down in an orderly way.
     CleanShutdown,
 }

@@ -1,8 +1,9 @@
 //! The command line as programs use it: exit codes, what is on stdout, replay, check.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -134,7 +135,47 @@ fn check_judges_a_saved_history() {
     assert_eq!(code(&fine), 0, "{}", text(&fine.stdout));
     let broken = faultline(&["check", "broken.jsonl"], dir);
     assert_eq!(code(&broken), 2);
-    assert!(text(&broken.stderr).contains('1'), "the line: {}", text(&broken.stderr));
+    assert!(text(&broken.stderr).contains("broken.jsonl: line 1: "), "the line: {}", text(&broken.stderr));
+    assert!(broken.stdout.is_empty(), "nothing is said of half a history");
+    assert_eq!(report["measured"]["values"]["acknowledged"], 2, "{report}");
+    let lost = faultline(&["check", "lost.jsonl"], dir);
+    assert!(text(&lost.stdout).starts_with("lost.jsonl: not valid: lost-write, unseen\n"), "{}", text(&lost.stdout));
+    assert!(
+        text(&lost.stdout).contains("orders-0: operation 0 sent 7@0, and nobody read it; operation 2 read offset 1")
+    );
+    write(dir, "empty.jsonl", "");
+    assert_eq!(code(&faultline(&["check", "empty.jsonl"], dir)), 2);
+}
+
+#[test]
+fn check_reads_what_other_tools_write_from_standard_input() {
+    let history = r#"{"config":{"sub-via":"assign","ww_deps":true},"tool":"x"}
+{"process":7,"type":"ok","f":"txn","node":"n1","value":[{"op":"send","key":"x","value":"a"},{"op":"poll","records":{"y":[[0,null]]}}]}
+{"process":8,"type":"ok","f":"txn","index":40,"value":[{"op":"send","key":"y","value":null},{"op":"poll","records":{"x":[[0,"a"]]}}]}
+"#;
+    let check = |history: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_faultline"))
+            .args(["check", "-", "--format", "json"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        stdin.write_all(history.as_bytes()).expect("the binary reads all of it");
+        drop(stdin);
+        child.wait_with_output().expect("the binary ends")
+    };
+    let with_ww = check(history);
+    assert_eq!(code(&with_ww), 0, "{}{}", text(&with_ww.stdout), text(&with_ww.stderr));
+    let without = check(&history.replace("true", "false"));
+    assert_eq!(code(&without), 1, "{}", text(&without.stdout));
+    let report: Value = serde_json::from_slice(&without.stdout).expect("JSON and nothing else");
+    assert_eq!(report["anomalies"]["G1c"][0]["operations"], serde_json::json!([0, 40]));
+    assert_eq!(report["anomalies"]["G1c"][0]["steps"][1]["value"], Value::Null);
+    let bad = check(&history.replace("\"assign\"", "\"guess\""));
+    assert_eq!(code(&bad), 2);
+    assert!(text(&bad.stderr).contains("standard input: line 1: config: `sub_via`"), "{}", text(&bad.stderr));
 }
 
 #[test]

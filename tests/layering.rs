@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Of the log a client knows the layout of a record batch (`log::batch`), as it is on the wire and on disk.
     ("client", &["config", "defect", "log", "protocol", "world"]),
     ("history", &[]),
-    // Of the world a scenario knows what its links, clocks and messages can be like: plain data (`world::sim::model`).
+    // Of the world a scenario knows what its links, clocks, messages and disks can be like: plain data.
     ("scenario", &["config", "defect", "protocol", "world"]),
     (
         "lab",

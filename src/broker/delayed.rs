@@ -108,7 +108,7 @@ impl Broker {
         let mut waiting = std::mem::take(&mut hosted.waiting_produce);
         waiting.retain(|&id| {
             let is_complete = match self.purgatory.get_mut(id) {
-                Some(Delayed::Produce(produce)) => produce.is_complete(&self.partitions),
+                Some(Delayed::Produce(produce)) => produce.is_complete(&self.partitions, &self.offline),
                 Some(Delayed::Fetch(_)) | None => return false,
             };
             if is_complete && let Some(operation) = self.purgatory.remove(id) {
@@ -125,7 +125,7 @@ impl Broker {
     pub(super) fn complete_orphan(&mut self, now: Time, id: u64, net: &mut Endpoint) {
         let is_complete = match self.purgatory.get_mut(id) {
             Some(Delayed::Fetch(fetch)) => fetch.is_complete(&self.partitions),
-            Some(Delayed::Produce(produce)) => produce.is_complete(&self.partitions),
+            Some(Delayed::Produce(produce)) => produce.is_complete(&self.partitions, &self.offline),
             None => false,
         };
         if is_complete && let Some(operation) = self.purgatory.remove(id) {

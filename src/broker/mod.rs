@@ -9,12 +9,14 @@
 //! What it does not do: keep fetch sessions, coordinate groups or transactions, or keep the metadata log on disk.
 
 mod admin;
+mod assignments;
 mod connections;
 mod delayed;
 mod fetch;
 mod fetchers;
 mod isr;
 mod lifecycle;
+mod log_dirs;
 mod metadata;
 mod offsets;
 mod produce;
@@ -22,7 +24,7 @@ mod requests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -32,14 +34,16 @@ use rustc_hash::FxBuildHasher;
 use uuid::Uuid;
 
 use self::admin::Forwarding;
+use self::assignments::Assignments;
 use self::connections::Connections;
 use self::delayed::Purgatory;
 use self::fetchers::Fetchers;
 use self::isr::AlterPartitionManager;
-use self::lifecycle::{Lifecycle, random_uuid};
+use self::lifecycle::Lifecycle;
+use self::log_dirs::{DirFailure, DirIndex, InDir, LogDirs};
 use self::metadata::MetadataFetcher;
 use crate::config::{BrokerConfig, EffectiveTopicConfig, TopicConfig};
-use crate::log::{LoadedLog, LogDirectory};
+use crate::log::{LoadedLog, Log};
 use crate::metadata::MetadataImage;
 use crate::observe::{Observation, Observer};
 use crate::protocol::rpc::RpcConfig;
@@ -55,8 +59,8 @@ pub struct BrokerOptions {
     pub listen: HostPort,
     pub controller: HostPort,
     pub config: BrokerConfig,
-    /// The log directory, relative to the machine's disk.
-    pub log_dir: String,
+    /// The log directories (`log.dirs`), relative to the machine's disk: at least one.
+    pub log_dirs: Vec<String>,
     /// `broker.rack`
     pub rack: Option<String>,
 }
@@ -69,6 +73,7 @@ type Partitions = IndexMap<Key, Hosted, FxBuildHasher>;
 /// A partition that this broker has a replica of, and the requests that wait for it.
 struct Hosted {
     partition: Partition,
+    dir: DirIndex,
     waiting_produce: Vec<u64>,
     waiting_fetch: Vec<u64>,
 }
@@ -87,10 +92,12 @@ pub struct Broker {
     world: World,
     options: BrokerOptions,
     env: Environment,
-    log_dir: LogDirectory,
+    log_dirs: LogDirs,
     partitions: Partitions,
+    /// Our replicas whose log directory is offline.
+    offline: BTreeSet<Key>,
     /// Logs found on disk that no metadata has claimed yet.
-    unclaimed: BTreeMap<TopicPartition, LoadedLog>,
+    unclaimed: BTreeMap<TopicPartition, (DirIndex, LoadedLog)>,
     connections: Connections,
     purgatory: Purgatory,
     touched: Vec<(Key, Touched)>,
@@ -98,6 +105,7 @@ pub struct Broker {
     lifecycle: Lifecycle,
     metadata: MetadataFetcher,
     isr: AlterPartitionManager,
+    assignments: Assignments,
     forwarding: Forwarding,
     timers: Timers,
     /// Producer ids given out in this registration.
@@ -124,9 +132,7 @@ impl Broker {
     pub fn open(world: World, options: BrokerOptions, observer: Observer) -> io::Result<Broker> {
         let now = world.now();
         let config = &options.config;
-        let new_id = || random_uuid(&mut world.rng("directory-id"));
-        let (log_dir, loaded) =
-            LogDirectory::open(world.disk(), &options.log_dir, |_| config.log.clone(), new_id, config.defects)?;
+        let (log_dirs, loaded) = LogDirs::open(&world, &options)?;
         let env = Environment {
             id: options.id,
             machine: format!("broker-{}", options.id),
@@ -136,9 +142,9 @@ impl Broker {
             image: MetadataImage::default(),
         };
         let mut unclaimed = BTreeMap::new();
-        for log in loaded {
+        for (dir, log) in loaded {
             env.observe(now, log_loaded(&log));
-            unclaimed.insert(log.partition.clone(), log);
+            unclaimed.insert(log.partition.clone(), (dir, log));
         }
         let timers = Timers {
             high_watermark_checkpoint: now + config.replica_high_watermark_checkpoint_interval,
@@ -147,17 +153,19 @@ impl Broker {
         };
         Ok(Broker {
             fetchers: Fetchers::new(&world, &options),
-            lifecycle: Lifecycle::new(&world, &options, &log_dir),
+            lifecycle: Lifecycle::new(&world, &options, &log_dirs),
             metadata: MetadataFetcher::new(&world, &options),
             isr: AlterPartitionManager::new(&world, &options),
+            assignments: Assignments::new(&world, &options),
             forwarding: Forwarding::new(&world, &options),
+            connections: Connections::new(world.disk()),
             world,
             options,
             env,
-            log_dir,
+            log_dirs,
             partitions: Partitions::default(),
+            offline: BTreeSet::new(),
             unclaimed,
-            connections: Connections::default(),
             purgatory: Purgatory::default(),
             touched: Vec::new(),
             timers,
@@ -193,37 +201,41 @@ impl Broker {
             return;
         }
         self.isr.send_pending(now, &self.env, net);
+        self.assignments.send_pending(now, &self.env, net);
         self.drive_fetchers(now, net);
+        // What background work did on the disk keeps nobody waiting.
+        self.connections.take_wait();
     }
 
-    /// The only log directory failed: the broker halts without a clean shutdown (KIP-112).
-    fn halt_on_disk_failure(&mut self, error: &io::Error) {
-        tracing::error!(broker = self.env.id.0, %error, "the log directory failed, the broker halts");
-        self.is_finished = true;
-    }
-
-    fn run_periodic(&mut self, now: Time) -> io::Result<()> {
+    fn run_periodic(&mut self, now: Time) {
         if self.timers.high_watermark_checkpoint <= now {
             let interval = self.options.config.replica_high_watermark_checkpoint_interval;
             self.timers.high_watermark_checkpoint = now + interval;
-            self.log_dir.checkpoint_high_watermarks(logs(&self.partitions, &self.unclaimed))?;
+            for dir in self.log_dirs.indexes() {
+                let Some(directory) = self.log_dirs.get_mut(dir) else { continue };
+                let written = directory.checkpoint_high_watermarks(logs(&self.partitions, &self.unclaimed, dir));
+                self.or_fail(now, written.in_dir(dir));
+            }
         }
         if self.timers.recovery_point_checkpoint <= now {
             let interval = self.options.config.log_flush_offset_checkpoint_interval;
             self.timers.recovery_point_checkpoint = now + interval;
-            self.checkpoint_recovery_points()?;
+            self.checkpoint_recovery_points(now);
         }
         if self.timers.isr_shrink <= now {
             // Twice per replica.lag.time.max.ms: a laggard is out after 1.5 times that at the latest.
             self.timers.isr_shrink = now + self.options.config.replica_lag_time_max / 2;
             self.shrink_isrs(now);
         }
-        Ok(())
     }
 
     /// Also due after a truncation, or recovery would start beyond the end of the log (`LogManager.truncateTo`).
-    fn checkpoint_recovery_points(&mut self) -> io::Result<()> {
-        self.log_dir.checkpoint_recovery_points(logs(&self.partitions, &self.unclaimed))
+    fn checkpoint_recovery_points(&mut self, now: Time) {
+        for dir in self.log_dirs.indexes() {
+            let Some(directory) = self.log_dirs.get_mut(dir) else { continue };
+            let written = directory.checkpoint_recovery_points(logs(&self.partitions, &self.unclaimed, dir));
+            self.or_fail(now, written.in_dir(dir));
+        }
     }
 
     fn shrink_isrs(&mut self, now: Time) {
@@ -238,20 +250,23 @@ impl Broker {
 
     /// The end of an orderly stop: flush, checkpoint, leave the marker (`LogManager.shutdown`).
     fn shut_down(&mut self, now: Time) {
-        let hosted = self.partitions.values_mut().map(|h| h.partition.named_log_mut());
-        let unclaimed = self.unclaimed.iter_mut().map(|(partition, loaded)| (partition, &mut loaded.log));
-        let closed = self.log_dir.close(hosted.chain(unclaimed), self.env.broker_epoch);
-        match closed {
-            Ok(()) => {
-                for hosted in self.partitions.values() {
-                    let (partition, log) = (hosted.partition.topic_partition().clone(), hosted.partition.log());
-                    self.env.observe(now, Observation::Flushed { partition, offset: log.recovery_point() });
-                }
-                self.env.observe(now, Observation::CleanShutdown);
-                self.is_finished = true;
+        for dir in self.log_dirs.indexes() {
+            let Some(directory) = self.log_dirs.get_mut(dir) else { continue };
+            let hosted = self.partitions.values_mut().filter(|h| h.dir == dir).map(|h| h.partition.named_log_mut());
+            let unclaimed = self.unclaimed.iter_mut().filter(|(_, (of, _))| *of == dir);
+            let unclaimed = unclaimed.map(|(partition, (_, loaded))| (partition, &mut loaded.log));
+            let closed = directory.close(hosted.chain(unclaimed), self.env.broker_epoch);
+            self.or_fail(now, closed.in_dir(dir));
+            if self.is_finished {
+                return;
             }
-            Err(error) => self.halt_on_disk_failure(&error),
         }
+        for hosted in self.partitions.values() {
+            let (partition, log) = (hosted.partition.topic_partition().clone(), hosted.partition.log());
+            self.env.observe(now, Observation::Flushed { partition, offset: log.recovery_point() });
+        }
+        self.env.observe(now, Observation::CleanShutdown);
+        self.is_finished = true;
     }
 }
 
@@ -273,6 +288,10 @@ impl Process for Broker {
             }
             Event::Closed(conn) if self.connections.owns(conn) => self.connections.forget(conn),
             Event::Terminate => self.begin_shutdown(now, net),
+            Event::IoReady => {
+                self.connections.release(now, net);
+                self.fetchers.wake_all();
+            }
             Event::Connected(_) | Event::Frame(..) | Event::Closed(_) => self.on_peer_event(now, &event, net),
         }
         self.settle(now, net);
@@ -280,10 +299,8 @@ impl Process for Broker {
 
     fn on_timer(&mut self, net: &mut Endpoint) {
         let now = self.world.now();
-        if let Err(error) = self.run_periodic(now) {
-            self.halt_on_disk_failure(&error);
-            return;
-        }
+        self.run_periodic(now);
+        self.connections.release(now, net);
         self.expire_waiting(now, net);
         self.on_peer_timers(now, net);
         self.settle(now, net);
@@ -292,9 +309,11 @@ impl Process for Broker {
     fn deadline(&self) -> Option<Time> {
         let others = [
             self.purgatory.deadline(),
+            self.connections.deadline(),
             self.lifecycle.deadline(),
             self.metadata.deadline(),
             self.isr.deadline(),
+            self.assignments.deadline(),
             self.forwarding.deadline(),
             self.fetchers.deadline(),
         ];
@@ -326,6 +345,10 @@ impl Broker {
             return self.on_isr_replies(now, replies);
         }
         let mut replies = Vec::new();
+        if self.assignments.rpc.on_event(now, event, net, &mut replies) {
+            return self.on_assignments_replies(now, replies);
+        }
+        let mut replies = Vec::new();
         if self.forwarding.rpc.on_event(now, event, net, &mut replies) {
             self.on_forwarding_replies(now, replies, net);
         }
@@ -348,18 +371,23 @@ impl Broker {
         self.isr.rpc.on_timer(now, net, &mut replies);
         self.on_isr_replies(now, replies);
         let mut replies = Vec::new();
+        self.assignments.rpc.on_timer(now, net, &mut replies);
+        self.on_assignments_replies(now, replies);
+        let mut replies = Vec::new();
         self.forwarding.rpc.on_timer(now, net, &mut replies);
         self.on_forwarding_replies(now, replies, net);
     }
 }
 
-/// Every log with its partition.
+/// Every log of a directory with its partition.
 fn logs<'a>(
     partitions: &'a Partitions,
-    unclaimed: &'a BTreeMap<TopicPartition, LoadedLog>,
-) -> impl Iterator<Item = (&'a TopicPartition, &'a crate::log::Log)> {
-    let hosted = partitions.values().map(|h| (h.partition.topic_partition(), h.partition.log()));
-    hosted.chain(unclaimed.iter().map(|(partition, loaded)| (partition, &loaded.log)))
+    unclaimed: &'a BTreeMap<TopicPartition, (DirIndex, LoadedLog)>,
+    dir: DirIndex,
+) -> impl Iterator<Item = (&'a TopicPartition, &'a Log)> {
+    let unclaimed = unclaimed.iter().filter(move |(_, (of, _))| *of == dir);
+    let hosted = partitions.values().filter_map(move |h| h.log_in(dir));
+    hosted.chain(unclaimed.map(|(partition, (_, loaded))| (partition, &loaded.log)))
 }
 
 fn log_loaded(loaded: &LoadedLog) -> Observation {

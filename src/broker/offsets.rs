@@ -66,7 +66,7 @@ impl Broker {
             }
             let mut partitions = Vec::with_capacity(answers.len());
             for (index, result) in answers {
-                let result = result.map_err(|error| self.code_of(error));
+                let result = result.map_err(|error| self.code_of(&topic.name, index, error));
                 partitions.push(offset_response(to.api_version, index, result));
             }
             topics.push(ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(partitions));
@@ -118,16 +118,17 @@ impl Broker {
     fn partition_by_name(&self, topic: &TopicName, index: i32) -> Result<&Partition, ErrorCode> {
         let id = self.env.image.topic_ids.get(topic.as_str());
         let key = self.known_partition(id.map(|id| (*id, index)))?;
-        self.partitions.get(&key).map(|h| &h.partition).ok_or(ErrorCode::NotLeaderOrFollower)
+        self.partitions.get(&key).map(|h| &h.partition).ok_or_else(|| self.why_not_here(key))
     }
 
-    fn code_of(&mut self, error: ReplicaError) -> ErrorCode {
-        match error {
-            ReplicaError::Refused(code) => code,
-            ReplicaError::Io(error) => {
-                self.halt_on_disk_failure(&error);
-                ErrorCode::KafkaStorageError
+    fn code_of(&mut self, topic: &TopicName, index: i32, error: ReplicaError) -> ErrorCode {
+        match (error, self.env.image.topic_ids.get(topic.as_str())) {
+            (ReplicaError::Refused(code), _) => code,
+            (ReplicaError::Io(error), Some(id)) => {
+                let (now, key) = (self.world.now(), (*id, index));
+                self.storage_failed(now, key, error)
             }
+            (ReplicaError::Io(_), None) => ErrorCode::UnknownTopicOrPartition,
         }
     }
 
@@ -147,7 +148,7 @@ impl Broker {
                     .and_then(|p| {
                         p.offset_for_leader_epoch(epoch(asked.current_leader_epoch), LeaderEpoch(asked.leader_epoch))
                     })
-                    .map_err(|error| self.code_of(error));
+                    .map_err(|error| self.code_of(&topic.topic, asked.partition, error));
                 let answer = EpochEndOffset::default().with_partition(asked.partition);
                 partitions.push(match result {
                     Ok(Some((epoch, end))) => answer.with_leader_epoch(epoch.0).with_end_offset(end.0),

@@ -50,6 +50,8 @@ pub struct Context {
     pub offset_reset_latest: bool,
     /// Retention or compaction may have removed records.
     pub records_expire: bool,
+    /// Compaction may have.
+    pub records_compacted: bool,
     /// Someone read every partition from its beginning.
     pub reads_from_beginning: bool,
     /// Consumers subscribe: a group rebalances between their polls.
@@ -63,7 +65,7 @@ pub struct Context {
 /// The table for a context: for each name at most one reason, the weightiest.
 pub fn allowed(context: &Context) -> Vec<Allowance> {
     let mut table = Table::default();
-    for name in ["int-send-skip", "G0"] {
+    for name in ["int-send-skip", "G0", "G0-process", "G0-realtime"] {
         table.allow(name, "Kafka does not isolate writes: sends of several producers interleave");
     }
     allow_weak_acks(context, &mut table);
@@ -87,25 +89,21 @@ pub fn allowed(context: &Context) -> Vec<Allowance> {
             table.allow(name, "subscribed consumers are rebalanced between two polls");
         }
     }
-    if context.offset_reset_latest {
-        let reason = "auto.offset.reset=latest jumps to the end of the log";
-        table.allow("poll-skip", reason);
-        if !context.reads_from_beginning {
-            table.allow("unseen", reason);
-        }
-    }
-    if context.records_expire {
-        for name in ["poll-skip", "unseen"] {
-            table.allow(name, "retention or compaction removes records that nobody has read");
-        }
-    }
+    allow_gaps(context, &mut table);
     if context.read_uncommitted {
         for name in ["aborted-read", "precommitted-read"] {
             table.allow(name, "isolation.level=read_uncommitted hands out records of open and aborted transactions");
         }
     }
+    let cycles = if context.ww_deps {
+        "with write-write edges cycles follow from interleaved writes (ww_deps)"
+    } else {
+        "isolation.level=read_uncommitted: transactions read each other before they commit"
+    };
     if context.ww_deps || context.read_uncommitted {
-        table.allow("G1c", "with write-write edges, or under read_uncommitted, cycles follow from interleaved writes");
+        for name in ["G1c", "G1c-process", "G1c-realtime"] {
+            table.allow(name, cycles);
+        }
     }
     table.rows
 }
@@ -122,6 +120,31 @@ fn allow_weak_acks(context: &Context, table: &mut Table) {
     };
     for name in ["lost-write", "unseen", "inconsistent-offsets", "nonmonotonic-send"] {
         table.allow(name, reason);
+    }
+}
+
+/// Consumers that rightly pass over records. A lost write is inferred from somebody having read beyond it,
+/// which means nothing where reading beyond is no reading past; the same goes for a commit before anything
+/// was handed out.
+fn allow_gaps(context: &Context, table: &mut Table) {
+    if context.offset_reset_latest {
+        let reason = "auto.offset.reset=latest jumps to the end of the log";
+        for name in ["poll-skip", "committed-too-far"] {
+            table.allow(name, reason);
+        }
+        if !context.reads_from_beginning {
+            for name in ["unseen", "lost-write"] {
+                table.allow(name, reason);
+            }
+        }
+    }
+    if context.records_expire {
+        for name in ["poll-skip", "unseen", "lost-write", "committed-too-far"] {
+            table.allow(name, "retention or compaction removes records that nobody has read");
+        }
+    }
+    if context.records_compacted {
+        table.allow("int-poll-skip", "compaction removes records between those that one poll returns");
     }
 }
 
@@ -198,6 +221,7 @@ impl Context {
             flushes_every_record: flushes_every_record(variant),
             offset_reset_latest: false,
             records_expire: false,
+            records_compacted: false,
             reads_from_beginning: events.read_back,
             subscribes: false,
             ww_deps: false,
@@ -233,6 +257,7 @@ impl Context {
         let in_flight = config.number("max_in_flight_requests_per_connection").or(config.number("max_in_flight"));
         let count = |key: &str| config.number(key).and_then(|n| u32::try_from(n).ok());
         let seeks = |e: &HistoryEvent| e.seek_to_beginning == Some(true) && e.kind == EventType::Ok;
+        let records_compacted = config.text("cleanup_policy").is_some_and(|policy| policy.contains("compact"));
         let expires = |key: &str| config.number(key).is_some_and(|n| n >= 0);
         Context {
             acks,
@@ -246,9 +271,8 @@ impl Context {
             min_insync_replicas: count("min_insync_replicas").unwrap_or(1),
             flushes_every_record: config.number("flush_messages") == Some(1),
             offset_reset_latest: config.text("auto_offset_reset").as_deref() == Some("latest"),
-            records_expire: expires("retention_ms")
-                || expires("retention_bytes")
-                || config.text("cleanup_policy").is_some_and(|policy| policy.contains("compact")),
+            records_expire: expires("retention_ms") || expires("retention_bytes") || records_compacted,
+            records_compacted,
             reads_from_beginning: config.flag("reads_from_beginning").unwrap_or(false) || history.iter().any(seeks),
             subscribes: match config.words("sub_via") {
                 Some(via) => via.iter().any(|word| word == "subscribe"),
@@ -273,6 +297,7 @@ impl Context {
             flushes_every_record,
             offset_reset_latest,
             records_expire,
+            records_compacted,
             reads_from_beginning,
             subscribes,
             ww_deps,
@@ -292,8 +317,10 @@ impl Context {
             config.set("flush_messages", 1);
         }
         config.set("auto_offset_reset", if *offset_reset_latest { "latest" } else { "earliest" });
-        if *records_expire {
+        if *records_compacted {
             config.set("cleanup_policy", "compact");
+        } else if *records_expire {
+            config.set("retention_ms", 0);
         }
         config.set("reads_from_beginning", *reads_from_beginning);
         config.set("sub_via", vec![if *subscribes { "subscribe" } else { "assign" }]);
@@ -443,6 +470,7 @@ mod tests {
             flushes_every_record: false,
             offset_reset_latest: false,
             records_expire: false,
+            records_compacted: false,
             reads_from_beginning: true,
             subscribes: false,
             ww_deps: false,
@@ -450,8 +478,10 @@ mod tests {
         }
     }
 
+    const ALWAYS: [&str; 4] = ["int-send-skip", "G0", "G0-process", "G0-realtime"];
+
     fn names(context: &Context) -> Vec<&'static str> {
-        allowed(context).iter().map(|row| row.anomaly).filter(|name| !["int-send-skip", "G0"].contains(name)).collect()
+        allowed(context).iter().map(|row| row.anomaly).filter(|name| !ALWAYS.contains(name)).collect()
     }
 
     #[test]
@@ -500,8 +530,46 @@ mod tests {
     #[test]
     fn latest_excuses_unseen_only_if_nobody_read_from_the_beginning() {
         let context = Context { offset_reset_latest: true, ..calm(Acks::All) };
-        assert_eq!(names(&context), ["poll-skip"]);
-        assert_eq!(names(&Context { reads_from_beginning: false, ..context }), ["poll-skip", "unseen"]);
+        assert_eq!(names(&context), ["poll-skip", "committed-too-far"]);
+        assert_eq!(
+            names(&Context { reads_from_beginning: false, ..context }),
+            ["poll-skip", "committed-too-far", "unseen", "lost-write"]
+        );
+    }
+
+    #[test]
+    fn a_gap_within_a_poll_is_excused_by_compaction_only() {
+        let retention = Context { records_expire: true, ..calm(Acks::All) };
+        assert_eq!(names(&retention), ["poll-skip", "unseen", "lost-write", "committed-too-far"]);
+        assert!(names(&Context { records_compacted: true, ..retention }).contains(&"int-poll-skip"));
+    }
+
+    #[test]
+    fn cycles_through_reads_are_excused_by_write_write_edges_or_read_uncommitted() {
+        let cycles = ["G1c", "G1c-process", "G1c-realtime"];
+        assert_eq!(names(&Context { ww_deps: true, ..calm(Acks::All) }), cycles);
+        let uncommitted = names(&Context { read_uncommitted: true, ..calm(Acks::All) });
+        assert!(cycles.iter().all(|name| uncommitted.contains(name)) && uncommitted.contains(&"aborted-read"));
+    }
+
+    #[test]
+    fn the_table_names_only_anomalies_and_violations_that_exist() {
+        let everything = Context {
+            acks: Acks::Zero,
+            retries_without_idempotence: true,
+            unclean_election: true,
+            offset_reset_latest: true,
+            records_expire: true,
+            records_compacted: true,
+            reads_from_beginning: false,
+            subscribes: true,
+            ww_deps: true,
+            read_uncommitted: true,
+            ..calm(Acks::All)
+        };
+        for Allowance { anomaly, .. } in allowed(&everything) {
+            assert!(crate::check::ANOMALIES.contains(&anomaly) || VIOLATIONS_OF_LOSS.contains(&anomaly), "{anomaly}");
+        }
     }
 
     #[test]
@@ -518,12 +586,14 @@ mod tests {
             flushes_every_record: true,
             offset_reset_latest: true,
             records_expire: true,
+            records_compacted: true,
             reads_from_beginning: false,
             subscribes: true,
             ww_deps: true,
             read_uncommitted: true,
         };
-        for context in [calm(Acks::All), calm(Acks::One), odd] {
+        let expiring = Context { records_expire: true, ..calm(Acks::All) };
+        for context in [calm(Acks::All), calm(Acks::One), expiring, odd] {
             assert_eq!(Context::of_history(&context.to_config(), &[]), context);
         }
     }

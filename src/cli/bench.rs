@@ -3,10 +3,11 @@
 use clap::Args;
 
 use super::{Exit, HumanOrJson};
+use crate::check;
 use crate::fuzz::{Profile, campaign};
 use crate::lab::bench::{self, Row};
 
-/// Measure how fast the simulation is on this machine, beside the limit that madsim sets.
+/// Measure how fast simulation and checkers are on this machine, beside the limit that madsim sets.
 ///
 /// Takes about half a minute. Figures are wall time of one run on one core; nothing else should run.
 #[derive(Args, Debug)]
@@ -17,8 +18,10 @@ pub struct BenchArgs {
 }
 
 pub fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
-    let mut rows = bench::ledger(|name| eprintln!("measuring {name}"));
-    rows.extend(fuzz_rows());
+    let announce = |name: &str| eprintln!("measuring {name}");
+    let mut rows = bench::ledger(announce);
+    rows.extend(check::bench::ledger(announce));
+    rows.extend(fuzz_rows(announce));
     let text = match args.format {
         HumanOrJson::Human => bench::render(&rows),
         HumanOrJson::Json => serde_json::to_string_pretty(&serde_json::json!({ "schema": 1, "rows": rows }))? + "\n",
@@ -28,7 +31,7 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
 }
 
 /// What a seed of each fuzz profile costs, from drawing the scenario to judging the run.
-fn fuzz_rows() -> Vec<Row> {
+fn fuzz_rows(announce: impl Fn(&str)) -> Vec<Row> {
     const RUNS: u64 = 300;
     let row = |profile: Profile| {
         let name = match profile {
@@ -36,7 +39,7 @@ fn fuzz_rows() -> Vec<Row> {
             Profile::Storage => "fuzz, profile storage",
             Profile::All => "fuzz, profile all",
         };
-        eprintln!("measuring {name}");
+        announce(name);
         let tally = campaign::speed(profile, RUNS);
         let detail = format!("{RUNS} seeds on one core, 30 simulated s and about 500 records each");
         Row { name, value: tally.runs_per_second(), unit: "runs / s", detail }

@@ -123,8 +123,9 @@ struct ReplayArgs {
 ///
 /// A history is JSON Lines, one event per line, as Jepsen's Kafka workload has it: {"index", "process",
 /// "type": invoke|ok|fail|info, "f": send|poll|txn|assign|subscribe|crash, "time", "value"}. The first line
-/// may be {"config": {"acks": "1", ...}}: it decides what is allowed, never what is found. The history may
-/// come from a real cluster.
+/// may be {"config": {"acks": "1", ...}}: it decides what is allowed, never what is found (only ww_deps
+/// makes writes that follow each other count for cycles). The history may come from a real cluster. The
+/// format is described in docs/history-format.md.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:

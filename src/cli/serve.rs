@@ -81,7 +81,7 @@ async fn run(args: &ServeArgs) -> anyhow::Result<()> {
             listen: listen.clone(),
             controller: controller_address.clone(),
             config: config.clone(),
-            log_dir: ".".to_owned(),
+            log_dirs: vec![".".to_owned()],
             rack: None,
         };
         let broker = Broker::open(World::Real(world), options, observer())

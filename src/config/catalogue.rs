@@ -337,6 +337,7 @@ const BROKER: &[Key<BrokerConfig>] = &[
         replica_high_watermark_checkpoint_interval
     ),
     key!("log.flush.offset.checkpoint.interval.ms", "60000", millis(1), log_flush_offset_checkpoint_interval),
+    key!("log.dir.failure.timeout.ms", "30000", millis(1), log_dir_failure_timeout),
     key!("broker.session.timeout.ms", "9000", millis(1), broker_session_timeout),
     key!("broker.heartbeat.interval.ms", "2000", millis(1), broker_heartbeat_interval),
     key!("controller.socket.timeout.ms", "30000", millis(1), controller_socket_timeout),

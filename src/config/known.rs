@@ -98,7 +98,6 @@ pub(super) const BROKER: &[&str] = &[
     "log.cleaner.threads",
     "log.cleanup.policy",
     "log.dir",
-    "log.dir.failure.timeout.ms",
     "log.dirs",
     "log.flush.interval.ms",
     "log.flush.scheduler.interval.ms",

@@ -40,6 +40,8 @@ pub struct BrokerConfig {
     pub replica_high_watermark_checkpoint_interval: Duration,
     /// `log.flush.offset.checkpoint.interval.ms` (60000)
     pub log_flush_offset_checkpoint_interval: Duration,
+    /// `log.dir.failure.timeout.ms` (30000)
+    pub log_dir_failure_timeout: Duration,
     /// `broker.session.timeout.ms` (9000)
     pub broker_session_timeout: Duration,
     /// `broker.heartbeat.interval.ms` (2000)
@@ -89,6 +91,7 @@ impl Default for BrokerConfig {
             replica_socket_timeout: ms(30_000),
             replica_high_watermark_checkpoint_interval: ms(5_000),
             log_flush_offset_checkpoint_interval: ms(60_000),
+            log_dir_failure_timeout: ms(30_000),
             broker_session_timeout: ms(9_000),
             broker_heartbeat_interval: ms(2_000),
             controller_socket_timeout: ms(30_000),

@@ -7,7 +7,7 @@ use super::METADATA_VERSION;
 use super::replication;
 use super::state::{ControllerState, Decision};
 use crate::defect::Defect;
-use crate::metadata::{BrokerRegistration, MetadataRecord};
+use crate::metadata::{BrokerRegistration, MetadataRecord, directory};
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, Offset};
 use crate::world::{HostPort, Time};
 
@@ -62,18 +62,15 @@ pub fn register_broker(
     Ok(Decision { records, response: BrokerRegistrationResponse::default().with_broker_epoch(broker_epoch.0) })
 }
 
-/// Directory ids below this are reserved (`DirectoryId.RESERVED`: lost, unassigned, migrating and their like).
-const RESERVED_DIRECTORY_IDS: u128 = 100;
-
 /// What can be told from the request alone, and from the other brokers' directories. Returns the first listener.
 fn check_registration(state: &ControllerState, request: &BrokerRegistrationRequest) -> Result<HostPort, ErrorCode> {
     let is_taken = |directory: &Uuid| {
         let others = state.image.brokers.values().filter(|b| b.id.0 != request.broker_id.0);
         others.into_iter().any(|b| b.log_dirs.contains(directory))
     };
-    for (i, directory) in request.log_dirs.iter().enumerate() {
-        let is_reserved = directory.as_u128() < RESERVED_DIRECTORY_IDS;
-        if is_reserved || request.log_dirs[..i].contains(directory) || is_taken(directory) {
+    for (i, log_dir) in request.log_dirs.iter().enumerate() {
+        let is_reserved = log_dir.as_u128() < directory::RESERVED_END;
+        if is_reserved || request.log_dirs[..i].contains(log_dir) || is_taken(log_dir) {
             return Err(ErrorCode::InvalidRegistration);
         }
     }

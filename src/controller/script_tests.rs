@@ -156,11 +156,20 @@ impl Script {
             MetadataRecord::Partition { partition, replicas, isr, leader, .. } => {
                 format!("Partition {partition} replicas {replicas:?} isr {isr:?} leader {leader}")
             }
-            MetadataRecord::PartitionChange { topic_id, partition, isr, leader, replicas: _, leader_recovering } => {
+            MetadataRecord::PartitionChange {
+                topic_id,
+                partition,
+                isr,
+                leader,
+                leader_recovering,
+                directories,
+                ..
+            } => {
                 let mut line = format!("PartitionChange {}-{partition}", self.state.image.topics[topic_id].name);
                 line += &isr.as_ref().map_or(String::new(), |isr| format!(" isr {isr:?}"));
                 line += &leader.map_or(String::new(), |leader| format!(" leader {leader}"));
                 line += leader_recovering.map_or("", |r| if r { " recovering" } else { " recovered" });
+                line += if directories.is_some() { " directories" } else { "" };
                 line
             }
             MetadataRecord::Topic { name, .. } => format!("Topic {name}"),

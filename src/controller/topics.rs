@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::METADATA_TOPIC;
 use super::placement::{Placer, UsableBroker};
 use super::state::{ControllerState, Decision};
-use crate::metadata::{MetadataRecord, TOPIC_RESOURCE};
+use crate::metadata::{MetadataRecord, TOPIC_RESOURCE, directory};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch};
 
 /// Records of one request at most (`MAX_RECORDS_PER_USER_OP`).
@@ -166,17 +166,12 @@ fn new_partition(
     })
 }
 
-/// `DirectoryId.UNASSIGNED`
-const UNASSIGNED_DIRECTORY: Uuid = Uuid::from_u128(1);
-/// `DirectoryId.MIGRATING`
-const MIGRATING_DIRECTORY: Uuid = Uuid::nil();
-
 /// `ClusterControlManager.defaultDir`
 fn default_directory(state: &ControllerState, broker: BrokerId) -> Uuid {
     match state.image.brokers.get(&broker).map(|b| b.log_dirs.as_slice()) {
-        Some([]) => MIGRATING_DIRECTORY,
+        Some([]) => directory::MIGRATING,
         Some([only]) => *only,
-        Some(_) | None => UNASSIGNED_DIRECTORY,
+        Some(_) | None => directory::UNASSIGNED,
     }
 }
 

@@ -112,6 +112,7 @@ fn unexcused(variant: &Variant, outcome: &RunOutcome, anomalies: &Anomalies, gua
     for (name, cases) in anomalies.iter() {
         let by_record = LOSSES.contains(&name) || name == "inconsistent-offsets";
         let first = cases.iter().find_map(|case| {
+            let case = &case.to_json();
             let site = if by_record {
                 losses.site(name, case)?
             } else if is_allowed(name) || (GAPS.contains(&name) && losses.explain_gap(case)) {

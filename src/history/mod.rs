@@ -7,11 +7,13 @@
 mod config;
 mod jsonl;
 
+use std::collections::BTreeMap;
+
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 pub use config::HistoryConfig;
-pub use jsonl::{HistoryError, read, write};
+pub use jsonl::{BadLines, HistoryError, read, write};
 
 /// How an event stands to its operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -95,6 +97,12 @@ pub struct HistoryEvent {
     pub seek_to_beginning: Option<bool>,
     #[serde(default, rename = "rebalance_log", skip_serializing_if = "Option::is_none")]
     pub rebalance_log: Option<Vec<Rebalance>>,
+    /// The consumer group that the process is a member of; one operation of the process naming it is enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Committed positions of the group that the operation made or saw: key -> offset of the next record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<BTreeMap<String, i64>>,
 }
 
 impl HistoryEvent {

@@ -59,8 +59,9 @@ struct Measured {
     wall: Duration,
 }
 
+/// The real clock.
 #[allow(clippy::disallowed_types, reason = "a benchmark reads the real clock")]
-fn stopwatch() -> std::time::Instant {
+pub(crate) fn stopwatch() -> std::time::Instant {
     std::time::Instant::now()
 }
 

@@ -86,7 +86,7 @@ impl Cluster {
                 listen: HostPort::new(machine_of(id), BROKER_PORT),
                 controller: HostPort::new(CONTROLLER, CONTROLLER_PORT),
                 config: config.clone(),
-                log_dir: "data".to_owned(),
+                log_dirs: variant.cluster.log_dirs.clone(),
                 rack: variant.cluster.rack_aware.then(|| variant.cluster.racks.get(i).cloned()).flatten(),
             };
             let (sink, latest) = (observer.clone(), configs.clone());

@@ -79,6 +79,7 @@ impl Recorder {
                 | Observation::Fenced { .. }
                 | Observation::BecameLeader { .. }
                 | Observation::HighWatermark { as_leader: true, .. }
+                | Observation::LogDirFailed { .. }
                 | Observation::CleanShutdown => true,
                 Observation::LogLoaded { .. }
                 | Observation::Appended { .. }
@@ -149,6 +150,8 @@ impl State {
             error: None,
             seek_to_beginning: None,
             rebalance_log: None,
+            group: None,
+            committed: None,
         });
         self.history.last_mut().expect("just pushed")
     }

@@ -289,7 +289,7 @@ impl<T> RpcClient<T> {
     pub fn on_event(&mut self, now: Time, event: &Event, net: &mut Endpoint, out: &mut Vec<Completion<T>>) -> bool {
         let conn = match event {
             Event::Connected(conn) | Event::Closed(conn) | Event::Frame(conn, _) => *conn,
-            Event::Accepted(_) | Event::Terminate => return false,
+            Event::Accepted(_) | Event::IoReady | Event::Terminate => return false,
         };
         let Some(index) = self.peers.iter().position(|p| p.conn() == Some(conn)) else {
             return false;
@@ -298,7 +298,7 @@ impl<T> RpcClient<T> {
             Event::Connected(_) => self.on_connected(now, index, conn, net),
             Event::Closed(_) => self.on_closed(now, index, out),
             Event::Frame(_, frame) => self.on_frame(now, index, frame, net, out),
-            Event::Accepted(_) | Event::Terminate => unreachable!("returned above"),
+            Event::Accepted(_) | Event::IoReady | Event::Terminate => unreachable!("returned above"),
         }
         self.advance(now, index, net, out);
         true

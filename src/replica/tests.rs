@@ -100,6 +100,7 @@ impl Cluster {
             leader_epoch: LeaderEpoch(epoch),
             partition_epoch: PartitionEpoch(self.partition_epoch),
             leader_recovering: false,
+            directories: Vec::new(),
         }
     }
 

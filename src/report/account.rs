@@ -278,6 +278,7 @@ impl<'s, 'a> Replay<'s, 'a> {
             | Observation::LatestOffset { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
+            | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => {}
         }
     }

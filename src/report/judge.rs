@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::account;
 use super::model::{Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport};
 use super::trace;
-use crate::check::{self, Anomalies, Context, allowed};
+use crate::check::{self, Anomalies, Context, Evidence, allowed};
 use crate::config::Acks;
 use crate::history::{EventType, HistoryEvent, MicroOp};
 use crate::lab::outcome::{End, Phase, RunOutcome, TraceEvent, TraceKind, Violation};
@@ -54,7 +54,7 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
         anomalies: anomalies.iter().map(|(name, evidence)| (name.to_owned(), evidence.len() as u64)).collect(),
         evidence: first_evidence(&anomalies),
         violations: group_violations(&outcome.violations, outcome.started_at),
-        unavailable_ms: unavailable(&outcome.history).values().max().map_or(0, |time| time.as_millis() as u64),
+        unavailable_ms: unavailable(&outcome.history).as_millis() as u64,
         unavailable_measured: waits_for_acks(point),
         expectations: Vec::new(),
         allowed: allowed(&Context::of_run(point, outcome)),
@@ -264,61 +264,11 @@ fn final_read_at(trace: &[TraceEvent]) -> Option<Time> {
     trace.iter().find(|event| event.what == TraceKind::Phase(Phase::FinalRead)).map(|event| event.at)
 }
 
-/// Unavailability of every partition: the time between two successful sends (or the first attempt and the
-/// first success, or the last success and the end) during which at least one send was pending, counted
-/// where it exceeds [`UNAVAILABLE_BEYOND`].
-fn unavailable(history: &[HistoryEvent]) -> BTreeMap<&str, Duration> {
-    #[derive(Default)]
-    struct Partition<'a> {
-        pending: FxHashSet<&'a serde_json::Value>,
-        pending_since: Time,
-        tried: Duration,
-        unavailable: Duration,
-    }
-    impl Partition<'_> {
-        fn stop_trying(&mut self, at: Time) {
-            if !self.pending.is_empty() {
-                self.tried += at - self.pending_since;
-                self.pending_since = at;
-            }
-        }
-        fn succeed(&mut self) {
-            let tried = std::mem::take(&mut self.tried);
-            if tried > UNAVAILABLE_BEYOND {
-                self.unavailable += tried;
-            }
-        }
-    }
-    let mut partitions: BTreeMap<&str, Partition<'_>> = BTreeMap::new();
-    for event in history {
-        let at = Time::from_nanos(event.time);
-        for op in event.ops() {
-            let MicroOp::Send { key, value, .. } = op else { continue };
-            let partition = partitions.entry(key).or_default();
-            partition.stop_trying(at);
-            match event.kind {
-                EventType::Invoke => {
-                    if partition.pending.is_empty() {
-                        partition.pending_since = at;
-                    }
-                    partition.pending.insert(value);
-                }
-                EventType::Ok => {
-                    partition.pending.remove(value);
-                    partition.succeed();
-                }
-                EventType::Fail | EventType::Info => {
-                    partition.pending.remove(value);
-                }
-            }
-        }
-    }
-    let end = Time::from_nanos(history.last().map_or(0, |event| event.time));
-    for partition in partitions.values_mut() {
-        partition.stop_trying(end);
-        partition.succeed();
-    }
-    partitions.into_iter().map(|(key, partition)| (key, partition.unavailable)).collect()
+/// The worst partition's time without a successful send while one was tried, counted where a stretch exceeds
+/// [`UNAVAILABLE_BEYOND`].
+fn unavailable(history: &[HistoryEvent]) -> Duration {
+    let of_partition = |stretches: Vec<Duration>| stretches.iter().filter(|time| **time > UNAVAILABLE_BEYOND).sum();
+    check::without_successful_send(history).into_values().map(of_partition).max().unwrap_or_default()
 }
 
 fn waits_for_acks(variant: &Variant) -> bool {
@@ -328,7 +278,7 @@ fn waits_for_acks(variant: &Variant) -> bool {
     })
 }
 
-fn first_evidence(anomalies: &Anomalies) -> BTreeMap<String, Vec<serde_json::Value>> {
+fn first_evidence(anomalies: &Anomalies) -> BTreeMap<String, Vec<Evidence>> {
     anomalies
         .iter()
         .map(|(name, evidence)| (name.to_owned(), evidence.iter().take(EVIDENCE_MAX).cloned().collect()))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use crate::check::Allowance;
+use crate::check::{Allowance, Evidence};
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -115,7 +115,7 @@ pub struct RunReport {
     pub anomalies: BTreeMap<String, u64>,
     /// Name -> the first cases.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub evidence: BTreeMap<String, Vec<serde_json::Value>>,
+    pub evidence: BTreeMap<String, Vec<Evidence>>,
     pub violations: Vec<ViolationReport>,
     /// The worst partition's time without a successful send while one was tried; see [`super::judge`].
     pub unavailable_ms: u64,

@@ -96,6 +96,7 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
             | Observation::PartitionChanged { .. }
+            | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => continue,
         };
         let at = event.at.since(outcome.started_at).as_secs_f64();

@@ -154,6 +154,8 @@ fn push(history: &mut Vec<HistoryEvent>, kind: EventType, ms: u64, op: MicroOp) 
         error: None,
         seek_to_beginning: None,
         rebalance_log: None,
+        group: None,
+        committed: None,
     });
 }
 

@@ -74,7 +74,10 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::BecameFollower { partition, .. }
         | Observation::IsrView { partition, .. }
         | Observation::PartitionChanged { partition, .. } => of.is_none_or(|name| partition.to_string() == name),
-        Observation::Registered { .. } | Observation::Fenced { .. } | Observation::CleanShutdown => true,
+        Observation::Registered { .. }
+        | Observation::Fenced { .. }
+        | Observation::LogDirFailed { .. }
+        | Observation::CleanShutdown => true,
         Observation::HighWatermark { as_leader: false, .. }
         | Observation::Flushed { .. }
         | Observation::Acknowledged { .. }
@@ -170,6 +173,7 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             write!(f, " in epoch {leader_epoch}, ISR {} of {}", brokers(isr), brokers(replicas))?;
             write!(f, ", partition epoch {partition_epoch}{}", if *unclean { ", unclean" } else { "" })
         }
+        Observation::LogDirFailed { log_dir } => write!(f, "log directory {log_dir} failed"),
         Observation::CleanShutdown => f.write_str("shut down cleanly"),
     }
 }

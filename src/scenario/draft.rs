@@ -17,6 +17,7 @@ use crate::world::sim::LinkModel;
 /// More machines or partitions than anyone reads a trace of; a bound against a slip of the finger.
 const BROKERS_MAX: i64 = 100;
 const PARTITIONS_MAX: i64 = 1_000;
+const LOG_DIRS_MAX: i64 = 16;
 /// A record's value carries its number, so that every value is unique.
 const VALUE_BYTES_MIN: i64 = 16;
 pub(super) const VALUE_BYTES_DEFAULT: usize = 100;
@@ -31,6 +32,8 @@ pub(super) struct Setting {
 #[derive(Debug)]
 pub(super) struct ClusterDraft {
     pub brokers: u32,
+    /// How many log directories each broker has.
+    pub log_dirs: u32,
     pub link: LinkModel,
     pub event_cost: Duration,
     pub racks: Vec<String>,
@@ -39,6 +42,16 @@ pub(super) struct ClusterDraft {
     /// `None` if the file says nothing of them.
     pub defects: Option<Defects>,
     pub span: Range<usize>,
+}
+
+impl ClusterDraft {
+    /// Their names.
+    pub(super) fn log_dirs(&self) -> Vec<String> {
+        match self.log_dirs {
+            1 => vec!["data".to_owned()],
+            several => (1..=several).map(|number| format!("data-{number}")).collect(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -166,6 +179,7 @@ fn title(file: &str, mistakes: &mut Mistakes) -> String {
 fn cluster(root: &Section<'_>, mistakes: &mut Mistakes) -> ClusterDraft {
     let mut draft = ClusterDraft {
         brokers: 3,
+        log_dirs: 1,
         link: LinkModel::default(),
         event_cost: Duration::ZERO,
         racks: Vec::new(),
@@ -179,6 +193,9 @@ fn cluster(root: &Section<'_>, mistakes: &mut Mistakes) -> ClusterDraft {
     draft.span = section.span.clone();
     if let Some(brokers) = section.integer("brokers", 1..=BROKERS_MAX, mistakes) {
         draft.brokers = brokers.value as u32;
+    }
+    if let Some(log_dirs) = section.integer("log-dirs", 1..=LOG_DIRS_MAX, mistakes) {
+        draft.log_dirs = log_dirs.value as u32;
     }
     draft.link = machines::link_keys(&section, mistakes).model();
     draft.event_cost = section.duration("event-cost", mistakes).map_or(Duration::ZERO, |cost| cost.value);

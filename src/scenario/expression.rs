@@ -27,6 +27,11 @@ impl Slip {
         self.help = Some(help.into());
         self
     }
+
+    /// For a text that begins `by` bytes into another.
+    pub(super) fn shifted(self, by: usize) -> Slip {
+        Slip { at: self.at.start + by..self.at.end + by, ..self }
+    }
 }
 
 /// `2s`, `500ms`, `0.2ms`, `250us`, `1m`, `1h`. Exact: no floating point.

@@ -5,6 +5,7 @@
 //! is noted and reading goes on, so that one look shows them all. Nothing here runs anything.
 
 mod diagnostics;
+pub mod disk;
 mod draft;
 mod expect;
 mod expression;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use toml_edit::Document;
 
 pub use diagnostics::{Mistake, ScenarioError};
+pub use disk::DiskAction;
 pub use model::*;
 pub use render::{render, written_duration};
 pub use vocabulary::{DEFECTS_AXIS, METRICS, Metric, MetricKind, metric};

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::disk::DiskAction;
 use crate::config::{BrokerConfig, ConsumerConfig, ProducerConfig};
 use crate::defect::Defects;
-use crate::world::sim::{Direction, Latency, LinkModel, Ppm};
+use crate::world::sim::{Direction, DiskScope, Latency, LinkModel, Ppm, Survivors};
 
 /// One scenario file. Everything is checked: a value of this type can be run.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +62,8 @@ pub struct Cluster {
     pub brokers: u32,
     /// Known defects that are on in every broker, controller and producer.
     pub defects: Defects,
+    /// Log directories of each broker (`log.dirs`): `data`, or `data-1`, `data-2`, … if there are several.
+    pub log_dirs: Vec<String>,
     pub config: BrokerConfig,
     /// What every link is like.
     pub link: LinkModel,
@@ -224,8 +227,14 @@ impl Target {
 pub enum Action {
     /// Kill the process, page cache survives. With a duration: restarted after it.
     Crash,
-    /// Power loss: what was not synced is gone. With a duration: power comes back after it.
-    PowerLoss,
+    /// Power loss: what was not synced is gone, but for what survives by chance. With a duration: power comes back
+    /// after it.
+    PowerLoss(Survivors),
+    /// Something about disks; [`Fault::target`] says on which machines.
+    Disk {
+        what: DiskAction,
+        on: DiskScope,
+    },
     /// Start a stopped process or machine; kill one that runs and start it again.
     Restart {
         /// Broker configuration from then on, Kafka property name -> value, checked; besides what it has.

@@ -166,9 +166,11 @@ fn defects(draft: &Draft, pins: &[Pin<'_>]) -> Defects {
 }
 
 fn cluster(draft: &Draft, config: BrokerConfig, defects: Defects) -> Cluster {
-    let ClusterDraft { brokers, link, event_cost, racks, rack_aware, config: _, defects: _, span: _ } = &draft.cluster;
+    let ClusterDraft { brokers, log_dirs: _, link, event_cost, racks, rack_aware, config: _, defects: _, span: _ } =
+        &draft.cluster;
     Cluster {
         brokers: *brokers,
+        log_dirs: draft.cluster.log_dirs(),
         defects,
         config,
         link: *link,

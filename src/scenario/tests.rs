@@ -7,6 +7,7 @@ use super::vocabulary::*;
 use super::*;
 use crate::config::{self, Acks, Scope};
 use crate::defect::Defect;
+use crate::world::sim::{Latency, LinkModel, Survivors};
 
 const TOPIC: &str = "[[topic]]\nname = \"orders\"\nreplication-factor = 3\n";
 const PRODUCE: &str = "[[workload]]\nkind = \"produce\"\ntopic = \"orders\"\nrecords = 500\n";
@@ -86,7 +87,9 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!((scenario.title.as_str(), scenario.seed, scenario.duration), ("A claim.", 1, None));
     let variant = &scenario.variants[0];
     assert_eq!(variant.cluster.brokers, 3);
-    assert_eq!(variant.cluster.latency, (Duration::from_micros(200), Duration::from_micros(500)));
+    assert_eq!(variant.cluster.link, LinkModel::default());
+    let (min, max) = (Duration::from_micros(200), Duration::from_micros(500));
+    assert_eq!(LinkModel::default().latency, Latency::Uniform { min, max });
     assert_eq!((variant.topics[0].partitions, variant.topics[0].replication_factor), (1, 3));
     assert!(matches!(
         &variant.workloads[0],
@@ -161,7 +164,7 @@ target = "orders-0"
                 value: 200
             }),
             after: Duration::from_millis(100),
-            action: Action::PowerLoss,
+            action: Action::PowerLoss(Survivors::NOTHING),
             target: Some(Target::Leader("orders-0".into())),
             duration: Some(Duration::from_secs(5)),
             text: ("power-loss".into(), "leader(orders-0)".into()),

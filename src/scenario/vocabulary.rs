@@ -4,8 +4,19 @@
 pub const TOP_KEYS: &[&str] =
     &["seed", "duration", "cluster", "link", "clock", "topic", "matrix", "workload", "fault", "expect"];
 /// Keys of `[cluster]`.
-pub const CLUSTER_KEYS: &[&str] =
-    &["brokers", "latency", "jitter", "bandwidth", "loss", "event-cost", "racks", "rack-aware", "config", "defects"];
+pub const CLUSTER_KEYS: &[&str] = &[
+    "brokers",
+    "log-dirs",
+    "latency",
+    "jitter",
+    "bandwidth",
+    "loss",
+    "event-cost",
+    "racks",
+    "rack-aware",
+    "config",
+    "defects",
+];
 /// Keys of `[[link]]`.
 pub const LINK_KEYS: &[&str] = &["from", "to", "both-ways", "latency", "jitter", "bandwidth", "loss"];
 /// Keys of `[[clock]]`.
@@ -45,6 +56,16 @@ pub const FAULT_KEYS: &[&str] = &[
     "direction",
     "drift",
     "config",
+    // Disks.
+    "pages",
+    "entries",
+    "bytes-per-second",
+    "free-bytes",
+    "segment",
+    "batch",
+    "field",
+    "byte",
+    "bit",
 ];
 /// Values of `do` in `[[fault]]`.
 pub const ACTIONS: &[&str] = &[
@@ -71,14 +92,30 @@ pub const ACTIONS: &[&str] = &[
     "clock-drift",
     "clock-strobe",
     "clock-freeze",
+    // Disks.
+    "fsync-slow",
+    "fsync-fail",
+    "fsync-lie",
+    "read-slow",
+    "read-fail",
+    "read-short",
+    "write-slow",
+    "write-fail",
+    "write-lost",
+    "write-misdirected",
+    "disk-stall",
+    "disk-throttle",
+    "disk-full",
+    "disk-replace",
+    "drop-cache",
+    "bit-rot",
 ];
 
 /// Keys that go with an action, besides those of [`START_KEYS`]: those it needs, then those it may have.
 pub fn keys_of(action: &str) -> Option<(&'static [&'static str], &'static [&'static str])> {
     Some(match action {
-        "crash" | "power-loss" | "pause" | "isolate" | "controlled-shutdown" | "clock-freeze" => {
-            (&["target"], &["for"])
-        }
+        "crash" | "pause" | "isolate" | "controlled-shutdown" | "clock-freeze" => (&["target"], &["for"]),
+        "power-loss" => (&["target"], &["pages", "entries", "for"]),
         "restart" => (&["target"], &["config"]),
         "resume" | "elect-preferred" => (&["target"], &[]),
         "partition" => (&["groups"], &["one-way", "for"]),
@@ -94,6 +131,13 @@ pub fn keys_of(action: &str) -> Option<(&'static [&'static str], &'static [&'sta
         "clock-drift" => (&["target", "drift"], &["for"]),
         "clock-strobe" => (&["target", "by", "period", "duty"], &["count", "for"]),
         "heal" => (&[], &[]),
+        "fsync-slow" | "read-slow" | "write-slow" => (&["target", "by"], &["for"]),
+        "fsync-fail" | "fsync-lie" | "read-fail" | "read-short" | "write-fail" | "write-lost" | "write-misdirected"
+        | "disk-stall" | "disk-replace" => (&["target"], &["for"]),
+        "disk-throttle" => (&["target", "bytes-per-second"], &["for"]),
+        "disk-full" => (&["target", "free-bytes"], &["for"]),
+        "drop-cache" => (&["target"], &[]),
+        "bit-rot" => (&["target"], &["segment", "batch", "field", "byte", "bit"]),
         _ => return None,
     })
 }
@@ -103,6 +147,8 @@ pub const DIRECTIONS: &[&str] = &["request", "response"];
 /// What a target can be.
 pub const TARGETS: &[&str] =
     &["broker", "brokers", "leader", "follower", "isr", "controller", "client", "rack", "machines", "fault"];
+/// What a fault of disks is aimed at.
+pub const DISK_TARGETS: &[&str] = &["disk", "file"];
 /// What a condition can ask for.
 pub const CONDITIONS: &[&str] = &["sent", "acked", "committed", "isr", "leader", "fault"];
 /// The axis that switches known defects on.
@@ -162,6 +208,13 @@ pub const METRICS: &[Metric] = &[
     metric_of("nonmonotonic-send", MetricKind::Anomaly),
     metric_of("aborted-read", MetricKind::Anomaly),
     metric_of("precommitted-read", MetricKind::Anomaly),
+    metric_of("committed-too-far", MetricKind::Anomaly),
+    metric_of("G0", MetricKind::Anomaly),
+    metric_of("G0-process", MetricKind::Anomaly),
+    metric_of("G0-realtime", MetricKind::Anomaly),
+    metric_of("G1c", MetricKind::Anomaly),
+    metric_of("G1c-process", MetricKind::Anomaly),
+    metric_of("G1c-realtime", MetricKind::Anomaly),
     metric_of("log-matching", MetricKind::Violation),
     metric_of("leader-completeness", MetricKind::Violation),
     metric_of("one-leader-per-epoch", MetricKind::Violation),

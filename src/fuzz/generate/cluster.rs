@@ -37,6 +37,7 @@ pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
         let link = LinkModel { latency, ..LinkModel::default() };
         Cluster {
             brokers,
+            log_dirs: vec!["data".to_owned()],
             defects: Defects::NONE,
             config,
             link,

@@ -13,8 +13,9 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::{Profile, Shape};
+use crate::scenario::disk::DiskAction;
 use crate::scenario::{Action, Comparison, Condition, Counter, Cycle, Fault, Links, Messages, Target, When};
-use crate::world::sim::{Direction, Ppm};
+use crate::world::sim::{Direction, DiskFault, DiskScope, Ppm, Survival, Survivors};
 
 /// What a schedule is made of; swarm testing enables some of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,10 +37,11 @@ pub(super) enum Kind {
     DropMessage,
     SlowCpu,
     CrashLoop,
+    SlowDisk,
 }
 
 impl Kind {
-    const ALL: [Kind; 16] = [
+    const ALL: [Kind; 17] = [
         Kind::Crash,
         Kind::PowerLoss,
         Kind::Restart,
@@ -56,9 +58,17 @@ impl Kind {
         Kind::DropMessage,
         Kind::SlowCpu,
         Kind::CrashLoop,
+        Kind::SlowDisk,
     ];
-    const STORAGE: [Kind; 6] =
-        [Kind::Crash, Kind::PowerLoss, Kind::Restart, Kind::ControlledShutdown, Kind::ElectPreferred, Kind::CrashLoop];
+    const STORAGE: [Kind; 7] = [
+        Kind::Crash,
+        Kind::PowerLoss,
+        Kind::Restart,
+        Kind::ControlledShutdown,
+        Kind::ElectPreferred,
+        Kind::CrashLoop,
+        Kind::SlowDisk,
+    ];
 }
 
 /// How many faults there are and how long they last.
@@ -131,6 +141,8 @@ struct Aim {
     messages: (&'static str, Direction, Option<u32>),
     cycle: Cycle,
     loss: Ppm,
+    survivors: Survivors,
+    slowness: DiskFault,
     /// Aim at the machines of the fault before.
     again: bool,
 }
@@ -183,7 +195,8 @@ fn aim(shape: &Shape, clients: &[String]) -> BoxedStrategy<Aim> {
         let by = prop_oneof![3 => 5..500_u64, 2 => 500..5_000_u64, 1 => 5_000..15_000_u64].prop_map(ms);
         let link = link(&partition, replicas, server.clone());
         let aimed = (Just(partition), Just(replicas), server, anyone, groups, any::<bool>(), link, by);
-        let details = (messages(), cycle(), (1..=60_u32).prop_map(|percent| Ppm(percent * 10_000)));
+        let loss = (1..=60_u32).prop_map(|percent| Ppm(percent * 10_000));
+        let details = (messages(), cycle(), loss, survivors(), slowness());
         (aimed, details, prop::bool::weighted(0.15))
     });
     aimed
@@ -191,6 +204,8 @@ fn aim(shape: &Shape, clients: &[String]) -> BoxedStrategy<Aim> {
             messages: details.0,
             cycle: details.1,
             loss: details.2,
+            survivors: details.3,
+            slowness: details.4,
             partition,
             replicas,
             server,
@@ -292,6 +307,28 @@ fn messages() -> BoxedStrategy<(&'static str, Direction, Option<u32>)> {
     (select(requests.to_vec()), direction, count).boxed()
 }
 
+/// What a power loss leaves of what was not synced: mostly nothing, else torn, in order or not.
+fn survivors() -> BoxedStrategy<Survivors> {
+    let some =
+        || select(vec![Survival::Nothing, Survival::Everything, Survival::Prefix, Survival::Subset, Survival::Subset]);
+    let torn = (some(), some()).prop_map(|(pages, entries)| Survivors { pages, entries });
+    prop_oneof![1 => Just(Survivors::NOTHING), 1 => torn].boxed()
+}
+
+/// Disks that take their time. Those that lie, fail or rot void what the guard builds on and are not drawn.
+fn slowness() -> BoxedStrategy<DiskFault> {
+    let by = || prop_oneof![3 => 1..100_u64, 1 => 100..2_000_u64].prop_map(ms);
+    prop_oneof![
+        by().prop_map(DiskFault::SyncSlow),
+        by().prop_map(DiskFault::WriteSlow),
+        by().prop_map(DiskFault::ReadSlow),
+        Just(DiskFault::Stall),
+        Just(DiskFault::ReadShort),
+        (1_000..100_000_u64).prop_map(|bytes_per_second| DiskFault::Throttle { bytes_per_second }),
+    ]
+    .boxed()
+}
+
 fn cycle() -> BoxedStrategy<Cycle> {
     let parts = (200..4_000_u64, 10..=90_u32, prop_oneof![2 => (1..=4_u32).prop_map(Some), 1 => Just(None)]);
     parts.prop_map(|(period, percent, count)| Cycle { period: ms(period), duty: Ppm(percent * 10_000), count }).boxed()
@@ -366,7 +403,7 @@ fn fault(
     let links = Links { from: aim.link.0, to: aim.link.1, both_ways: aim.one_way };
     let (action, target, duration) = match kind {
         Kind::Crash => (Action::Crash, Some(server), duration),
-        Kind::PowerLoss => (Action::PowerLoss, Some(server), duration),
+        Kind::PowerLoss => (Action::PowerLoss(aim.survivors), Some(server), duration),
         Kind::Restart => (Action::Restart { config: BTreeMap::new() }, Some(server), None),
         Kind::ControlledShutdown => {
             let target = if server == Target::Controller { Target::Leader(aim.partition) } else { server };
@@ -384,6 +421,10 @@ fn fault(
         }
         Kind::DropMessage => (Action::DropMessage { messages: messages_of(aim.messages, links) }, None, duration),
         Kind::SlowCpu => (Action::SlowCpu { by: aim.by / 100 }, Some(anyone), duration),
+        Kind::SlowDisk => {
+            let what = DiskAction::Fault(aim.slowness);
+            (Action::Disk { what, on: DiskScope::default() }, Some(server), duration)
+        }
         Kind::CrashLoop => (Action::CrashLoop { cycle: aim.cycle }, Some(server), duration),
         Kind::Heal => (Action::Heal, None, None),
         Kind::ElectPreferred => (Action::ElectPreferred { of: aim.partition }, None, None),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Search;
 use crate::lab::outcome::FiredFault;
 use crate::scenario::{Action, Condition, Fault, Links, Messages, Target, When};
+use crate::world::sim::Survivors;
 
 /// Delta debugging: first those that never fired, then halves, quarters, … single faults.
 pub(super) fn drop_faults(search: &mut Search<'_>) {
@@ -107,7 +108,8 @@ fn each_target(fault: &mut Fault, change: &mut dyn FnMut(&mut Target)) {
             messages.from.iter_mut().chain(&mut messages.to).for_each(&mut *change);
         }
         Action::Crash
-        | Action::PowerLoss
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
         | Action::Restart { .. }
         | Action::CrashLoop { .. }
         | Action::Pause
@@ -160,7 +162,12 @@ fn simpler(fault: &Fault) -> Vec<Fault> {
         simpler.push(Fault { action, target, ..fault.clone() });
     };
     match &fault.action {
-        Action::PowerLoss => with(Action::Crash, fault.target.clone()),
+        Action::PowerLoss(survivors) => {
+            with(Action::Crash, fault.target.clone());
+            if *survivors != Survivors::NOTHING {
+                with(Action::PowerLoss(Survivors::NOTHING), fault.target.clone());
+            }
+        }
         Action::Partition { groups, one_way } => {
             if *one_way {
                 with(Action::Partition { groups: groups.clone(), one_way: false }, None);
@@ -215,6 +222,7 @@ fn simpler(fault: &Fault) -> Vec<Fault> {
             }
         }
         Action::Crash
+        | Action::Disk { .. }
         | Action::Restart { .. }
         | Action::Pause
         | Action::Resume
@@ -298,7 +306,8 @@ impl Part {
                     Some(&mut cycle.period)
                 }
                 Action::Crash
-                | Action::PowerLoss
+                | Action::PowerLoss(_)
+                | Action::Disk { .. }
                 | Action::Restart { .. }
                 | Action::Pause
                 | Action::Resume

@@ -99,6 +99,11 @@ impl Ghost {
         TopicPartition::parse(partition).and_then(|p| self.partitions.get(&p))
     }
 
+    /// The disk with this replica's log is replaced.
+    pub fn log_is_gone(&mut self, machine: &str, partition: &TopicPartition) {
+        *self.replica(partition, machine) = ReplicaGhost::default();
+    }
+
     /// Updates the ghost by one fact and checks what it could break.
     pub fn observe(&mut self, at: Time, machine: &str, observation: &Observation) {
         match observation {
@@ -201,6 +206,7 @@ impl Ghost {
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::Registered { .. }
+            | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => {}
         }
     }

@@ -15,7 +15,8 @@ pub(super) fn conditions_of(action: &Action) -> Option<LinkConditions> {
         Action::Throttle { links: _, bandwidth } => Some(LinkConditions { bandwidth: Some(*bandwidth), ..none }),
         Action::PacketLoss { links: _, loss } => Some(LinkConditions { loss: Ppm(loss.0), ..none }),
         Action::Crash
-        | Action::PowerLoss
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
         | Action::Restart { .. }
         | Action::CrashLoop { .. }
         | Action::Pause

@@ -23,7 +23,8 @@ pub(super) fn cycle_of(action: &Action) -> Option<Cycle> {
             Some(*cycle)
         }
         Action::Crash
-        | Action::PowerLoss
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
         | Action::Restart { .. }
         | Action::Pause
         | Action::Resume
@@ -88,7 +89,7 @@ impl Nemesis {
         let entry = &self.entries[index];
         let (action, targets, links) = (entry.fault.action.clone(), entry.resolved.clone(), entry.links.clone());
         match action {
-            Action::CrashLoop { .. } if on => targets.iter().for_each(|machine| self.stop(machine, false, now)),
+            Action::CrashLoop { .. } if on => targets.iter().for_each(|machine| self.stop(machine, None, now)),
             Action::CrashLoop { .. } => targets.iter().for_each(|machine| self.boot(machine)),
             Action::Flap { .. } if on => links.iter().for_each(|link| self.block(link)),
             Action::Flap { .. } => links.iter().for_each(|link| self.unblock(link)),
@@ -97,7 +98,8 @@ impl Nemesis {
                 targets.iter().for_each(|machine| self.cluster.sim.step_clock(machine, by_ns));
             }
             Action::Crash
-            | Action::PowerLoss
+            | Action::PowerLoss(_)
+            | Action::Disk { .. }
             | Action::Restart { .. }
             | Action::Pause
             | Action::Resume

@@ -27,7 +27,8 @@ pub(super) fn aim(action: &Action) -> Option<(&Messages, MessageEffect)> {
         Action::DelayMessage { messages, by } => Some((messages, MessageEffect::Delay(*by))),
         Action::DropMessage { messages } => Some((messages, MessageEffect::Drop)),
         Action::Crash
-        | Action::PowerLoss
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
         | Action::Restart { .. }
         | Action::CrashLoop { .. }
         | Action::Pause

@@ -6,6 +6,8 @@ mod links;
 mod machines;
 mod messages;
 
+mod disk;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,9 +17,9 @@ use super::cluster::{AdminRequest, CONTROLLER, Cluster};
 use super::ghost::machine_of;
 use super::outcome::{FiredFault, TraceKind};
 use crate::protocol::{BrokerId, TopicPartition};
-use crate::scenario::{Action, Condition, Counter, Fault, Target, Variant, When};
+use crate::scenario::{Action, Condition, Counter, DiskAction, Fault, Target, Variant, When};
 use crate::world::Time;
-use crate::world::sim::{LinkConditions, Load, RuleId};
+use crate::world::sim::{FaultId, LinkConditions, Load, RuleId, Survivors};
 
 pub use self::messages::{FRAME_READER, needs_frame_reader};
 
@@ -27,6 +29,8 @@ struct Entry {
     state: EntryState,
     resolved: Vec<String>,
     links: Vec<Link>,
+    /// Running faults of disks, by machine.
+    disk_faults: Vec<(String, FaultId)>,
     /// While it runs, if it goes on and off.
     turn: Option<Turn>,
 }
@@ -76,6 +80,7 @@ impl Nemesis {
                 resolved: Vec::new(),
                 links: Vec::new(),
                 turn: None,
+                disk_faults: Vec::new(),
             })
             .collect();
         let topics = variant.topics.iter().map(|t| (t.name.clone(), t.partitions)).collect();
@@ -144,6 +149,7 @@ impl Nemesis {
         }
         self.heal_network();
         self.heal_machines();
+        self.cluster.sim.heal_disks();
         for machine in self.cluster.server_machines().iter().chain(&self.clients) {
             self.cluster.sim.resume(machine);
         }
@@ -245,7 +251,8 @@ impl Nemesis {
                 (Vec::new(), self.ends_of(messages))
             }
             Action::Crash
-            | Action::PowerLoss
+            | Action::PowerLoss(_)
+            | Action::Disk { .. }
             | Action::Restart { .. }
             | Action::CrashLoop { .. }
             | Action::Pause
@@ -260,7 +267,17 @@ impl Nemesis {
             | Action::ControlledShutdown
             | Action::ElectPreferred { .. } => (Vec::new(), targets.clone()),
         };
-        self.note_start(index, now, &resolved);
+        if let Action::Disk { what, on } = &fault.action {
+            let places = self.break_disks(index, what, on, &targets, now);
+            if places.is_empty() {
+                // It never fired, as far as the verdict is concerned.
+                self.entries[index].state = EntryState::Ended;
+                return;
+            }
+            self.note_start(index, now, &places);
+        } else {
+            self.note_start(index, now, &resolved);
+        }
         self.entries[index].resolved = resolved;
         self.entries[index].links.clone_from(&links);
         self.entries[index].state = EntryState::Started(fault.duration.map(|d| now + d));
@@ -273,13 +290,15 @@ impl Nemesis {
     fn act(&mut self, index: usize, action: &Action, targets: &[String], links: &[Link], now: Time) {
         let sim = self.cluster.sim.clone();
         match action {
-            Action::Crash => targets.iter().for_each(|m| self.stop(m, false, now)),
-            Action::PowerLoss => targets.iter().for_each(|m| self.stop(m, true, now)),
+            Action::Crash => targets.iter().for_each(|m| self.stop(m, None, now)),
+            Action::PowerLoss(survivors) => targets.iter().for_each(|m| self.stop(m, Some(*survivors), now)),
+            // Done before it was noted: what it hit is part of the note.
+            Action::Disk { .. } => {}
             Action::Restart { config } => {
                 for machine in targets {
                     self.cluster.reconfigure(machine, config);
                     if sim.is_running(machine) {
-                        self.stop(machine, false, now);
+                        self.stop(machine, None, now);
                     }
                     self.boot(machine);
                 }
@@ -330,7 +349,8 @@ impl Nemesis {
             (entry.fault.action.clone(), entry.resolved.clone(), entry.links.clone())
         };
         match &action {
-            Action::Crash | Action::PowerLoss => targets.iter().for_each(|m| self.boot(m)),
+            Action::Disk { what, on: _ } => self.mend_disks(index, what, &targets),
+            Action::Crash | Action::PowerLoss(_) => targets.iter().for_each(|m| self.boot(m)),
             Action::Pause => targets.iter().for_each(|m| self.cluster.sim.resume(m)),
             Action::Isolate | Action::Partition { .. } => links.iter().for_each(|link| self.unblock(link)),
             Action::Delay { .. } | Action::Throttle { .. } | Action::PacketLoss { .. } => {
@@ -362,15 +382,14 @@ impl Nemesis {
         ready.iter().for_each(|machine| self.boot(machine));
     }
 
-    fn stop(&self, machine: &str, power_lost: bool, now: Time) {
-        if !power_lost && !self.cluster.sim.is_running(machine) {
-            return;
+    /// Kills the process, or cuts the machine's power with what survives of its pending writes.
+    fn stop(&self, machine: &str, power_loss: Option<Survivors>, now: Time) {
+        match power_loss {
+            None if !self.cluster.sim.is_running(machine) => return,
+            None => self.cluster.sim.kill(machine),
+            Some(survivors) => self.cluster.sim.power_off_leaving(machine, survivors),
         }
-        if power_lost {
-            self.cluster.sim.power_off(machine);
-        } else {
-            self.cluster.sim.kill(machine);
-        }
+        let power_lost = power_loss.is_some();
         let mut state = self.cluster.recorder.lock();
         state.ghost.stopped(machine);
         state.push(now, machine, TraceKind::Stopped { power_lost });
@@ -459,8 +478,9 @@ impl Nemesis {
 /// Leaves a state behind that a later fault or the end of the run undoes.
 fn lasts(action: &Action) -> bool {
     match action {
-        Action::Crash
-        | Action::PowerLoss
+        Action::Disk { what: DiskAction::Fault(_) | DiskAction::Replace, on: _ }
+        | Action::Crash
+        | Action::PowerLoss(_)
         | Action::CrashLoop { .. }
         | Action::Pause
         | Action::Isolate
@@ -477,7 +497,8 @@ fn lasts(action: &Action) -> bool {
         | Action::ClockStrobe { .. }
         | Action::ClockFreeze
         | Action::ControlledShutdown => true,
-        Action::Restart { .. }
+        Action::Disk { what: DiskAction::BitRot(_) | DiskAction::DropCache, on: _ }
+        | Action::Restart { .. }
         | Action::Resume
         | Action::ClockStep { .. }
         | Action::Heal
@@ -496,7 +517,8 @@ fn is_network(action: &Action) -> bool {
         | Action::DelayMessage { .. }
         | Action::DropMessage { .. } => true,
         Action::Crash
-        | Action::PowerLoss
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
         | Action::Restart { .. }
         | Action::CrashLoop { .. }
         | Action::Pause

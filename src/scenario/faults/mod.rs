@@ -4,7 +4,9 @@
 mod machine;
 mod network;
 
-pub(super) use network::{loss, requests};
+pub(super) use network::loss;
+
+mod disk;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -351,7 +353,11 @@ fn action(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mis
     let aimed = |action: Action, mistakes: &mut Mistakes| at_target(Some((action, String::new())), mistakes);
     match what.value.as_str() {
         "crash" => aimed(Action::Crash, mistakes),
-        "power-loss" => aimed(Action::PowerLoss, mistakes),
+        "power-loss" => {
+            let (survivors, leaving) = disk::survivors(section, mistakes)?;
+            let (action, target, text) = aimed(Action::PowerLoss(survivors), mistakes)?;
+            Some((action, target, text + &leaving))
+        }
         "restart" => at_target(machine::restart(section, mistakes), mistakes),
         "crash-loop" => at_target(machine::crash_loop(section, mistakes), mistakes),
         "pause" => aimed(Action::Pause, mistakes),
@@ -373,7 +379,7 @@ fn action(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mis
         "clock-freeze" => aimed(Action::ClockFreeze, mistakes),
         "elect-preferred" => elect_preferred(section, names, mistakes),
         "heal" => Some((Action::Heal, None, String::new())),
-        other => unreachable!("`keys_of` knows no `{other}`"),
+        _ => disk::read(section, what, own, names, mistakes),
     }
 }
 
@@ -381,7 +387,7 @@ fn action(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mis
 fn misfit(action: &Action, target: &Target) -> Option<(&'static str, &'static str)> {
     match action {
         Action::Crash
-        | Action::PowerLoss
+        | Action::PowerLoss(_)
         | Action::Restart { .. }
         | Action::CrashLoop { .. }
         | Action::ControlledShutdown
@@ -391,7 +397,7 @@ fn misfit(action: &Action, target: &Target) -> Option<(&'static str, &'static st
             Some((why, "a client can be paused, slowed down or isolated, its links and its clock can be faulty"))
         }
         Action::Crash
-        | Action::PowerLoss
+        | Action::PowerLoss(_)
         | Action::Restart { .. }
         | Action::CrashLoop { .. }
         | Action::ControlledShutdown
@@ -407,7 +413,8 @@ fn misfit(action: &Action, target: &Target) -> Option<(&'static str, &'static st
             Some(("nobody would be left to be cut off from", "write the machines that stay together"))
         }
         Action::Crash
-        | Action::PowerLoss
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
         | Action::Restart { .. }
         | Action::CrashLoop { .. }
         | Action::ControlledShutdown
@@ -627,7 +634,8 @@ fn same_as(fault: &Fault) -> Vec<usize> {
             messages.from.iter().chain(&messages.to).collect()
         }
         Action::Crash
-        | Action::PowerLoss
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
         | Action::Restart { .. }
         | Action::CrashLoop { .. }
         | Action::Pause

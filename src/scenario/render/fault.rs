@@ -1,8 +1,9 @@
 //! `[[fault]]`.
 
 use super::{flag, inline_config, line, list, machines, pair, quantity, quoted, time};
+use crate::scenario::disk::{self, Aim, BatchField, BitRot, DiskAction, RotPlace};
 use crate::scenario::{Action, Cycle, Fault, Messages, Target, When};
-use crate::world::sim::Direction;
+use crate::world::sim::{Direction, DiskFault, Survival, Survivors};
 
 pub(super) fn fault(out: &mut String, fault: &Fault) {
     let Fault { when, after, action, target, duration, text: _, line: _ } = fault;
@@ -15,8 +16,12 @@ pub(super) fn fault(out: &mut String, fault: &Fault) {
         time(out, "after", *after);
     }
     pair(out, "do", &quoted(word(action)));
-    if let Some(target) = target {
-        pair(out, "target", &quoted(&target.to_string()));
+    match (action, target) {
+        (Action::Disk { on: scope, .. }, Some(machines)) => {
+            pair(out, "target", &quoted(&Aim { machines, scope }.to_string()));
+        }
+        (_, Some(target)) => pair(out, "target", &quoted(&target.to_string())),
+        (_, None) => {}
     }
     details(out, action);
     if let Some(duration) = duration {
@@ -27,7 +32,8 @@ pub(super) fn fault(out: &mut String, fault: &Fault) {
 fn word(action: &Action) -> &'static str {
     match action {
         Action::Crash => "crash",
-        Action::PowerLoss => "power-loss",
+        Action::PowerLoss(_) => "power-loss",
+        Action::Disk { what, on: _ } => disk_word(what),
         Action::Restart { .. } => "restart",
         Action::CrashLoop { .. } => "crash-loop",
         Action::Pause => "pause",
@@ -59,6 +65,14 @@ fn details(out: &mut String, action: &Action) {
             inline_config(out, config.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         }
         Action::CrashLoop { cycle } => self::cycle(out, cycle),
+        Action::PowerLoss(Survivors { pages, entries }) => {
+            for (key, survival) in [("pages", pages), ("entries", entries)] {
+                if *survival != Survival::default() {
+                    pair(out, key, &quoted(disk::name_of(disk::SURVIVALS, survival)));
+                }
+            }
+        }
+        Action::Disk { what, on: _ } => disk_details(out, what),
         Action::Partition { groups, one_way } => partition(out, groups, *one_way),
         Action::Delay { links, by, jitter } => {
             machines::links(out, links);
@@ -94,13 +108,72 @@ fn details(out: &mut String, action: &Action) {
         }
         Action::ElectPreferred { of } => pair(out, "target", &quoted(of)),
         Action::Crash
-        | Action::PowerLoss
         | Action::Pause
         | Action::Resume
         | Action::Isolate
         | Action::ClockFreeze
         | Action::Heal
         | Action::ControlledShutdown => {}
+    }
+}
+
+fn disk_word(what: &DiskAction) -> &'static str {
+    match what {
+        DiskAction::Fault(DiskFault::SyncSlow(_)) => "fsync-slow",
+        DiskAction::Fault(DiskFault::SyncFail) => "fsync-fail",
+        DiskAction::Fault(DiskFault::SyncLie) => "fsync-lie",
+        DiskAction::Fault(DiskFault::ReadSlow(_)) => "read-slow",
+        DiskAction::Fault(DiskFault::ReadFail) => "read-fail",
+        DiskAction::Fault(DiskFault::ReadShort) => "read-short",
+        DiskAction::Fault(DiskFault::WriteSlow(_)) => "write-slow",
+        DiskAction::Fault(DiskFault::WriteFail) => "write-fail",
+        DiskAction::Fault(DiskFault::WriteLost) => "write-lost",
+        DiskAction::Fault(DiskFault::WriteMisdirected) => "write-misdirected",
+        DiskAction::Fault(DiskFault::Stall) => "disk-stall",
+        DiskAction::Fault(DiskFault::Throttle { .. }) => "disk-throttle",
+        DiskAction::Fault(DiskFault::Full { .. }) => "disk-full",
+        DiskAction::BitRot(_) => "bit-rot",
+        DiskAction::DropCache => "drop-cache",
+        DiskAction::Replace => "disk-replace",
+    }
+}
+
+fn disk_details(out: &mut String, what: &DiskAction) {
+    match what {
+        DiskAction::Fault(DiskFault::SyncSlow(by) | DiskFault::ReadSlow(by) | DiskFault::WriteSlow(by)) => {
+            time(out, "by", *by);
+        }
+        DiskAction::Fault(DiskFault::Throttle { bytes_per_second }) => {
+            pair(out, "bytes-per-second", &bytes_per_second.to_string());
+        }
+        DiskAction::Fault(DiskFault::Full { free_bytes }) => pair(out, "free-bytes", &free_bytes.to_string()),
+        DiskAction::BitRot(BitRot { segment, place, bit }) => {
+            if let Some(segment) = segment {
+                pair(out, "segment", &quoted(disk::name_of(disk::SEGMENTS, segment)));
+            }
+            match place {
+                RotPlace::Byte(byte) => pair(out, "byte", &byte.to_string()),
+                RotPlace::Field(batch, field) => {
+                    pair(out, "batch", &quoted(disk::name_of(disk::BATCHES, batch)));
+                    pair(out, "field", &quoted(disk::name_of(BatchField::NAMES, field)));
+                }
+            }
+            if *bit != 0 {
+                pair(out, "bit", &bit.to_string());
+            }
+        }
+        DiskAction::Fault(
+            DiskFault::SyncFail
+            | DiskFault::SyncLie
+            | DiskFault::ReadFail
+            | DiskFault::ReadShort
+            | DiskFault::WriteFail
+            | DiskFault::WriteLost
+            | DiskFault::WriteMisdirected
+            | DiskFault::Stall,
+        )
+        | DiskAction::DropCache
+        | DiskAction::Replace => {}
     }
 }
 

@@ -97,9 +97,13 @@ fn top(out: &mut String, scenario: &Scenario) {
 }
 
 fn cluster(out: &mut String, cluster: &Cluster, defects: Defects, settings: &Entries) {
-    let Cluster { brokers, defects: _, config: _, link, links, clocks, event_cost, racks, rack_aware } = cluster;
+    let Cluster { brokers, log_dirs, defects: _, config: _, link, links, clocks, event_cost, racks, rack_aware } =
+        cluster;
     line(out, format_args!("\n[cluster]"));
     pair(out, "brokers", &brokers.to_string());
+    if log_dirs.len() > 1 {
+        pair(out, "log-dirs", &log_dirs.len().to_string());
+    }
     machines::every_link(out, link);
     if !event_cost.is_zero() {
         time(out, "event-cost", *event_cost);

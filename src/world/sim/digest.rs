@@ -46,6 +46,12 @@ pub(super) enum Kind {
     Removed,
     Renamed,
     DirSynced,
+    /// Pending changes of a file or directory outlived a power loss.
+    Survived,
+    Rotted,
+    CacheDropped,
+    DiskReplaced,
+    IoReady,
 }
 
 /// Stands for the bytes of a frame, a write or a name.

@@ -119,7 +119,9 @@ impl Impairment {
 fn payload_bytes(packet: &Packet) -> usize {
     match packet {
         Packet::Event(Event::Frame(_, bytes)) => bytes.len() + 4,
-        Packet::Event(Event::Accepted(_) | Event::Connected(_) | Event::Closed(_) | Event::Terminate)
+        Packet::Event(
+            Event::Accepted(_) | Event::Connected(_) | Event::Closed(_) | Event::IoReady | Event::Terminate,
+        )
         | Packet::Knock => 0,
     }
 }

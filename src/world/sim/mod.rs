@@ -11,7 +11,6 @@ mod clock;
 mod digest;
 mod disk;
 mod endpoint;
-mod file;
 mod inbox;
 mod latency;
 mod link;
@@ -46,7 +45,9 @@ use self::wall_clock::WallClock;
 use super::{Endpoint, Rng, Time, World, streams};
 
 pub use self::clock::Alarm;
-pub use self::disk::{SimDisk, SimFile};
+pub use self::disk::{
+    Change, Chooser, DiskFault, DiskScope, FaultId, PAGE_BYTES, Pending, SimDisk, SimFile, Survival, Survivors,
+};
 pub use self::endpoint::SimEndpoint;
 pub use self::model::{
     Direction, FrameReader, Latency, LinkConditions, LinkModel, Load, MachineModel, MessageEffect, MessageRule, Ppm,
@@ -255,12 +256,28 @@ impl Simulation {
 
     /// Cuts the machine's power: what was not synced is dropped; the machine is silent until `start`.
     pub fn power_off(&self, name: &str) {
+        self.power_off_choosing(name, &mut |pending| vec![false; pending.changes.len()]);
+    }
+
+    /// As [`Simulation::power_off`], but of what was not synced some may have reached the medium: what does is drawn
+    /// from a stream of the machine's.
+    pub fn power_off_leaving(&self, name: &str, survivors: Survivors) {
+        let mut rng = {
+            let network = self.core.network();
+            let machine = network.machine(network.find(name));
+            self.core.rng(&machine.name, machine.incarnation, "power-loss")
+        };
+        self.power_off_choosing(name, &mut |pending| survivors.choose(pending, &mut rng));
+    }
+
+    /// As [`Simulation::power_off`], but `choose` says what survives of the pending changes.
+    pub fn power_off_choosing(&self, name: &str, choose: &mut Chooser<'_>) {
         let node = self.running_node(name);
         {
             let mut network = self.core.network();
             let machine = network.find(name);
             network.lose_power(machine);
-            network.machine(machine).disk.lose_power();
+            network.machine(machine).disk.lose_power(choose);
         }
         if let Some(node) = node {
             Handle::current().kill(node);

@@ -135,7 +135,7 @@ fn peer(conn: ConnId) -> ConnId {
 fn travels_on(event: &Event) -> Option<ConnId> {
     match event {
         Event::Connected(conn) | Event::Frame(conn, _) | Event::Closed(conn) => Some(*conn),
-        Event::Accepted(_) | Event::Terminate => None,
+        Event::Accepted(_) | Event::IoReady | Event::Terminate => None,
     }
 }
 
@@ -192,7 +192,7 @@ impl Network {
         assert_eq!(previous, None, "machine '{name}' was already added");
         let model = self.config.machines.get(&*name).copied().unwrap_or_default();
         self.machines.push(Machine {
-            disk: MachineDisk::new(id, self.digest.clone()),
+            disk: MachineDisk::new(id, self.digest.clone(), self.clock.clone()),
             model,
             wall_clock: Arc::new(WallClock::new(model.clock_offset_ns, model.clock_drift_ppm)),
             pace: Pace::of(model.load),
@@ -278,6 +278,15 @@ impl Network {
             if let EndState::Gone { has_told } = &mut end.state {
                 *has_told = false;
             }
+        }
+    }
+
+    /// The machine's disk goes on after a stall.
+    pub(super) fn announce_io_ready(&mut self, id: MachineId) {
+        let now = self.clock.now();
+        let machine = &mut self.machines[id.index()];
+        if machine.is_running {
+            machine.inbox.push(now, Event::IoReady, now);
         }
     }
 
@@ -442,6 +451,7 @@ impl Network {
                 self.machine_mut(id).open.remove(conn);
                 self.digest.record(Kind::Closed, id, [from(self, *conn), at, conn.0]);
             }
+            Event::IoReady => self.digest.record(Kind::IoReady, id, [at]),
             Event::Terminate => self.digest.record(Kind::Terminate, id, [at]),
         }
         true

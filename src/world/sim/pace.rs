@@ -59,7 +59,9 @@ impl Pace {
         let Some(drain) = self.load.drain else { return };
         let took = match event {
             Event::Frame(_, bytes) => transmission(bytes.len() + 4, drain),
-            Event::Accepted(_) | Event::Connected(_) | Event::Closed(_) | Event::Terminate => Duration::ZERO,
+            Event::Accepted(_) | Event::Connected(_) | Event::Closed(_) | Event::IoReady | Event::Terminate => {
+                Duration::ZERO
+            }
         };
         self.readable_at = now + took;
     }

@@ -82,6 +82,7 @@ impl Puppet {
                 Some(Event::Frame(_, bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
                 Some(Event::Closed(_)) => "closed".to_owned(),
                 Some(Event::Terminate) => "terminate".to_owned(),
+                Some(Event::IoReady) => "I/O ready".to_owned(),
                 None => continue,
             };
             lock(&self.seen).push((world.now(), seen));
