@@ -81,7 +81,7 @@ catalogue! {
     MetadataDropsPendingIsr = "metadata-drops-pending-isr" {
         sentence: "Metadata that repeats what an AlterPartition response said makes the leader forget the ISR that it has proposed since, and its high watermark passes the replica that the controller takes in.",
         source: "Partition.makeLeader of Apache Kafka (1eb7644349c, October 2024) with an equal partition epoch; found by this project's fuzzer",
-        scenario: None
+        scenario: Some("found/metadata_drops_pending_isr_quorum_superset")
     }
     IsrNoLeso = "isr-no-leso" {
         sentence: "A follower joins the ISR once it reached the high watermark, although it lacks records from before the leader's epoch.",

@@ -60,6 +60,9 @@ pub fn examine(variant: &Variant, outcome: &RunOutcome) -> Option<Failure> {
         return None;
     }
     let guard = Guard::of(variant, outcome);
+    if guard.excuse_run().is_some() {
+        return None;
+    }
     let violations = violations(outcome, &guard);
     let anomalies = unexcused(variant, outcome, &anomalies, &guard);
     let first = violations.first().or_else(|| {

@@ -18,8 +18,10 @@ use std::collections::BTreeSet;
 use crate::config::TopicConfig;
 use crate::lab::outcome::{RunOutcome, Violation};
 use crate::protocol::{Offset, TopicPartition};
-use crate::scenario::{Topic, Variant};
+use crate::scenario::disk::DiskAction;
+use crate::scenario::{Action, Topic, Variant};
 use crate::world::Time;
+use crate::world::sim::DiskFault;
 
 use replay::{Ack, Partition, Replay};
 
@@ -34,6 +36,9 @@ pub enum Excuse {
     LastReplicaLostPower,
     /// The replica lost power, and the controller has not taken it out of the ISR yet.
     InSyncReplicaLostPower,
+    /// A disk lied, failed or rotted: what it held proves nothing. Said of the whole run, and the fuzzer does not draw
+    /// such faults: which replicas they concern is not followed.
+    UntrustedDisk,
     /// The replica has not heard of the leader yet with which a legitimate loss came.
     NotHeardOfLoss,
 }
@@ -46,8 +51,55 @@ impl Excuse {
             Excuse::UncleanElection => "an unclean election left committed records behind",
             Excuse::LastReplicaLostPower => "the last in-sync replica lost power with what it had not flushed",
             Excuse::InSyncReplicaLostPower => "an in-sync replica lost power and has not been fenced yet",
+            Excuse::UntrustedDisk => "a disk lied, failed or rotted",
             Excuse::NotHeardOfLoss => "the replica has not heard of the leader yet that lost records legitimately",
         }
+    }
+}
+
+/// Faults after which a disk does not hold what was flushed to it.
+fn spoils_a_disk(action: &Action) -> bool {
+    match action {
+        Action::Disk { what: DiskAction::Fault(fault), on: _ } => match fault {
+            DiskFault::SyncSlow(_)
+            | DiskFault::ReadSlow(_)
+            | DiskFault::ReadShort
+            | DiskFault::WriteSlow(_)
+            | DiskFault::Stall
+            | DiskFault::Throttle { .. } => false,
+            DiskFault::SyncFail
+            | DiskFault::SyncLie
+            | DiskFault::ReadFail
+            | DiskFault::WriteFail
+            | DiskFault::WriteLost
+            | DiskFault::WriteMisdirected
+            | DiskFault::Full { .. } => true,
+        },
+        Action::Disk { what: DiskAction::BitRot(_) | DiskAction::Replace, on: _ } => true,
+        Action::Disk { what: DiskAction::DropCache, on: _ }
+        | Action::Crash
+        | Action::PowerLoss(_)
+        | Action::Restart { .. }
+        | Action::CrashLoop { .. }
+        | Action::Pause
+        | Action::Resume
+        | Action::Isolate
+        | Action::Partition { .. }
+        | Action::Delay { .. }
+        | Action::Throttle { .. }
+        | Action::PacketLoss { .. }
+        | Action::Flap { .. }
+        | Action::DelayMessage { .. }
+        | Action::DropMessage { .. }
+        | Action::SlowDrain { .. }
+        | Action::SlowCpu { .. }
+        | Action::ClockStep { .. }
+        | Action::ClockDrift { .. }
+        | Action::ClockStrobe { .. }
+        | Action::ClockFreeze
+        | Action::Heal
+        | Action::ControlledShutdown
+        | Action::ElectPreferred { .. } => false,
     }
 }
 
@@ -72,6 +124,7 @@ const NEVER_EXCUSED: [&str; 8] = [
 /// What a run's trace tells of its losses.
 pub struct Guard {
     replay: Replay,
+    has_untrusted_disk: bool,
 }
 
 impl Guard {
@@ -82,7 +135,14 @@ impl Guard {
             .filter(|topic| may_elect_uncleanly(topic, variant))
             .map(|t| t.name.as_str())
             .collect();
-        Guard { replay: Replay::of(&outcome.trace, &|partition| unclean.contains(partition.topic.0.as_str())) }
+        let replay = Replay::of(&outcome.trace, &|partition| unclean.contains(partition.topic.0.as_str()));
+        let fired = outcome.faults.iter().filter_map(|fired| variant.faults.get(fired.index));
+        Guard { replay, has_untrusted_disk: fired.into_iter().any(|fault| spoils_a_disk(&fault.action)) }
+    }
+
+    /// Whether a reason holds for the whole run.
+    pub fn excuse_run(&self) -> Option<Excuse> {
+        self.has_untrusted_disk.then_some(Excuse::UntrustedDisk)
     }
 
     /// Why a broken invariant is legitimate, if it is.

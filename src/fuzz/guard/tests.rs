@@ -97,7 +97,7 @@ impl Told {
     }
 
     fn guard_where_unclean(&self, enabled: bool) -> Guard {
-        Guard { replay: Replay::of(&self.0, &|_| enabled) }
+        Guard { replay: Replay::of(&self.0, &|_| enabled), has_untrusted_disk: false }
     }
 
     /// Why the record at `offset` may be gone.
