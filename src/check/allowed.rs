@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::{Acks, OffsetReset};
 use crate::history::{EventType, Function, HistoryConfig, HistoryEvent};
 use crate::lab::outcome::{Phase, RunOutcome, TraceEvent, TraceKind};
-use crate::observe::Observation;
+use crate::observe::{LogStartReason, Observation};
 use crate::protocol::{BrokerId, LeaderEpoch, TopicPartition};
 use crate::scenario::{Variant, Workload};
 use crate::world::Time;
@@ -95,7 +95,7 @@ pub fn allowed(context: &Context) -> Vec<Allowance> {
         }
     }
     if context.records_expire {
-        for name in ["poll-skip", "unseen"] {
+        for name in ["lost-write", "poll-skip", "unseen"] {
             table.allow(name, "retention or compaction removes records that nobody has read");
         }
     }
@@ -197,7 +197,7 @@ impl Context {
             min_insync_replicas: min_insync_replicas(variant),
             flushes_every_record: flushes_every_record(variant),
             offset_reset_latest: false,
-            records_expire: false,
+            records_expire: events.records_expired,
             reads_from_beginning: events.read_back,
             subscribes: false,
             ww_deps: false,
@@ -344,6 +344,7 @@ struct Events {
     unclean_election: bool,
     refused: bool,
     read_back: bool,
+    records_expired: bool,
     lossy_crashes: u32,
     last_replica_lost_power: bool,
 }
@@ -385,6 +386,14 @@ impl Events {
                     state.replicas.clone_from(replicas);
                 }
                 TraceKind::Observed(Observation::Refused { .. }) => events.refused = true,
+                TraceKind::Observed(Observation::LogStartMoved { reason, .. }) => {
+                    events.records_expired |= match reason {
+                        LogStartReason::RetentionTime
+                        | LogStartReason::RetentionSize
+                        | LogStartReason::DeleteRecords => true,
+                        LogStartReason::Leader => false,
+                    };
+                }
                 TraceKind::Stopped { power_lost: true } => {
                     let Some(broker) = broker_of(&event.machine) else { continue };
                     for state in partitions.values_mut().filter(|state| state.replicas.contains(&broker)) {
@@ -418,7 +427,7 @@ pub(crate) fn broker_of(machine: &str) -> Option<BrokerId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::PartitionEpoch;
+    use crate::protocol::{Offset, PartitionEpoch};
 
     fn calm(acks: Acks) -> Context {
         Context {
@@ -569,6 +578,19 @@ mod tests {
             ("broker-2", POWER_LOST),
         ]);
         assert_eq!(not_fenced_yet.lossy_crashes, 2);
+    }
+
+    #[test]
+    fn records_expire_once_retention_or_a_client_moved_a_log_start() {
+        let moved = |reason| {
+            let (partition, from, to) = (TopicPartition::new("orders", 0), Offset(0), Offset(9));
+            let moved = Observation::LogStartMoved { partition, from, to, reason };
+            events(vec![("broker-1", TraceKind::Observed(moved))]).records_expired
+        };
+        assert!(moved(LogStartReason::RetentionSize) && moved(LogStartReason::DeleteRecords));
+        assert!(!moved(LogStartReason::Leader), "a follower only follows");
+        let context = Context { records_expire: true, ..calm(Acks::All) };
+        assert_eq!(names(&context), ["lost-write", "poll-skip", "unseen"]);
     }
 
     #[test]

@@ -167,7 +167,17 @@ impl Supervisor {
         for workload in &self.variant.workloads {
             let (bootstrap, recorder) = (self.cluster.bootstrap(), self.recorder.clone());
             match workload {
-                Workload::Produce { name, topic, records, rate, value_bytes, keys, start, config } => {
+                Workload::Produce {
+                    name,
+                    topic,
+                    records,
+                    rate,
+                    value_bytes,
+                    keys,
+                    timestamp_offset_ms,
+                    start,
+                    config,
+                } => {
                     producers += 1;
                     let spec = ProduceSpec {
                         name: name.clone(),
@@ -177,6 +187,7 @@ impl Supervisor {
                         rate: *rate,
                         value_bytes: *value_bytes,
                         keys: *keys,
+                        timestamp_offset_ms: *timestamp_offset_ms,
                         config: config.clone(),
                     };
                     self.recorder.lock().busy.push(name.clone());

@@ -30,6 +30,8 @@ pub struct ProduceSpec {
     pub rate: Option<u64>,
     pub value_bytes: usize,
     pub keys: Option<u64>,
+    /// What the records' timestamps are ahead of this machine's clock.
+    pub timestamp_offset_ms: i64,
     pub config: ProducerConfig,
 }
 
@@ -78,6 +80,12 @@ impl ProduceProcess {
         }
     }
 
+    /// `None`: the producer's own clock.
+    fn timestamp_ms(&self) -> Option<i64> {
+        let offset = self.spec.timestamp_offset_ms;
+        (offset != 0).then(|| self.world.wall_clock_ms().saturating_add(offset))
+    }
+
     fn wants_to_send(&self) -> bool {
         self.sent < self.spec.records && (self.spec.rate.is_some() || self.outstanding.len() < OUTSTANDING_MAX)
     }
@@ -95,7 +103,7 @@ impl ProduceProcess {
                 partition: None,
                 key,
                 value: Some(payload(value, self.spec.value_bytes)),
-                timestamp_ms: None,
+                timestamp_ms: self.timestamp_ms(),
             };
             let id = self.producer.send(now, record, net);
             self.outstanding.insert(id, (value, self.process, None));

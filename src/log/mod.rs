@@ -3,6 +3,8 @@
 
 pub mod batch;
 mod checkpoint;
+#[cfg(test)]
+mod cleanup_tests;
 pub mod compression;
 mod config;
 mod directory;

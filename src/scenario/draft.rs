@@ -56,6 +56,7 @@ pub(super) enum Kind {
         rate: Option<u64>,
         value_bytes: usize,
         keys: Option<u64>,
+        timestamp_offset_ms: i64,
         /// From `acks`, or from `config`.
         acks: Option<Setting>,
     },
@@ -289,12 +290,13 @@ fn produce(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -
         .integer("value-bytes", VALUE_BYTES_MIN..=i64::from(i32::MAX), mistakes)
         .map_or(VALUE_BYTES_DEFAULT, |bytes| bytes.value as usize);
     let keys = section.integer("keys", 1..=i64::MAX, mistakes).map(|keys| keys.value as u64);
+    let timestamp_offset_ms = section.shift_ms("timestamp-offset", mistakes).map_or(0, |offset| offset.value);
     let acks = acks(section, config, mistakes);
     if !section.has("records") {
         section.missing("records", "records = 500", mistakes);
     }
     let records = section.integer("records", 1..=i64::MAX, mistakes)?.value as u64;
-    Some(Kind::Produce { records, rate, value_bytes, keys, acks })
+    Some(Kind::Produce { records, rate, value_bytes, keys, timestamp_offset_ms, acks })
 }
 
 fn acks(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -> Option<Setting> {

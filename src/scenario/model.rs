@@ -85,6 +85,8 @@ pub enum Workload {
         value_bytes: usize,
         /// Number of distinct keys; `None`: records without key.
         keys: Option<u64>,
+        /// What the records' timestamps are ahead of the producer's clock (negative: behind).
+        timestamp_offset_ms: i64,
         start: Duration,
         config: ProducerConfig,
     },

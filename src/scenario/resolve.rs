@@ -246,10 +246,11 @@ fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) ->
     let (name, topic) = (draft.name.clone(), draft.topic.value.clone());
     let start: Duration = draft.start.value;
     match &draft.kind {
-        Kind::Produce { records, rate, value_bytes, keys, acks } => {
+        Kind::Produce { records, rate, value_bytes, keys, timestamp_offset_ms, acks } => {
             let config = producer_config(draft, acks.as_ref(), pins, mistakes);
             let (records, rate, value_bytes, keys) = (*records, *rate, *value_bytes, *keys);
-            Workload::Produce { name, topic, records, rate, value_bytes, keys, start, config }
+            let timestamp_offset_ms = *timestamp_offset_ms;
+            Workload::Produce { name, topic, records, rate, value_bytes, keys, timestamp_offset_ms, start, config }
         }
         Kind::Consume => {
             let mut config = ConsumerConfig { client_id: name.clone(), ..ConsumerConfig::default() };

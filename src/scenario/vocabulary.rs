@@ -10,7 +10,7 @@ pub const TOPIC_KEYS: &[&str] = &["name", "partitions", "replication-factor", "c
 pub const WORKLOAD_KINDS: &[&str] = &["produce", "consume"];
 /// Keys of `[[workload]]` with `kind = "produce"`.
 pub const PRODUCE_KEYS: &[&str] =
-    &["kind", "topic", "records", "rate", "value-bytes", "keys", "start", "acks", "config"];
+    &["kind", "topic", "records", "rate", "value-bytes", "keys", "timestamp-offset", "start", "acks", "config"];
 /// Keys of `[[workload]]` with `kind = "consume"`.
 pub const CONSUME_KEYS: &[&str] = &["kind", "topic", "start", "config"];
 /// Keys of `[[fault]]`, whatever it does.
