@@ -40,6 +40,8 @@ pub fn ledger(mut announce: impl FnMut(&'static str)) -> Vec<Row> {
     rows.push(smallest_scenario());
     announce("bare madsim TCP echo");
     rows.push(madsim_echo());
+    announce("the log");
+    rows.extend(super::bench_log::rows());
     rows
 }
 
@@ -60,7 +62,7 @@ struct Measured {
 }
 
 #[allow(clippy::disallowed_types, reason = "a benchmark reads the real clock")]
-fn stopwatch() -> std::time::Instant {
+pub(super) fn stopwatch() -> std::time::Instant {
     std::time::Instant::now()
 }
 

@@ -9,6 +9,7 @@ use std::io;
 use super::config::LogConfig;
 use super::epoch_cache::EpochCache;
 use super::partition_log::{DropReason, Dropped, Log, RecoveryReport};
+use super::producers::Producers;
 use super::segment::{self, DELETED_SUFFIX, Segment};
 use crate::protocol::Offset;
 use crate::world::Disk;
@@ -188,6 +189,7 @@ impl Loader {
         let Checkpoints { is_clean, recovery_point, high_watermark, log_start: _ } = self.checkpoints;
         let is_flushed = is_clean && !is_new && self.dropped.is_empty();
         self.dropped.sort_by_key(|dropped| dropped.segment);
+        let producers = Producers::load(&self.disk, &self.dir, &self.segments, log_end)?;
         let mut log = Log {
             disk: self.disk,
             dir: self.dir,
@@ -202,8 +204,10 @@ impl Loader {
             flushed_ms: None,
             epochs: self.epochs,
             deleted_files: Vec::new(),
+            producers,
             scratch: Vec::new(),
             staged: Vec::new(),
+            staged_producers: Vec::new(),
         };
         log.set_high_watermark(high_watermark);
         let report = RecoveryReport { clean: is_clean, dropped: self.dropped, batches: log.batches() };

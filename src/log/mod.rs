@@ -14,6 +14,7 @@ mod loader;
 #[cfg(test)]
 mod model_tests;
 mod partition_log;
+mod producers;
 pub mod record;
 mod retention;
 mod segment;
@@ -28,4 +29,5 @@ pub use config::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompre
 pub use directory::{LoadedLog, LogDirectory};
 pub use epoch_cache::EpochCache;
 pub use partition_log::{AppendError, Appended, DropReason, Dropped, Log, ReadError, RecoveryReport};
+pub use producers::{ProducerBatch, ProducerEntry, Producers};
 pub use retention::LogStartMove;

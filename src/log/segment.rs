@@ -71,6 +71,8 @@ pub struct Segment {
     modified_ms: Option<i64>,
     /// Content of the log file that may not survive a power loss.
     log_dirty: bool,
+    /// A batch may carry a producer id.
+    has_producers: bool,
     /// A sealed segment whose headers cannot be followed to its end: what lies behind `batches` cannot be
     /// served, and must not be skipped silently either.
     is_broken: bool,
@@ -106,6 +108,7 @@ impl Segment {
             created_ms: None,
             modified_ms: None,
             log_dirty: true,
+            has_producers: false,
             is_broken: false,
         }
     }
@@ -241,6 +244,25 @@ impl Segment {
         Ok(Some(Bytes::new()))
     }
 
+    /// A batch with a producer id was appended.
+    pub fn set_has_producers(&mut self) {
+        self.has_producers = true;
+    }
+
+    /// Hands over the header of every batch from `from` on that carries a producer id.
+    pub fn producers_from(&self, from: Offset, mut note: impl FnMut(&Header)) -> io::Result<()> {
+        if !self.has_producers {
+            return Ok(());
+        }
+        for batch in self.batches.iter().filter(|batch| batch.info.base_offset >= from) {
+            let bytes = self.log.read_at(u64::from(batch.position), HEADER_BYTES)?;
+            if let Some(header) = Header::parse(&bytes).ok().filter(|header| header.producer_id >= 0) {
+                note(&header);
+            }
+        }
+        Ok(())
+    }
+
     pub fn read_batch(&self, batch: &Stored) -> io::Result<Bytes> {
         self.read_bytes(u64::from(batch.position), batch.end())
     }
@@ -303,6 +325,7 @@ impl Segment {
                 break;
             }
             batches.push(Stored::new(&header, position as usize));
+            self.has_producers |= header.producer_id >= 0;
             next_offset = Offset(last_offset) + 1;
             position = end;
         }
