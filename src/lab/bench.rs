@@ -40,6 +40,8 @@ pub fn ledger(mut announce: impl FnMut(&'static str)) -> Vec<Row> {
     rows.push(smallest_scenario());
     announce("bare madsim TCP echo");
     rows.push(madsim_echo());
+    announce("the log");
+    rows.extend(super::bench_log::rows());
     rows
 }
 

@@ -3,6 +3,7 @@
 //! [`run::run_one`] is the entrance: (scenario, variant, seed) in, [`outcome::RunOutcome`] out.
 
 pub mod bench;
+mod bench_log;
 mod cluster;
 mod environment;
 mod ghost;

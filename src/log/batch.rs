@@ -230,7 +230,11 @@ pub fn checked(bytes: &[u8], check_crc: bool) -> Result<Header, BatchError> {
 
 /// CRC-32C of a whole batch's covered part.
 fn crc_of(batch: &[u8]) -> u32 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &batch[CRC_COVERS_FROM..]) as u32
+    crc32c(&batch[CRC_COVERS_FROM..])
+}
+
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
 /// Writes base offset and leader epoch into a batch. Both lie outside the CRC.

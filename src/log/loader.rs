@@ -10,6 +10,7 @@ use super::cleaner;
 use super::config::LogConfig;
 use super::epoch_cache::EpochCache;
 use super::partition_log::{DropReason, Dropped, Log, RecoveryReport};
+use super::producers::Producers;
 use super::segment::{self, DELETED_SUFFIX, Segment};
 use crate::defect::{Defect, Defects};
 use crate::protocol::Offset;
@@ -195,6 +196,7 @@ impl Loader {
         let Checkpoints { is_clean, recovery_point, high_watermark, log_start: _ } = self.checkpoints;
         let is_flushed = is_clean && !is_new && self.dropped.is_empty();
         self.dropped.sort_by_key(|dropped| dropped.segment);
+        let producers = Producers::load(&self.disk, &self.dir, &self.segments, log_end)?;
         let mut log = Log {
             disk: self.disk,
             dir: self.dir,
@@ -209,8 +211,10 @@ impl Loader {
             flushed_ms: None,
             epochs: self.epochs,
             deleted_files: Vec::new(),
+            producers,
             scratch: Vec::new(),
             staged: Vec::new(),
+            staged_producers: Vec::new(),
         };
         log.set_high_watermark(high_watermark);
         let report =

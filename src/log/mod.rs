@@ -4,6 +4,8 @@
 pub mod batch;
 mod checkpoint;
 mod cleaner;
+#[cfg(test)]
+mod cleanup_tests;
 pub mod compression;
 mod config;
 mod directory;
@@ -13,6 +15,7 @@ mod loader;
 #[cfg(test)]
 mod model_tests;
 mod partition_log;
+mod producers;
 pub mod record;
 mod retention;
 mod segment;
@@ -28,4 +31,5 @@ pub use config::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompre
 pub use directory::{LoadedLog, LogDirectory};
 pub use epoch_cache::EpochCache;
 pub use partition_log::{AppendError, Appended, DropReason, Dropped, Log, ReadError, RecoveryReport};
+pub use producers::{ProducerBatch, ProducerEntry, Producers};
 pub use retention::LogStartMove;

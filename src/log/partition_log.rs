@@ -7,9 +7,10 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::batch::{self, AppendOrigin, BatchError, NO_TIMESTAMP};
+use super::batch::{self, AppendOrigin, BatchError, Header, NO_TIMESTAMP};
 use super::config::{LogConfig, TimestampType};
 use super::epoch_cache::EpochCache;
+use super::producers::Producers;
 use super::record::Records;
 use super::retention::DeletedFile;
 use super::segment::{RollParams, Segment, Stored};
@@ -130,9 +131,12 @@ pub struct Log {
     pub(super) epochs: EpochCache,
     /// Files of segments that are no part of the log any more and are still on the disk.
     pub(super) deleted_files: Vec<DeletedFile>,
+    pub(super) producers: Producers,
     /// The bytes and the batches of the append at hand, kept to be allocated once.
     pub(super) scratch: Vec<u8>,
     pub(super) staged: Vec<Stored>,
+    /// Headers of the staged batches that carry a producer id.
+    pub(super) staged_producers: Vec<Header>,
 }
 
 impl Log {
@@ -169,6 +173,11 @@ impl Log {
     /// The epoch of the last record (`latestEpoch`), or [`LeaderEpoch::NONE`].
     pub fn latest_epoch(&self) -> LeaderEpoch {
         self.epochs.latest().unwrap_or(LeaderEpoch::NONE)
+    }
+
+    /// The producers that wrote to this log, those without ids excepted.
+    pub fn producers(&self) -> &Producers {
+        &self.producers
     }
 
     /// The recovery point: everything below it was flushed.
@@ -237,7 +246,7 @@ impl Log {
     fn append_validated(
         &mut self,
         records: &[u8],
-        mut header: batch::Header,
+        mut header: Header,
         epoch: LeaderEpoch,
         wall_clock_ms: i64,
     ) -> Result<Appended, AppendError> {
@@ -258,6 +267,10 @@ impl Log {
         }
         self.staged.clear();
         self.staged.push(Stored::new(&header, 0));
+        self.staged_producers.clear();
+        if header.producer_id >= 0 {
+            self.staged_producers.push(header);
+        }
         let flushed_to = self.commit(&scratch, wall_clock_ms);
         self.scratch = scratch;
         let (base_offset, last_offset) = (header.base_offset, header.last_offset());
@@ -289,6 +302,7 @@ impl Log {
     /// Checks a follower's records and stages the batches that are new; returns the bytes they take.
     fn stage(&mut self, records: &[u8]) -> Result<std::ops::Range<usize>, AppendError> {
         self.staged.clear();
+        self.staged_producers.clear();
         let (mut start, mut end) = (0, 0);
         let mut next = self.log_end;
         // What is bad on the leader's disk, or became so on the way, must not spread.
@@ -301,6 +315,9 @@ impl Log {
                 return Err(AppendError::OutOfOrder { got: header.base_offset, log_end: next });
             } else {
                 self.staged.push(Stored::new(&header, end - start));
+                if header.producer_id >= 0 {
+                    self.staged_producers.push(header);
+                }
                 next = header.last_offset() + 1;
             }
             end += header.size_bytes;
@@ -326,6 +343,10 @@ impl Log {
         let active = self.segments.last_mut().expect("a log always has an active segment");
         active.append(data, &self.staged, indexes, wall_clock_ms)?;
         self.log_end = last_offset + 1;
+        if !self.staged_producers.is_empty() {
+            active.set_has_producers();
+            self.staged_producers.drain(..).for_each(|header| self.producers.note(&header));
+        }
         self.flushed_ms.get_or_insert(wall_clock_ms);
         // Offsets stand for records, as in LocalLog.unflushedMessages.
         if (self.log_end - self.recovery_point) as u64 >= self.config.flush_messages {
@@ -351,6 +372,8 @@ impl Log {
         active.seal()?;
         let had_unflushed = self.recovery_point < self.log_end;
         let flushed_to = self.flush()?;
+        // Aligned with the segment: whoever recovers it begins with this state (`UnifiedLog.roll`).
+        self.producers.take_snapshot(&self.disk, &self.dir, base_offset)?;
         self.segments.push(Segment::create(&self.disk, &self.dir, base_offset)?);
         self.entries_unsynced = true;
         Ok(had_unflushed.then_some(flushed_to))
@@ -437,6 +460,8 @@ impl Log {
         self.log_start = self.log_start.min(self.log_end);
         self.high_watermark = self.high_watermark.min(self.log_end);
         self.recovery_point = self.recovery_point.min(self.log_end);
+        self.entries_unsynced |= self.producers.rebuild(&self.disk, &self.dir, &self.segments, self.log_end)?;
+        self.sync_entries()?;
         self.truncate_epochs()
     }
 
@@ -445,6 +470,7 @@ impl Log {
     pub fn truncate_fully_and_start_at(&mut self, offset: Offset) -> io::Result<()> {
         assert!(offset >= Offset::ZERO, "cannot start at {offset}");
         self.remove_segments_from(0)?;
+        self.producers.clear(&self.disk, &self.dir)?;
         self.segments.push(Segment::create(&self.disk, &self.dir, offset)?);
         self.sync_entries()?;
         self.log_start = offset;
@@ -517,6 +543,7 @@ impl Log {
     /// Flush at an orderly stop: the time index gets its last entry (`LogSegment.close`).
     pub(super) fn close(&mut self) -> io::Result<()> {
         self.segments.last_mut().expect("a log always has an active segment").seal()?;
+        self.entries_unsynced |= self.producers.take_snapshot(&self.disk, &self.dir, self.log_end)?;
         self.flush().map(|_| ())
     }
 }
@@ -528,7 +555,7 @@ fn check_size(bytes: usize, bytes_max: u64) -> Result<(), AppendError> {
 
 /// The first record of the batch at or beyond offset `from` whose timestamp is at least `timestamp_ms`.
 fn first_record_at(bytes: &Bytes, timestamp_ms: i64, from: Offset) -> io::Result<Option<(Offset, i64)>> {
-    let header = batch::Header::parse(bytes).map_err(invalid_data)?;
+    let header = Header::parse(bytes).map_err(invalid_data)?;
     let mut records = Records::open(&header, bytes).map_err(invalid_data)?;
     while let Some(record) = records.next() {
         let record = record.map_err(invalid_data)?;

@@ -113,6 +113,7 @@ impl Log {
             let paths = segment.mark_deleted(&self.disk)?;
             self.deleted_files.extend(paths.into_iter().map(|path| DeletedFile { path, due }));
         }
+        self.producers.remove_snapshots(&self.disk, &self.dir, self.segments[0].base_offset())?;
         // For good, the oldest with the newest: a power loss that brought some of them back would leave a gap.
         self.entries_unsynced = true;
         self.sync_entries()?;

@@ -72,6 +72,8 @@ pub struct Segment {
     modified_ms: Option<i64>,
     /// Content of the log file that may not survive a power loss.
     log_dirty: bool,
+    /// A batch may carry a producer id.
+    has_producers: bool,
     /// A sealed segment whose headers cannot be followed to its end: what lies behind `batches` cannot be
     /// served, and must not be skipped silently either.
     is_broken: bool,
@@ -115,6 +117,7 @@ impl Segment {
             created_ms: None,
             modified_ms: None,
             log_dirty: true,
+            has_producers: false,
             is_broken: false,
         }
     }
@@ -250,6 +253,25 @@ impl Segment {
         Ok(Some(Bytes::new()))
     }
 
+    /// A batch with a producer id was appended.
+    pub fn set_has_producers(&mut self) {
+        self.has_producers = true;
+    }
+
+    /// Hands over the header of every batch from `from` on that carries a producer id.
+    pub fn producers_from(&self, from: Offset, mut note: impl FnMut(&Header)) -> io::Result<()> {
+        if !self.has_producers {
+            return Ok(());
+        }
+        for batch in self.batches.iter().filter(|batch| batch.info.base_offset >= from) {
+            let bytes = self.log.read_at(u64::from(batch.position), HEADER_BYTES)?;
+            if let Some(header) = Header::parse(&bytes).ok().filter(|header| header.producer_id >= 0) {
+                note(&header);
+            }
+        }
+        Ok(())
+    }
+
     pub fn read_batch(&self, batch: &Stored) -> io::Result<Bytes> {
         self.read_bytes(u64::from(batch.position), batch.end())
     }
@@ -303,7 +325,8 @@ impl Segment {
 
     /// Lists the batches from the file, see [`list_batches`]; returns how many bytes lie behind the last.
     pub fn scan(&mut self, check_crc: bool) -> io::Result<u64> {
-        let (batches, position) = list_batches(&self.log, self.base_offset, check_crc)?;
+        let Listed { batches, end: position, has_producers } = list_batches(&self.log, self.base_offset, check_crc)?;
+        self.has_producers |= has_producers;
         self.size_bytes = position;
         self.batches.reserve(batches.len());
         for batch in batches {
@@ -381,14 +404,23 @@ impl Segment {
     }
 }
 
+/// What [`list_batches`] found.
+pub struct Listed {
+    pub batches: Vec<Stored>,
+    /// Where the last of them ends.
+    pub end: u64,
+    /// Some batch has a producer id.
+    pub has_producers: bool,
+}
+
 /// The batches of a segment's log file, up to the first that is not whole, not valid, or whose offsets do not
 /// increase, and where that is. With `check_crc` content is checked too, as Kafka's `LogSegment.recover` does;
 /// without, only headers are.
-pub fn list_batches(file: &File, base_offset: Offset, check_crc: bool) -> io::Result<(Vec<Stored>, u64)> {
+pub fn list_batches(file: &File, base_offset: Offset, check_crc: bool) -> io::Result<Listed> {
     let file_bytes = file.len();
     let mut batches = Vec::new();
     let mut window = Window { file, start: 0, bytes: Bytes::new() };
-    let mut position = 0;
+    let (mut position, mut has_producers) = (0, false);
     let mut next_offset = base_offset;
     while let Some(header) = window.batch(position, file_bytes, check_crc)? {
         let is_in_order = header.base_offset >= next_offset && header.last_offset_delta >= 0;
@@ -400,10 +432,11 @@ pub fn list_batches(file: &File, base_offset: Offset, check_crc: bool) -> io::Re
             break;
         }
         batches.push(Stored::new(&header, position as usize));
+        has_producers |= header.producer_id >= 0;
         next_offset = Offset(last_offset) + 1;
         position = end;
     }
-    Ok((batches, position))
+    Ok(Listed { batches, end: position, has_producers })
 }
 
 /// Removes a segment's files, those that are there.

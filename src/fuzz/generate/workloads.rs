@@ -51,8 +51,20 @@ fn producer(number: usize, of: usize, topic: String, profile: Profile) -> BoxedS
             config.set("acks", acks).expect("one of Kafka's");
             let (name, topic) = (format!("producer-{number}"), topic.clone());
             let key_prefix = KEY_PREFIX_DEFAULT.to_owned();
-            let tombstones = None;
-            Workload::Produce { name, topic, records, rate, value_bytes, keys, key_prefix, tombstones, start, config }
+            let (tombstones, timestamp_offset_ms) = (None, 0);
+            Workload::Produce {
+                name,
+                topic,
+                records,
+                rate,
+                value_bytes,
+                keys,
+                key_prefix,
+                tombstones,
+                timestamp_offset_ms,
+                start,
+                config,
+            }
         })
         .boxed()
 }

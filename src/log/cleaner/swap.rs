@@ -90,7 +90,7 @@ pub fn finish_interrupted(disk: &Disk, dir: &str) -> io::Result<Option<Rewritten
     let mut rewritten: Option<Rewritten> = None;
     for file in kept.iter().filter(|file| file.extension == "log") {
         let log = disk.open(&format!("{dir}/{}", file.name))?;
-        let (batches, _) = segment::list_batches(&log, file.base_offset, false)?;
+        let batches = segment::list_batches(&log, file.base_offset, false)?.batches;
         let from = file.base_offset;
         let to = batches.last().map_or(from, |last| last.info.last_offset + 1);
         let batches = batches.iter().map(|batch| batch.info);

@@ -172,6 +172,7 @@ fn workload(out: &mut String, workload: &Workload, settings: &Entries) {
             keys,
             key_prefix,
             tombstones,
+            timestamp_offset_ms,
             start,
             config: _,
         } => {
@@ -192,6 +193,9 @@ fn workload(out: &mut String, workload: &Workload, settings: &Entries) {
             }
             if let Some(every) = tombstones {
                 pair(out, "tombstones", &every.to_string());
+            }
+            if *timestamp_offset_ms != 0 {
+                pair(out, "timestamp-offset", &quoted(&format!("{timestamp_offset_ms}ms")));
             }
             start
         }
