@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::{Acks, OffsetReset};
 use crate::history::{EventType, Function, HistoryConfig, HistoryEvent, MicroOp};
 use crate::lab::outcome::{Phase, RunOutcome, TraceEvent, TraceKind};
-use crate::observe::Observation;
+use crate::observe::{LogStartReason, Observation};
 use crate::protocol::{BrokerId, LeaderEpoch, TopicPartition};
 use crate::scenario::{Variant, Workload};
 use crate::world::Time;
@@ -399,10 +399,9 @@ struct Events {
     unclean_election: bool,
     refused: bool,
     read_back: bool,
+    records_expired: bool,
     lossy_crashes: u32,
     last_replica_lost_power: bool,
-    /// A log lost its beginning.
-    records_expired: bool,
     records_compacted: bool,
 }
 
@@ -444,7 +443,14 @@ impl Events {
                 }
                 TraceKind::Observed(Observation::Refused { .. }) => events.refused = true,
                 TraceKind::Observed(Observation::Compacted { .. }) => events.records_compacted = true,
-                TraceKind::Observed(Observation::LogStartMoved { .. }) => events.records_expired = true,
+                TraceKind::Observed(Observation::LogStartMoved { reason, .. }) => {
+                    events.records_expired |= match reason {
+                        LogStartReason::RetentionTime
+                        | LogStartReason::RetentionSize
+                        | LogStartReason::DeleteRecords => true,
+                        LogStartReason::Leader => false,
+                    };
+                }
                 TraceKind::Stopped { power_lost: true } => {
                     let Some(broker) = broker_of(&event.machine) else { continue };
                     for state in partitions.values_mut().filter(|state| state.replicas.contains(&broker)) {
@@ -479,7 +485,7 @@ pub(crate) fn broker_of(machine: &str) -> Option<BrokerId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::PartitionEpoch;
+    use crate::protocol::{Offset, PartitionEpoch};
 
     fn calm(acks: Acks) -> Context {
         Context {
@@ -676,6 +682,17 @@ mod tests {
             ("broker-2", POWER_LOST),
         ]);
         assert_eq!(not_fenced_yet.lossy_crashes, 2);
+    }
+
+    #[test]
+    fn records_expire_once_retention_or_a_client_moved_a_log_start() {
+        let moved = |reason| {
+            let (partition, from, to) = (TopicPartition::new("orders", 0), Offset(0), Offset(9));
+            let moved = Observation::LogStartMoved { partition, from, to, reason };
+            events(vec![("broker-1", TraceKind::Observed(moved))]).records_expired
+        };
+        assert!(moved(LogStartReason::RetentionSize) && moved(LogStartReason::DeleteRecords));
+        assert!(!moved(LogStartReason::Leader), "a follower only follows");
     }
 
     #[test]

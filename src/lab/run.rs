@@ -187,6 +187,7 @@ impl Supervisor {
                     keys,
                     key_prefix,
                     tombstones,
+                    timestamp_offset_ms,
                     start,
                     config,
                 } => {
@@ -201,6 +202,7 @@ impl Supervisor {
                         keys: *keys,
                         key_prefix: key_prefix.clone(),
                         tombstones: *tombstones,
+                        timestamp_offset_ms: *timestamp_offset_ms,
                         config: ProducerConfig { defects: self.variant.cluster.defects, ..config.clone() },
                     };
                     self.recorder.lock().busy.push(name.clone());

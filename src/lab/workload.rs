@@ -33,6 +33,8 @@ pub struct ProduceSpec {
     pub key_prefix: String,
     /// Every so manieth record of a key is a tombstone.
     pub tombstones: Option<u64>,
+    /// What the records' timestamps are ahead of this machine's clock.
+    pub timestamp_offset_ms: i64,
     pub config: ProducerConfig,
 }
 
@@ -94,6 +96,12 @@ impl ProduceProcess {
         }
     }
 
+    /// `None`: the producer's own clock.
+    fn timestamp_ms(&self) -> Option<i64> {
+        let offset = self.spec.timestamp_offset_ms;
+        (offset != 0).then(|| self.world.wall_clock_ms().saturating_add(offset))
+    }
+
     fn wants_to_send(&self) -> bool {
         self.sent < self.spec.records && (self.spec.rate.is_some() || self.outstanding.len() < OUTSTANDING_MAX)
     }
@@ -114,7 +122,7 @@ impl ProduceProcess {
                 key: sent.record_key.clone().map(Bytes::from),
                 value,
                 headers,
-                timestamp_ms: None,
+                timestamp_ms: self.timestamp_ms(),
             };
             let id = self.producer.send(now, record, net);
             self.outstanding.insert(id, (sent, self.process, None));

@@ -4,6 +4,8 @@
 pub mod batch;
 mod checkpoint;
 mod cleaner;
+#[cfg(test)]
+mod cleanup_tests;
 pub mod compression;
 mod config;
 mod directory;

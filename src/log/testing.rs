@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::batch;
 use super::config::LogConfig;
 use super::directory::{LoadedLog, LogDirectory};
+use super::{Log, RecoveryReport};
 use crate::protocol::{LeaderEpoch, Offset, TopicPartition};
 use crate::world::Disk;
 use crate::world::sim::{Chooser, SimConfig, Simulation};
@@ -167,4 +168,31 @@ pub fn flip_bit(disk: &Disk, path: &str, position: u64) {
     let byte = file.read_at(position, 1).unwrap()[0];
     file.write_at(position, &[byte ^ 0x04]).unwrap();
     file.sync().unwrap();
+}
+
+/// Two batches of 100-byte records make a segment.
+pub fn small_segments() -> LogConfig {
+    LogConfig { segment_bytes: 400, ..LogConfig::default() }
+}
+
+/// A new log in a new directory.
+pub fn create(disk: &Disk, config: &LogConfig) -> (LogDirectory, Log) {
+    let (mut directory, logs) = open_directory(disk, config);
+    assert!(logs.is_empty());
+    let log = directory.create_log(&orders(), TOPIC_ID, config.clone()).unwrap();
+    (directory, log)
+}
+
+/// The log as the next process finds it.
+pub fn reopen(disk: &Disk, config: &LogConfig) -> (LogDirectory, Log, RecoveryReport) {
+    let (directory, mut logs) = open_directory(disk, config);
+    let loaded = logs.pop().expect("the log is there");
+    assert!(logs.is_empty() && loaded.partition == orders() && loaded.topic_id == TOPIC_ID);
+    (directory, loaded.log, loaded.recovery)
+}
+
+/// Appends a producer's batch; its first and last offset.
+pub fn append(log: &mut Log, count: usize, epoch: i32) -> (i64, i64) {
+    let appended = log.append_from_client(&batch_of(count, 100, 1_000), LeaderEpoch(epoch), 0).unwrap();
+    (appended.base_offset.0, appended.last_offset.0)
 }

@@ -3,35 +3,12 @@
 use bytes::Bytes;
 
 use super::testing::*;
-use super::{AppendError, Log, LogConfig, LogDirectory, ReadError, RecoveryReport};
+use super::{AppendError, Log, LogConfig, LogDirectory, ReadError};
 use crate::protocol::{BrokerEpoch, ErrorCode, LeaderEpoch, Offset};
 use crate::world::real::RealWorld;
 use crate::world::{Disk, World};
 
 const SEGMENT_0: &str = "data/orders-0/00000000000000000000.log";
-
-fn small_segments() -> LogConfig {
-    LogConfig { segment_bytes: 400, ..LogConfig::default() }
-}
-
-fn create(disk: &Disk, config: &LogConfig) -> (LogDirectory, Log) {
-    let (mut directory, logs) = open_directory(disk, config);
-    assert!(logs.is_empty());
-    let log = directory.create_log(&orders(), TOPIC_ID, config.clone()).unwrap();
-    (directory, log)
-}
-
-fn reopen(disk: &Disk, config: &LogConfig) -> (LogDirectory, Log, RecoveryReport) {
-    let (directory, mut logs) = open_directory(disk, config);
-    let loaded = logs.pop().expect("the log is there");
-    assert!(logs.is_empty() && loaded.partition == orders() && loaded.topic_id == TOPIC_ID);
-    (directory, loaded.log, loaded.recovery)
-}
-
-fn append(log: &mut Log, count: usize, epoch: i32) -> (i64, i64) {
-    let appended = log.append_from_client(&batch_of(count, 100, 1_000), LeaderEpoch(epoch), 0).unwrap();
-    (appended.base_offset.0, appended.last_offset.0)
-}
 
 fn read_offsets(log: &Log, from: i64, up_to: i64, bytes_max: usize) -> Vec<(i64, i64)> {
     offsets(&log.read(Offset(from), Offset(up_to), bytes_max, true).unwrap())

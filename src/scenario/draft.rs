@@ -89,6 +89,7 @@ pub(super) enum Kind {
         keys: Option<u64>,
         key_prefix: String,
         tombstones: Option<u64>,
+        timestamp_offset_ms: i64,
         /// From `acks`, or from `config`.
         acks: Option<Setting>,
     },
@@ -365,12 +366,13 @@ fn produce(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -
                 .help("for example `keys = 10`");
         }
     }
+    let timestamp_offset_ms = section.shift_ms("timestamp-offset", mistakes).map_or(0, |offset| offset.value);
     let acks = acks(section, config, mistakes);
     if !section.has("records") {
         section.missing("records", "records = 500", mistakes);
     }
     let records = section.integer("records", 1..=i64::MAX, mistakes)?.value as u64;
-    Some(Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, acks })
+    Some(Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, timestamp_offset_ms, acks })
 }
 
 fn acks(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -> Option<Setting> {

@@ -134,6 +134,8 @@ pub enum Workload {
         key_prefix: String,
         /// Every so manieth record of a key has no value: a tombstone.
         tombstones: Option<u64>,
+        /// What the records' timestamps are ahead of the producer's clock (negative: behind).
+        timestamp_offset_ms: i64,
         start: Duration,
         config: ProducerConfig,
     },

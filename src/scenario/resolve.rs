@@ -316,11 +316,21 @@ fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) ->
     let (name, topic) = (draft.name.clone(), draft.topic.value.clone());
     let start: Duration = draft.start.value;
     match &draft.kind {
-        Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, acks } => {
+        Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, timestamp_offset_ms, acks } => {
             let config = producer_config(draft, acks.as_ref(), pins, mistakes);
-            let (records, rate, value_bytes, keys) = (*records, *rate, *value_bytes, *keys);
-            let (key_prefix, tombstones) = (key_prefix.clone(), *tombstones);
-            Workload::Produce { name, topic, records, rate, value_bytes, keys, key_prefix, tombstones, start, config }
+            Workload::Produce {
+                name,
+                topic,
+                records: *records,
+                rate: *rate,
+                value_bytes: *value_bytes,
+                keys: *keys,
+                key_prefix: key_prefix.clone(),
+                tombstones: *tombstones,
+                timestamp_offset_ms: *timestamp_offset_ms,
+                start,
+                config,
+            }
         }
         Kind::Consume => {
             let mut config = ConsumerConfig { client_id: name.clone(), ..ConsumerConfig::default() };

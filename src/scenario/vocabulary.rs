@@ -26,8 +26,20 @@ pub const TOPIC_KEYS: &[&str] = &["name", "partitions", "replication-factor", "c
 /// Values of `kind` in `[[workload]]`.
 pub const WORKLOAD_KINDS: &[&str] = &["produce", "consume"];
 /// Keys of `[[workload]]` with `kind = "produce"`.
-pub const PRODUCE_KEYS: &[&str] =
-    &["kind", "topic", "records", "rate", "value-bytes", "keys", "key-prefix", "tombstones", "start", "acks", "config"];
+pub const PRODUCE_KEYS: &[&str] = &[
+    "kind",
+    "topic",
+    "records",
+    "rate",
+    "value-bytes",
+    "keys",
+    "key-prefix",
+    "tombstones",
+    "timestamp-offset",
+    "start",
+    "acks",
+    "config",
+];
 /// Keys of `[[workload]]` with `kind = "consume"`.
 pub const CONSUME_KEYS: &[&str] = &["kind", "topic", "start", "config"];
 /// Keys that every `[[fault]]` may have.
