@@ -318,18 +318,16 @@ fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) ->
     match &draft.kind {
         Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, timestamp_offset_ms, acks } => {
             let config = producer_config(draft, acks.as_ref(), pins, mistakes);
-            let (records, rate, value_bytes, keys) = (*records, *rate, *value_bytes, *keys);
-            let (key_prefix, tombstones, timestamp_offset_ms) = (key_prefix.clone(), *tombstones, *timestamp_offset_ms);
             Workload::Produce {
                 name,
                 topic,
-                records,
-                rate,
-                value_bytes,
-                keys,
-                key_prefix,
-                tombstones,
-                timestamp_offset_ms,
+                records: *records,
+                rate: *rate,
+                value_bytes: *value_bytes,
+                keys: *keys,
+                key_prefix: key_prefix.clone(),
+                tombstones: *tombstones,
+                timestamp_offset_ms: *timestamp_offset_ms,
                 start,
                 config,
             }
