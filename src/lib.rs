@@ -11,6 +11,7 @@ pub mod client;
 pub mod config;
 pub mod controller;
 pub mod defect;
+pub mod explain;
 pub mod history;
 pub mod lab;
 pub mod log;

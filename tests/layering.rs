@@ -28,7 +28,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["broker", "client", "config", "controller", "history", "log", "observe", "protocol", "scenario", "world"],
     ),
     ("check", &["history", "lab", "observe", "protocol", "scenario", "config", "world"]),
-    ("report", &["check", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
+    ("explain", &["check", "client", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
+    ("report", &["check", "client", "explain", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
 ];
 
 fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {

@@ -1,10 +1,11 @@
 //! Requests that wait for something to happen on a partition, or for their time to run out
-//! (`DelayedOperationPurgatory`, `DelayedProduce`, `DelayedFetch`).
+//! (`DelayedOperationPurgatory`, `DelayedProduce`, `DelayedFetch`, `DelayedDeleteRecords`).
 
 use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
+use super::delete_records::DelayedDeleteRecords;
 use super::fetch::DelayedFetch;
 use super::produce::DelayedProduce;
 use super::{Broker, Hosted, Key, Touched};
@@ -13,6 +14,7 @@ use crate::world::{Endpoint, Time};
 pub(super) enum Delayed {
     Produce(DelayedProduce),
     Fetch(DelayedFetch),
+    DeleteRecords(DelayedDeleteRecords),
 }
 
 impl Delayed {
@@ -20,6 +22,7 @@ impl Delayed {
         match self {
             Delayed::Produce(produce) => produce.deadline,
             Delayed::Fetch(fetch) => fetch.deadline,
+            Delayed::DeleteRecords(delete) => delete.deadline,
         }
     }
 }
@@ -73,62 +76,49 @@ impl Purgatory {
 impl Broker {
     /// Something changed on partition `key`: answers the requests that were waiting for it.
     pub(super) fn complete_waiting(&mut self, now: Time, key: Key, touched: Touched, net: &mut Endpoint) {
-        self.complete_waiting_fetches(now, key, net);
-        if touched == Touched::All {
-            self.complete_waiting_produces(now, key, net);
+        match touched {
+            Touched::LogEnd => self.complete_list(now, key, |hosted| &mut hosted.waiting_fetch, net),
+            Touched::LowWatermark => self.complete_list(now, key, |hosted| &mut hosted.waiting_delete, net),
+            Touched::All => {
+                self.complete_list(now, key, |hosted| &mut hosted.waiting_fetch, net);
+                self.complete_list(now, key, |hosted| &mut hosted.waiting_produce, net);
+                self.complete_list(now, key, |hosted| &mut hosted.waiting_delete, net);
+            }
         }
     }
 
-    fn complete_waiting_fetches(&mut self, now: Time, key: Key, net: &mut Endpoint) {
+    fn complete_list(&mut self, now: Time, key: Key, list: fn(&mut Hosted) -> &mut Vec<u64>, net: &mut Endpoint) {
         let Some(hosted) = self.partitions.get_mut(&key) else { return };
-        if hosted.waiting_fetch.is_empty() {
+        if list(hosted).is_empty() {
             return;
         }
-        let mut waiting = std::mem::take(&mut hosted.waiting_fetch);
+        let mut waiting = std::mem::take(list(hosted));
         waiting.retain(|&id| {
-            let is_complete = match self.purgatory.get_mut(id) {
-                Some(Delayed::Fetch(fetch)) => fetch.is_complete(&self.partitions),
-                Some(Delayed::Produce(_)) | None => return false,
-            };
+            let Some(is_complete) = self.is_complete(id) else { return false };
             if is_complete && let Some(operation) = self.purgatory.remove(id) {
                 self.finish(now, id, operation, net);
             }
             !is_complete
         });
         if let Some(hosted) = self.partitions.get_mut(&key) {
-            hosted.waiting_fetch.append(&mut waiting);
+            list(hosted).append(&mut waiting);
         }
     }
 
-    fn complete_waiting_produces(&mut self, now: Time, key: Key, net: &mut Endpoint) {
-        let Some(hosted) = self.partitions.get_mut(&key) else { return };
-        if hosted.waiting_produce.is_empty() {
-            return;
-        }
-        let mut waiting = std::mem::take(&mut hosted.waiting_produce);
-        waiting.retain(|&id| {
-            let is_complete = match self.purgatory.get_mut(id) {
-                Some(Delayed::Produce(produce)) => produce.is_complete(&self.partitions, &self.offline),
-                Some(Delayed::Fetch(_)) | None => return false,
-            };
-            if is_complete && let Some(operation) = self.purgatory.remove(id) {
-                self.finish(now, id, operation, net);
-            }
-            !is_complete
-        });
-        if let Some(hosted) = self.partitions.get_mut(&key) {
-            hosted.waiting_produce.append(&mut waiting);
-        }
+    /// Whether an operation can be answered; `None` if it was already.
+    fn is_complete(&mut self, id: u64) -> Option<bool> {
+        Some(match self.purgatory.get_mut(id)? {
+            Delayed::Fetch(fetch) => fetch.is_complete(&self.partitions),
+            Delayed::Produce(produce) => produce.is_complete(&self.partitions, &self.offline),
+            Delayed::DeleteRecords(delete) => delete.is_complete(&self.partitions, &self.env),
+        })
     }
 
     /// The partition that operation `id` waited for is gone: look at what is left of it.
     pub(super) fn complete_orphan(&mut self, now: Time, id: u64, net: &mut Endpoint) {
-        let is_complete = match self.purgatory.get_mut(id) {
-            Some(Delayed::Fetch(fetch)) => fetch.is_complete(&self.partitions),
-            Some(Delayed::Produce(produce)) => produce.is_complete(&self.partitions, &self.offline),
-            None => false,
-        };
-        if is_complete && let Some(operation) = self.purgatory.remove(id) {
+        if self.is_complete(id) == Some(true)
+            && let Some(operation) = self.purgatory.remove(id)
+        {
             self.finish(now, id, operation, net);
         }
     }
@@ -149,6 +139,10 @@ impl Broker {
             Delayed::Fetch(fetch) => {
                 self.unwatch(fetch.keys(), |hosted| hosted.waiting_fetch.retain(|&other| other != id));
                 self.finish_fetch(now, fetch, net);
+            }
+            Delayed::DeleteRecords(delete) => {
+                self.unwatch(delete.keys(), |hosted| hosted.waiting_delete.retain(|&other| other != id));
+                self.finish_delete_records(delete, net);
             }
         }
     }

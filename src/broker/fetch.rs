@@ -273,6 +273,7 @@ fn read_request(asked: &FetchPartition, bytes_max: usize, at_least_one: bool) ->
         offset: Offset(asked.fetch_offset),
         current_leader_epoch: epoch(asked.current_leader_epoch),
         last_fetched_epoch: epoch(asked.last_fetched_epoch),
+        log_start: Offset(asked.log_start_offset),
         bytes_max,
         at_least_one,
     }

@@ -233,7 +233,7 @@ impl Broker {
                             let offsets = LeaderOffsets { log_start, log_end: ends[&key] };
                             let dir = hosted.dir;
                             match hosted.partition.on_leader_offsets(now, &self.env, asked, offsets) {
-                                Ok(_) => self.checkpoint_recovery_points(now),
+                                Ok(_) => self.checkpoint_truncation(now),
                                 Err(error) => self.fail_log_dir(now, DirFailure { dir, error }),
                             }
                         }
@@ -293,8 +293,9 @@ impl Broker {
 
     fn on_fetched_partition(&mut self, now: Time, leader: BrokerId, key: Key, asked: AskedFetch, data: PartitionData) {
         let Some(hosted) = self.partitions.get_mut(&key) else { return };
-        let dir = hosted.dir;
-        let outcome = match hosted.partition.on_fetch_response(now, &self.env, asked, &leader_data(data)) {
+        let (dir, wall_clock_ms) = (hosted.dir, self.world.wall_clock_ms());
+        let outcome = match hosted.partition.on_fetch_response(now, &self.env, asked, &leader_data(data), wall_clock_ms)
+        {
             Ok(outcome) => outcome,
             Err(error) => return self.fail_log_dir(now, DirFailure { dir, error }),
         };
@@ -312,7 +313,7 @@ impl Broker {
             FetchOutcome::Retry => {
                 hosted.partition.delay_fetching(now + self.options.config.replica_fetch_backoff);
             }
-            FetchOutcome::Truncated => self.checkpoint_recovery_points(now),
+            FetchOutcome::Truncated => self.checkpoint_truncation(now),
             FetchOutcome::Ignored | FetchOutcome::OutOfRange | FetchOutcome::Failed => {}
         }
     }
@@ -404,6 +405,7 @@ fn leader_data(data: PartitionData) -> LeaderData {
     LeaderData {
         error: ErrorCode::try_from_code(data.error_code),
         high_watermark: Offset(data.high_watermark),
+        log_start: Offset(data.log_start_offset),
         diverging_epoch: (diverging.epoch >= 0).then_some((LeaderEpoch(diverging.epoch), Offset(diverging.end_offset))),
         records: data.records.unwrap_or_default(),
     }

@@ -177,7 +177,7 @@ impl Broker {
         for key in failed {
             self.fetchers.remove(key);
             let hosted = self.partitions.swap_remove(&key).expect("listed above");
-            self.purgatory.orphan(hosted.waiting_produce.into_iter().chain(hosted.waiting_fetch));
+            self.purgatory.orphan(hosted.into_waiting());
             self.offline.insert(key);
         }
         self.unclaimed.retain(|_, (of, _)| *of != dir);

@@ -273,7 +273,7 @@ impl Broker {
             }
         };
         let partition = Partition::new(topic_partition, key.0, log, config.min_insync_replicas);
-        self.partitions.insert(key, Hosted { partition, dir, waiting_produce: Vec::new(), waiting_fetch: Vec::new() });
+        self.partitions.insert(key, Hosted::new(partition, dir));
         Ok(())
     }
 
@@ -291,8 +291,7 @@ impl Broker {
         let Some(hosted) = self.partitions.swap_remove(&key) else { return };
         let dir = hosted.dir;
         let topic_partition = hosted.partition.topic_partition().clone();
-        drop(hosted.partition);
-        self.purgatory.orphan(hosted.waiting_produce.into_iter().chain(hosted.waiting_fetch));
+        self.purgatory.orphan(hosted.into_waiting());
         let deleted = self.delete_log(dir, &topic_partition);
         self.or_fail(now, deleted);
     }

@@ -3,20 +3,23 @@
 //!
 //! Everything happens synchronously in the handling of one event; decisions about a partition are in
 //! [`replica`](crate::replica), this is the shell that routes requests to them and carries the answers. By subject:
-//! `requests` (dispatch), `produce`, `fetch`, `offsets`, `admin` (API by API), `delayed` (Kafka's purgatory),
-//! `fetchers` (replication), `isr` (AlterPartition), `metadata` (the metadata log), `lifecycle` (registration,
-//! heartbeats, shutdown).
+//! `requests` (dispatch), `produce`, `fetch`, `offsets`, `delete_records`, `admin` (API by API), `delayed` (Kafka's
+//! purgatory), `fetchers` (replication), `isr` (AlterPartition), `log_tasks` (checkpoints, retention), `metadata` (the
+//! metadata log), `lifecycle` (registration, heartbeats, shutdown).
 //! What it does not do: keep fetch sessions, coordinate groups or transactions, or keep the metadata log on disk.
 
 mod admin;
 mod assignments;
+mod cleaner;
 mod connections;
 mod delayed;
+mod delete_records;
 mod fetch;
 mod fetchers;
 mod isr;
 mod lifecycle;
 mod log_dirs;
+mod log_tasks;
 mod metadata;
 mod offsets;
 mod produce;
@@ -41,9 +44,10 @@ use self::fetchers::Fetchers;
 use self::isr::AlterPartitionManager;
 use self::lifecycle::Lifecycle;
 use self::log_dirs::{DirFailure, DirIndex, InDir, LogDirs};
+use self::log_tasks::LogTasks;
 use self::metadata::MetadataFetcher;
 use crate::config::{BrokerConfig, EffectiveTopicConfig, TopicConfig};
-use crate::log::{LoadedLog, Log};
+use crate::log::{LoadedLog, Rewritten};
 use crate::metadata::MetadataImage;
 use crate::observe::{Observation, Observer};
 use crate::protocol::rpc::RpcConfig;
@@ -76,6 +80,18 @@ struct Hosted {
     dir: DirIndex,
     waiting_produce: Vec<u64>,
     waiting_fetch: Vec<u64>,
+    waiting_delete: Vec<u64>,
+}
+
+impl Hosted {
+    fn new(partition: Partition, dir: DirIndex) -> Hosted {
+        Hosted { partition, dir, waiting_produce: Vec::new(), waiting_fetch: Vec::new(), waiting_delete: Vec::new() }
+    }
+
+    /// The requests that wait for it.
+    fn into_waiting(self) -> impl Iterator<Item = u64> {
+        self.waiting_produce.into_iter().chain(self.waiting_fetch).chain(self.waiting_delete)
+    }
 }
 
 /// What changed on a partition that requests may be waiting for.
@@ -83,6 +99,8 @@ struct Hosted {
 enum Touched {
     /// The log end: fetches of followers.
     LogEnd,
+    /// The low watermark: DeleteRecords requests.
+    LowWatermark,
     /// The high watermark, the ISR or the leadership: all of them.
     All,
 }
@@ -107,23 +125,13 @@ pub struct Broker {
     isr: AlterPartitionManager,
     assignments: Assignments,
     forwarding: Forwarding,
-    timers: Timers,
+    log_tasks: LogTasks,
+    /// Logs whose compaction met a batch that cannot be read; until the next start.
+    uncleanable: BTreeSet<TopicPartition>,
+    isr_shrink_at: Time,
     /// Producer ids given out in this registration.
     producer_ids: i64,
     is_finished: bool,
-}
-
-/// When the periodic work is due next.
-struct Timers {
-    high_watermark_checkpoint: Time,
-    recovery_point_checkpoint: Time,
-    isr_shrink: Time,
-}
-
-impl Timers {
-    fn next(&self) -> Time {
-        self.high_watermark_checkpoint.min(self.recovery_point_checkpoint).min(self.isr_shrink)
-    }
 }
 
 impl Broker {
@@ -143,17 +151,23 @@ impl Broker {
         };
         let mut unclaimed = BTreeMap::new();
         for (dir, log) in loaded {
+            for dropped in &log.recovery.dropped {
+                let (partition, segment) = (&log.partition, dropped.segment);
+                let (position, bytes, reason) = (dropped.position, dropped.bytes, dropped.reason);
+                tracing::warn!(%partition, %segment, position, bytes, %reason, "recovery dropped part of a log");
+            }
+            if let Some(finished) = finished_swap(&log) {
+                env.observe(now, finished);
+            }
             env.observe(now, log_loaded(&log));
             unclaimed.insert(log.partition.clone(), (dir, log));
         }
-        let timers = Timers {
-            high_watermark_checkpoint: now + config.replica_high_watermark_checkpoint_interval,
-            recovery_point_checkpoint: now + config.log_flush_offset_checkpoint_interval,
-            isr_shrink: now + config.replica_lag_time_max / 2,
-        };
         Ok(Broker {
             fetchers: Fetchers::new(&world, &options),
             lifecycle: Lifecycle::new(&world, &options, &log_dirs),
+            log_tasks: LogTasks::new(now, config),
+            uncleanable: BTreeSet::new(),
+            isr_shrink_at: now + config.replica_lag_time_max / 2,
             metadata: MetadataFetcher::new(&world, &options),
             isr: AlterPartitionManager::new(&world, &options),
             assignments: Assignments::new(&world, &options),
@@ -168,7 +182,6 @@ impl Broker {
             unclaimed,
             purgatory: Purgatory::default(),
             touched: Vec::new(),
-            timers,
             producer_ids: 0,
             is_finished: false,
         })
@@ -178,6 +191,8 @@ impl Broker {
     fn apply_effects(&mut self, now: Time, key: Key, effects: Effects) {
         if effects.high_watermark_advanced {
             self.touched.push((key, Touched::All));
+        } else if effects.low_watermark_advanced {
+            self.touched.push((key, Touched::LowWatermark));
         }
         if let Some(proposal) = effects.isr_proposal {
             self.submit_isr_proposal(now, key, proposal);
@@ -205,37 +220,6 @@ impl Broker {
         self.drive_fetchers(now, net);
         // What background work did on the disk keeps nobody waiting.
         self.connections.take_wait();
-    }
-
-    fn run_periodic(&mut self, now: Time) {
-        if self.timers.high_watermark_checkpoint <= now {
-            let interval = self.options.config.replica_high_watermark_checkpoint_interval;
-            self.timers.high_watermark_checkpoint = now + interval;
-            for dir in self.log_dirs.indexes() {
-                let Some(directory) = self.log_dirs.get_mut(dir) else { continue };
-                let written = directory.checkpoint_high_watermarks(logs(&self.partitions, &self.unclaimed, dir));
-                self.or_fail(now, written.in_dir(dir));
-            }
-        }
-        if self.timers.recovery_point_checkpoint <= now {
-            let interval = self.options.config.log_flush_offset_checkpoint_interval;
-            self.timers.recovery_point_checkpoint = now + interval;
-            self.checkpoint_recovery_points(now);
-        }
-        if self.timers.isr_shrink <= now {
-            // Twice per replica.lag.time.max.ms: a laggard is out after 1.5 times that at the latest.
-            self.timers.isr_shrink = now + self.options.config.replica_lag_time_max / 2;
-            self.shrink_isrs(now);
-        }
-    }
-
-    /// Also due after a truncation, or recovery would start beyond the end of the log (`LogManager.truncateTo`).
-    fn checkpoint_recovery_points(&mut self, now: Time) {
-        for dir in self.log_dirs.indexes() {
-            let Some(directory) = self.log_dirs.get_mut(dir) else { continue };
-            let written = directory.checkpoint_recovery_points(logs(&self.partitions, &self.unclaimed, dir));
-            self.or_fail(now, written.in_dir(dir));
-        }
     }
 
     fn shrink_isrs(&mut self, now: Time) {
@@ -298,8 +282,13 @@ impl Process for Broker {
 
     fn on_timer(&mut self, net: &mut Endpoint) {
         let now = self.world.now();
-        self.run_periodic(now);
+        self.run_log_tasks(now);
         self.connections.release(now, net);
+        if self.isr_shrink_at <= now {
+            // Twice per replica.lag.time.max.ms: a laggard is out after 1.5 times that at the latest.
+            self.isr_shrink_at = now + self.options.config.replica_lag_time_max / 2;
+            self.shrink_isrs(now);
+        }
         self.expire_waiting(now, net);
         self.on_peer_timers(now, net);
         self.settle(now, net);
@@ -316,7 +305,7 @@ impl Process for Broker {
             self.forwarding.deadline(),
             self.fetchers.deadline(),
         ];
-        others.into_iter().flatten().chain([self.timers.next()]).min()
+        others.into_iter().flatten().chain([self.log_tasks.next(), self.isr_shrink_at]).min()
     }
 
     fn is_finished(&self) -> bool {
@@ -378,15 +367,10 @@ impl Broker {
     }
 }
 
-/// Every log of a directory with its partition.
-fn logs<'a>(
-    partitions: &'a Partitions,
-    unclaimed: &'a BTreeMap<TopicPartition, (DirIndex, LoadedLog)>,
-    dir: DirIndex,
-) -> impl Iterator<Item = (&'a TopicPartition, &'a Log)> {
-    let unclaimed = unclaimed.iter().filter(move |(_, (of, _))| *of == dir);
-    let hosted = partitions.values().filter_map(move |h| h.log_in(dir));
-    hosted.chain(unclaimed.map(|(partition, (_, loaded))| (partition, &loaded.log)))
+/// A compaction that a crash had interrupted, and that loading the log finished.
+fn finished_swap(loaded: &LoadedLog) -> Option<Observation> {
+    let Rewritten { from, to, batches } = loaded.recovery.finished_swap.clone()?;
+    Some(Observation::Compacted { partition: loaded.partition.clone(), from, to, batches })
 }
 
 fn log_loaded(loaded: &LoadedLog) -> Observation {
@@ -396,7 +380,7 @@ fn log_loaded(loaded: &LoadedLog) -> Observation {
         log_end: loaded.log.log_end(),
         high_watermark: loaded.log.high_watermark(),
         batches: loaded.recovery.batches.clone(),
-        dropped_bytes: loaded.recovery.dropped_bytes,
+        dropped_bytes: loaded.recovery.dropped_bytes(),
         clean: loaded.recovery.clean,
     }
 }

@@ -37,6 +37,7 @@ struct AppendedPartition {
     at: (usize, usize),
     base_offset: Offset,
     last_offset: Offset,
+    log_append_time: Option<i64>,
     is_pending: bool,
 }
 
@@ -116,6 +117,7 @@ impl Broker {
                 match self.append_one(now, api_version, request.acks, key, data.records.as_ref()) {
                     Ok(partition) => {
                         response.base_offset = partition.base_offset.0;
+                        response.log_append_time_ms = partition.log_append_time.unwrap_or(-1);
                         let hosted = self.partitions.get(&partition.key);
                         response.log_start_offset = hosted.map_or(-1, |h| h.partition.log().log_start().0);
                         appended.push(AppendedPartition { at, ..partition });
@@ -159,6 +161,7 @@ impl Broker {
                     at: (0, 0),
                     base_offset: append.appended.base_offset,
                     last_offset: append.appended.last_offset,
+                    log_append_time: append.appended.log_append_time,
                     is_pending: true,
                 })
             }

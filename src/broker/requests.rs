@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use kafka_protocol::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, ElectLeadersRequest,
-    FetchRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
-    ProduceRequest,
+    ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
+    ElectLeadersRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::Request;
 
@@ -30,7 +30,7 @@ const fn api(key: ApiKey, advertised_min: i16, min: i16, max: i16) -> ServedApi 
     ServedApi { key, advertised_min, min, max }
 }
 
-const SERVED: [ServedApi; 11] = [
+const SERVED: [ServedApi; 12] = [
     // Up to 11: a client that may send 12 takes us to know transactions version 2.
     api(ApiKey::Produce, 0, 3, 11),
     api(ApiKey::Fetch, 0, 4, 16),
@@ -39,6 +39,7 @@ const SERVED: [ServedApi; 11] = [
     api(ApiKey::ApiVersions, 0, 0, 3),
     api(ApiKey::CreateTopics, 0, 2, 7),
     api(ApiKey::DeleteTopics, 0, 1, 6),
+    api(ApiKey::DeleteRecords, 0, 0, 2),
     api(ApiKey::InitProducerId, 0, 0, 4),
     api(ApiKey::OffsetForLeaderEpoch, 0, 2, 4),
     api(ApiKey::ElectLeaders, 0, 0, 2),
@@ -98,6 +99,11 @@ impl Broker {
             ApiKey::DescribeCluster => {
                 if let Some(body) = self.decode::<DescribeClusterRequest>(to, request, net) {
                     self.handle_describe_cluster(to, &body, net);
+                }
+            }
+            ApiKey::DeleteRecords => {
+                if let Some(body) = self.decode::<DeleteRecordsRequest>(to, request, net) {
+                    self.handle_delete_records(now, to, &body, net);
                 }
             }
             ApiKey::InitProducerId => {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::config::{Acks, OffsetReset};
-use crate::history::{EventType, Function, HistoryConfig, HistoryEvent};
+use crate::history::{EventType, Function, HistoryConfig, HistoryEvent, MicroOp};
 use crate::lab::outcome::{Phase, RunOutcome, TraceEvent, TraceKind};
 use crate::observe::Observation;
 use crate::protocol::{BrokerId, LeaderEpoch, TopicPartition};
@@ -14,8 +14,8 @@ use crate::scenario::{Variant, Workload};
 use crate::world::Time;
 
 /// Violations that follow when records below the high watermark are lost for a legitimate reason.
-pub const VIOLATIONS_OF_LOSS: [&str; 4] =
-    ["candidate-completeness", "high-watermark-went-back", "leader-completeness", "log-matching"];
+pub const VIOLATIONS_OF_LOSS: [&str; 5] =
+    ["candidate-completeness", "high-watermark-went-back", "leader-completeness", "log-matching", "strong-isr"];
 
 /// One line of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -48,10 +48,12 @@ pub struct Context {
     pub flushes_every_record: bool,
     /// `auto.offset.reset=latest`
     pub offset_reset_latest: bool,
-    /// Retention or compaction may have removed records.
+    /// Retention may have removed records.
     pub records_expire: bool,
     /// Compaction may have.
     pub records_compacted: bool,
+    /// Sends name record keys.
+    pub has_record_keys: bool,
     /// Someone read every partition from its beginning.
     pub reads_from_beginning: bool,
     /// Consumers subscribe: a group rebalances between their polls.
@@ -105,6 +107,9 @@ pub fn allowed(context: &Context) -> Vec<Allowance> {
             table.allow(name, cycles);
         }
     }
+    if !context.has_record_keys {
+        table.rows.retain(|row| row.anomaly != "lost-latest");
+    }
     table.rows
 }
 
@@ -118,7 +123,7 @@ fn allow_weak_acks(context: &Context, table: &mut Table) {
         }
         Acks::One | Acks::All => return,
     };
-    for name in ["lost-write", "unseen", "inconsistent-offsets", "nonmonotonic-send"] {
+    for name in ["lost-write", "unseen", "inconsistent-offsets", "nonmonotonic-send", "lost-latest"] {
         table.allow(name, reason);
     }
 }
@@ -133,18 +138,22 @@ fn allow_gaps(context: &Context, table: &mut Table) {
             table.allow(name, reason);
         }
         if !context.reads_from_beginning {
-            for name in ["unseen", "lost-write"] {
+            for name in ["unseen", "lost-write", "lost-latest"] {
                 table.allow(name, reason);
             }
         }
     }
     if context.records_expire {
-        for name in ["poll-skip", "unseen", "lost-write", "committed-too-far"] {
-            table.allow(name, "retention or compaction removes records that nobody has read");
+        for name in ["poll-skip", "unseen", "lost-write", "committed-too-far", "lost-latest"] {
+            table.allow(name, "retention removes records that nobody has read");
         }
     }
     if context.records_compacted {
+        for name in ["poll-skip", "unseen", "lost-write", "committed-too-far"] {
+            table.allow(name, "compaction removes records that nobody has read");
+        }
         table.allow("int-poll-skip", "compaction removes records between those that one poll returns");
+        table.allow("tombstone-missed", "compaction removes a tombstone after delete.retention.ms, read or not");
     }
 }
 
@@ -189,7 +198,7 @@ impl Table {
     }
 
     fn allow_loss_and_what_follows(&mut self, reason: &'static str) {
-        for name in ["lost-write", "unseen", "inconsistent-offsets", "nonmonotonic-send"] {
+        for name in ["lost-write", "unseen", "inconsistent-offsets", "nonmonotonic-send", "lost-latest"] {
             self.allow(name, reason);
         }
         for name in ["poll-skip", "nonmonotonic-poll"] {
@@ -220,8 +229,9 @@ impl Context {
             min_insync_replicas: min_insync_replicas(variant),
             flushes_every_record: flushes_every_record(variant),
             offset_reset_latest: false,
-            records_expire: false,
-            records_compacted: false,
+            records_expire: events.records_expired,
+            records_compacted: events.records_compacted,
+            has_record_keys: false,
             reads_from_beginning: events.read_back,
             subscribes: false,
             ww_deps: false,
@@ -229,7 +239,8 @@ impl Context {
         };
         for workload in &variant.workloads {
             match workload {
-                Workload::Produce { config, .. } => {
+                Workload::Produce { config, keys, .. } => {
+                    context.has_record_keys |= keys.is_some();
                     context.acks = weaker(context.acks, config.acks);
                     context.retries_without_idempotence |= disturbed && config.retries > 0 && config.acks != Acks::Zero;
                     context.several_in_flight |= config.max_in_flight_requests_per_connection > 1;
@@ -271,8 +282,9 @@ impl Context {
             min_insync_replicas: count("min_insync_replicas").unwrap_or(1),
             flushes_every_record: config.number("flush_messages") == Some(1),
             offset_reset_latest: config.text("auto_offset_reset").as_deref() == Some("latest"),
-            records_expire: expires("retention_ms") || expires("retention_bytes") || records_compacted,
+            records_expire: expires("retention_ms") || expires("retention_bytes"),
             records_compacted,
+            has_record_keys: history.iter().any(names_record_key),
             reads_from_beginning: config.flag("reads_from_beginning").unwrap_or(false) || history.iter().any(seeks),
             subscribes: match config.words("sub_via") {
                 Some(via) => via.iter().any(|word| word == "subscribe"),
@@ -298,6 +310,8 @@ impl Context {
             offset_reset_latest,
             records_expire,
             records_compacted,
+            // Each send says it.
+            has_record_keys: _,
             reads_from_beginning,
             subscribes,
             ww_deps,
@@ -319,7 +333,8 @@ impl Context {
         config.set("auto_offset_reset", if *offset_reset_latest { "latest" } else { "earliest" });
         if *records_compacted {
             config.set("cleanup_policy", "compact");
-        } else if *records_expire {
+        }
+        if *records_expire {
             config.set("retention_ms", 0);
         }
         config.set("reads_from_beginning", *reads_from_beginning);
@@ -328,6 +343,10 @@ impl Context {
         config.set("isolation_level", if *read_uncommitted { "read_uncommitted" } else { "read_committed" });
         config
     }
+}
+
+fn names_record_key(event: &HistoryEvent) -> bool {
+    event.ops().iter().any(|op| matches!(op, MicroOp::Send { record_key: Some(_), .. }))
 }
 
 /// As in configuration: `0`, `1`, `all`.
@@ -382,6 +401,9 @@ struct Events {
     read_back: bool,
     lossy_crashes: u32,
     last_replica_lost_power: bool,
+    /// A log lost its beginning.
+    records_expired: bool,
+    records_compacted: bool,
 }
 
 /// One partition as the controller has committed it.
@@ -421,6 +443,8 @@ impl Events {
                     state.replicas.clone_from(replicas);
                 }
                 TraceKind::Observed(Observation::Refused { .. }) => events.refused = true,
+                TraceKind::Observed(Observation::Compacted { .. }) => events.records_compacted = true,
+                TraceKind::Observed(Observation::LogStartMoved { .. }) => events.records_expired = true,
                 TraceKind::Stopped { power_lost: true } => {
                     let Some(broker) = broker_of(&event.machine) else { continue };
                     for state in partitions.values_mut().filter(|state| state.replicas.contains(&broker)) {
@@ -432,6 +456,12 @@ impl Events {
                 TraceKind::Phase(Phase::FinalRead) => events.read_back = true,
                 TraceKind::Observed(_)
                 | TraceKind::Sent { .. }
+                | TraceKind::BatchSent { .. }
+                | TraceKind::BatchRetried { .. }
+                | TraceKind::PositionReset { .. }
+                | TraceKind::ReadFailed { .. }
+                | TraceKind::Process { .. }
+                | TraceKind::Violated { .. }
                 | TraceKind::Acked { .. }
                 | TraceKind::Failed { .. }
                 | TraceKind::Unknown { .. }
@@ -471,6 +501,7 @@ mod tests {
             offset_reset_latest: false,
             records_expire: false,
             records_compacted: false,
+            has_record_keys: false,
             reads_from_beginning: true,
             subscribes: false,
             ww_deps: false,
@@ -561,6 +592,7 @@ mod tests {
             offset_reset_latest: true,
             records_expire: true,
             records_compacted: true,
+            has_record_keys: true,
             reads_from_beginning: false,
             subscribes: true,
             ww_deps: true,
@@ -587,6 +619,7 @@ mod tests {
             offset_reset_latest: true,
             records_expire: true,
             records_compacted: true,
+            has_record_keys: false,
             reads_from_beginning: false,
             subscribes: true,
             ww_deps: true,

@@ -51,7 +51,7 @@ fn healthy_history() -> Vec<HistoryEvent> {
         for _ in 0..ROUND - CONSUMERS {
             let key = (operation * 7 % KEYS) as usize;
             let producer = operation % PRODUCERS;
-            let send = |offset| MicroOp::Send { key: keys[key].clone(), value: value_at(key, ends[key]), offset };
+            let send = |offset| MicroOp::send(keys[key].clone(), value_at(key, ends[key]), offset);
             teller.tell(producer, EventType::Invoke, Function::Send, vec![send(None)]);
             let acknowledged = vec![send(Some(ends[key]))];
             ends[key] += 1;

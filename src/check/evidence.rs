@@ -20,6 +20,8 @@ pub enum Evidence {
     Jump(Jump),
     Cycle(Cycle),
     CommittedTooFar(CommittedTooFar),
+    LostLatest(LostLatest),
+    TombstoneMissed(TombstoneMissed),
 }
 
 impl Evidence {
@@ -174,6 +176,31 @@ pub struct CommittedTooFar {
     pub skipped: Vec<Value>,
 }
 
+/// `lost-latest`: the latest value of a record key, which nobody read.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct LostLatest {
+    pub key: String,
+    pub record_key: String,
+    pub value: Value,
+    pub offset: i64,
+    pub writer: u64,
+}
+
+/// `tombstone-missed`: a delete that a process passed over, after it had read the value.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct TombstoneMissed {
+    pub key: String,
+    pub record_key: String,
+    pub process: i64,
+    /// What it read last of the record key, where, and in which operation.
+    pub value: Value,
+    pub offset: i64,
+    pub operation: u64,
+    /// What stands for the delete in the history.
+    pub tombstone: Value,
+    pub tombstone_offset: i64,
+}
+
 impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -212,6 +239,11 @@ impl fmt::Display for Evidence {
                 Ok(())
             }
             Evidence::CommittedTooFar(found) => committed_too_far(found, f),
+            Evidence::LostLatest(LostLatest { key, record_key, value, offset, writer }) => {
+                let at = At(value, Some(*offset));
+                write!(f, "{key}: operation {writer} sent {at}, the latest of {record_key}, and no poll returned it")
+            }
+            Evidence::TombstoneMissed(found) => tombstone_missed(found, f),
         }
     }
 }
@@ -258,6 +290,13 @@ fn committed_too_far(found: &CommittedTooFar, f: &mut fmt::Formatter<'_>) -> fmt
         None => f.write_str("had been handed nothing")?,
     }
     write!(f, "; passed over {}: {}", records(*passed), First(skipped, *passed))
+}
+
+fn tombstone_missed(found: &TombstoneMissed, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let TombstoneMissed { key, record_key, process, value, offset, operation, tombstone, tombstone_offset } = found;
+    let (at, tombstone) = (At(value, Some(*offset)), At(tombstone, Some(*tombstone_offset)));
+    write!(f, "{key}: process {process} read {at} of {record_key} (operation {operation}) and went on beyond ")?;
+    write!(f, "the tombstone {tombstone} without reading it")
 }
 
 impl Because {

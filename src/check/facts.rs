@@ -50,6 +50,10 @@ impl Op<'_> {
 pub struct ValueFacts<'a> {
     pub key: KeyId,
     pub value: &'a serde_json::Value,
+    /// The record's own key, if a send says it.
+    pub record_key: Option<&'a str>,
+    /// It deletes the record key.
+    pub is_tombstone: bool,
     /// The completion that sent it: an ok one if there is any, then an info one, then a failed one.
     pub writer: Option<OpId>,
     /// First event that mentions sending it, invocations included: a position in the history.
@@ -231,10 +235,13 @@ impl<'a> Facts<'a> {
         let (sends_from, polls_from) = (self.sends.len(), self.polls.len());
         for micro_op in micro_ops {
             match micro_op {
-                MicroOp::Send { key, value, offset } => {
+                MicroOp::Send { key, value, offset, record_key, tombstone } => {
                     let key = self.intern_key(key);
                     let record = Record { key, value: self.intern_value(key, value), offset: *offset };
-                    self.values[record.value.0 as usize].sent_at.get_or_insert(position);
+                    let facts = &mut self.values[record.value.0 as usize];
+                    facts.sent_at.get_or_insert(position);
+                    facts.record_key = record_key.as_deref();
+                    facts.is_tombstone = *tombstone;
                     self.add_writer(record.value, id, event.kind);
                     self.sends.push(record);
                 }
@@ -302,6 +309,8 @@ impl<'a> Facts<'a> {
             values.push(ValueFacts {
                 key,
                 value,
+                record_key: None,
+                is_tombstone: false,
                 writer: None,
                 sent_at: None,
                 invoked: None,

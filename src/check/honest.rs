@@ -309,8 +309,7 @@ impl Simulation {
 
     fn begin(&mut self, client: usize, pending: Pending) {
         let sends = pending.sends.iter();
-        let send =
-            |(key, value): &(usize, Json)| MicroOp::Send { key: key_name(*key), value: value.clone(), offset: None };
+        let send = |(key, value): &(usize, Json)| MicroOp::send(key_name(*key), value.clone(), None);
         let mut ops: Vec<MicroOp> = sends.map(send).collect();
         ops.extend(pending.poll.map(|_| MicroOp::Poll { records: Records::new() }));
         self.tell(client, EventType::Invoke, pending.f, Some(Value::Ops(ops)));
@@ -431,11 +430,7 @@ impl Simulation {
         let says_offsets = kind != EventType::Fail && pending.fate != Fate::OkSomewhere;
         let mut ops: Vec<MicroOp> = Vec::new();
         for ((key, value), offset) in pending.sends.iter().zip(&pending.offsets) {
-            ops.push(MicroOp::Send {
-                key: key_name(*key),
-                value: value.clone(),
-                offset: offset.filter(|_| says_offsets),
-            });
+            ops.push(MicroOp::send(key_name(*key), value.clone(), offset.filter(|_| says_offsets)));
         }
         if pending.poll.is_some() {
             ops.push(MicroOp::Poll { records: pending.polled });

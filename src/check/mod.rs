@@ -8,6 +8,7 @@ mod allowed;
 mod availability;
 pub mod bench;
 mod commits;
+mod compaction;
 mod cycles;
 mod evidence;
 mod facts;
@@ -26,12 +27,12 @@ pub use allowed::{Allowance, Context, VIOLATIONS_OF_LOSS, acks_name, allow_claim
 pub use availability::without_successful_send;
 pub use evidence::{
     AbortedRead, Because, CommittedTooFar, Cycle, Dependency, Duplicate, Evidence, InconsistentOffsets, Jump,
-    LostWrite, Phantom, PrecommittedRead, Unseen,
+    LostLatest, LostWrite, Phantom, PrecommittedRead, TombstoneMissed, Unseen,
 };
 pub use measure::{Consumed, Fates, Lag, Measured, MostConsumed, Spread, measure};
 
 /// The names of all anomalies that [`analyze`] looks for.
-pub const ANOMALIES: [&str; 21] = [
+pub const ANOMALIES: [&str; 23] = [
     "G0",
     "G0-process",
     "G0-realtime",
@@ -46,12 +47,14 @@ pub const ANOMALIES: [&str; 21] = [
     "int-nonmonotonic-send",
     "int-poll-skip",
     "int-send-skip",
+    "lost-latest",
     "lost-write",
     "nonmonotonic-poll",
     "nonmonotonic-send",
     "phantom",
     "poll-skip",
     "precommitted-read",
+    "tombstone-missed",
     "unseen",
 ];
 
@@ -110,6 +113,7 @@ pub fn analyze_with(history: &[HistoryEvent], options: Options) -> Anomalies {
     values::detect(&facts, &orders, &mut anomalies);
     positions::detect(&facts, &orders, &mut anomalies);
     commits::detect(&facts, &orders, &mut anomalies);
+    compaction::detect(&facts, &orders, &mut anomalies);
     cycles::detect(&facts, &orders, options.ww_deps, &mut anomalies);
     anomalies
 }

@@ -88,6 +88,8 @@ pub const PLANTS: &[(&str, Plant)] = &[
     ("G1c-process", g1c_process),
     ("G1c-realtime", g1c_realtime),
     ("committed-too-far", committed_too_far),
+    ("lost-latest", lost_latest),
+    ("tombstone-missed", tombstone_missed),
 ];
 
 /// A record as an operation has it.
@@ -104,7 +106,7 @@ fn ok_sends(history: &[HistoryEvent]) -> Vec<Site> {
     let mut sites = Vec::new();
     for (event, completion) in history.iter().enumerate().filter(|(_, event)| event.kind == EventType::Ok) {
         for op in completion.ops() {
-            if let MicroOp::Send { key, value, offset } = op {
+            if let MicroOp::Send { key, value, offset, .. } = op {
                 sites.push(Site { event, key: key.clone(), value: value.clone(), offset: *offset });
             }
         }
@@ -156,7 +158,7 @@ fn records_mut<'a>(event: &'a mut HistoryEvent, key: &str) -> &'a mut Vec<(Optio
 fn sends_mut<'a>(event: &'a mut HistoryEvent, key: &str) -> Vec<(&'a mut Json, &'a mut Option<i64>)> {
     let of_key = key.to_owned();
     let send = move |op: &'a mut MicroOp| match op {
-        MicroOp::Send { key, value, offset } if *key == of_key => Some((value, offset)),
+        MicroOp::Send { key, value, offset, .. } if *key == of_key => Some((value, offset)),
         MicroOp::Send { .. } | MicroOp::Poll { .. } => None,
     };
     ops_mut(event).iter_mut().filter_map(send).collect()
@@ -190,6 +192,43 @@ fn unseen(history: &mut Vec<HistoryEvent>, pick: &mut Pick) -> Expected {
     let site = pick.one(&ok_sends(history));
     hide(history, &site);
     Expected::about(&site.key, site.value)
+}
+
+/// Gives a sent value a record key.
+fn name_record_key(history: &mut [HistoryEvent], site: &Site, is_tombstone: bool) {
+    for op in ops_mut(&mut history[site.event]) {
+        match op {
+            MicroOp::Send { key, value, record_key, tombstone, .. } if *key == site.key && *value == site.value => {
+                *record_key = Some("user-1".to_owned());
+                *tombstone = is_tombstone;
+            }
+            MicroOp::Send { .. } | MicroOp::Poll { .. } => {}
+        }
+    }
+}
+
+fn lost_latest(history: &mut Vec<HistoryEvent>, pick: &mut Pick) -> Expected {
+    let sites: Vec<Site> = ok_sends(history).into_iter().filter(|site| site.offset.is_some()).collect();
+    let site = pick.one(&sites);
+    name_record_key(history, &site, false);
+    hide(history, &site);
+    Expected::about(&site.key, site.value)
+}
+
+/// Of two values with one record key the later is a tombstone that nobody reads, while the final reader reads on.
+fn tombstone_missed(history: &mut Vec<HistoryEvent>, pick: &mut Pick) -> Expected {
+    let logs = logs(history);
+    let mut pairs: Vec<(Site, Site)> = Vec::new();
+    let sends: Vec<Site> = ok_sends(history).into_iter().filter(|site| site.offset.is_some()).collect();
+    for later in sends.iter().filter(|later| logs[&later.key].last().is_some_and(|last| last.offset > later.offset)) {
+        let before = sends.iter().filter(|site| site.key == later.key && site.offset < later.offset);
+        pairs.extend(before.map(|site| (site.clone(), later.clone())));
+    }
+    let (value, tombstone) = pick.one(&pairs);
+    name_record_key(history, &value, false);
+    name_record_key(history, &tombstone, true);
+    hide(history, &tombstone);
+    Expected::about(&value.key, value.value)
 }
 
 fn duplicate(history: &mut Vec<HistoryEvent>, pick: &mut Pick) -> Expected {

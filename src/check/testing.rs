@@ -7,7 +7,7 @@ use crate::history::{EventType, Function, HistoryEvent, MicroOp, Rebalance, Valu
 
 /// Parses lines like `0 ok send x:a@0 x:b@1`, `1 ok poll x:a@0`, `1 ok txn send x:a@0 poll y:b@1`,
 /// `1 ok assign x y`, `1 ok assign! x` (seeks to the beginning), `0 fail poll x:a@0 rebalanced x`.
-/// An offset `?` is unknown. Any line may say `group=g` and `committed=x:3`.
+/// `x:a@0#k` names the record key, `x:a@0#k!` is a tombstone of it. An offset `?` is unknown. Any line may say `group=g` and `committed=x:3`.
 pub fn history(text: &str) -> Vec<HistoryEvent> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.enumerate().map(|(index, line)| event(index as u64, line)).collect()
@@ -87,11 +87,17 @@ fn micro_ops(f: Function, words: &[&str]) -> Vec<MicroOp> {
                 ops.push(MicroOp::Poll { records: Default::default() });
             }
             record => {
+                let (record, record_key) = match record.split_once('#') {
+                    Some((record, record_key)) => (record, Some(record_key)),
+                    None => (record, None),
+                };
+                let tombstone = record_key.is_some_and(|record_key| record_key.ends_with('!'));
+                let record_key = record_key.map(|record_key| record_key.trim_end_matches('!').to_owned());
                 let (key, rest) = record.split_once(':').expect("key:value");
                 let (value, offset) = rest.split_once('@').unwrap_or((rest, "?"));
                 let (value, offset) = (serde_json::Value::from(value), offset.parse().ok());
                 if is_send {
-                    ops.push(MicroOp::Send { key: key.to_owned(), value, offset });
+                    ops.push(MicroOp::Send { key: key.to_owned(), value, offset, record_key, tombstone });
                     continue;
                 }
                 if !matches!(ops.last(), Some(MicroOp::Poll { .. })) {

@@ -8,36 +8,43 @@ use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::records::{
-    Compression, NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, Record, RecordBatchEncoder,
+    NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, Record, RecordBatchEncoder,
     RecordEncodeOptions, TimestampType,
 };
 use rustc_hash::FxBuildHasher;
 
 use super::backoff::ExponentialBackoff;
-use super::delivery::RecordId;
+use super::compression_ratio::CompressionRatio;
+use super::delivery::{ProducerRecord, RecordHeader, RecordId};
 use super::metadata::{Metadata, TopicMetadata};
 use super::partitioner::TopicPartitioner;
 use crate::defect::{Defect, Defects};
 use crate::log::batch::HEADER_BYTES;
+use crate::log::compression::Compression;
 use crate::protocol::{BrokerId, LeaderEpoch};
 use crate::world::{Rng, Time};
 
+/// Where a batch's header has its CRC.
+const CRC_AT: usize = 17;
 /// `DefaultRecord.MAX_RECORD_OVERHEAD`: length, attributes and deltas of a record at their longest.
 const RECORD_OVERHEAD_BYTES_MAX: usize = 21;
 
 /// Bytes of a batch with this one record, at most (`AbstractRecords.estimateSizeInBytesUpperBound`).
-pub(super) fn batch_bytes_max(key: Option<&Bytes>, value: Option<&Bytes>) -> usize {
-    HEADER_BYTES + RECORD_OVERHEAD_BYTES_MAX + payload_bytes(key, value)
+pub(super) fn batch_bytes_max(record: &ProducerRecord) -> usize {
+    HEADER_BYTES + RECORD_OVERHEAD_BYTES_MAX + payload_bytes(record)
 }
 
-/// Key, value and the empty headers with their lengths (`DefaultRecord.sizeOf`).
-fn payload_bytes(key: Option<&Bytes>, value: Option<&Bytes>) -> usize {
-    let field = |field: Option<&Bytes>| field.map_or(1, |b| varint_bytes(b.len() as i64) + b.len());
-    field(key) + field(value) + 1
+/// Key, value and headers with their lengths (`DefaultRecord.sizeOf`).
+fn payload_bytes(record: &ProducerRecord) -> usize {
+    let sized = |bytes: usize| varint_bytes(bytes as i64) + bytes;
+    let field = |field: Option<&Bytes>| field.map_or(1, |bytes| sized(bytes.len()));
+    let header = |header: &RecordHeader| sized(header.key.len()) + field(header.value.as_ref());
+    let headers: usize = record.headers.iter().map(header).sum();
+    field(record.key.as_ref()) + field(record.value.as_ref()) + varint_bytes(record.headers.len() as i64) + headers
 }
 
-fn record_bytes(offset_delta: usize, timestamp_delta: i64, key: Option<&Bytes>, value: Option<&Bytes>) -> usize {
-    let body = 1 + varint_bytes(offset_delta as i64) + varint_bytes(timestamp_delta) + payload_bytes(key, value);
+fn record_bytes(offset_delta: usize, timestamp_delta: i64, record: &ProducerRecord) -> usize {
+    let body = 1 + varint_bytes(offset_delta as i64) + varint_bytes(timestamp_delta) + payload_bytes(record);
     varint_bytes(body as i64) + body
 }
 
@@ -62,7 +69,10 @@ pub(super) struct ProducerBatch {
     records: Vec<Record>,
     /// Empty until encoded; the same bytes are sent at every attempt.
     encoded: Bytes,
-    bytes: usize,
+    /// Of the records, before compression.
+    records_bytes: usize,
+    /// What compression is expected to make of them.
+    ratio: CompressionRatio,
     bytes_max: usize,
     base_timestamp: i64,
     closed: bool,
@@ -73,7 +83,14 @@ pub(super) struct ProducerBatch {
 }
 
 impl ProducerBatch {
-    fn new(topic: usize, partition: i32, now: Time, bytes_max: usize, records: Vec<Record>) -> ProducerBatch {
+    fn new(
+        topic: usize,
+        partition: i32,
+        now: Time,
+        bytes_max: usize,
+        records: Vec<Record>,
+        ratio: CompressionRatio,
+    ) -> ProducerBatch {
         ProducerBatch {
             topic,
             partition,
@@ -83,7 +100,8 @@ impl ProducerBatch {
             ids: Vec::new(),
             records,
             encoded: Bytes::new(),
-            bytes: HEADER_BYTES,
+            records_bytes: 0,
+            ratio,
             bytes_max,
             base_timestamp: 0,
             closed: false,
@@ -94,34 +112,38 @@ impl ProducerBatch {
         }
     }
 
+    /// CRC-32C in its header; zero until it is encoded.
+    pub fn crc(&self) -> u32 {
+        let field = self.encoded.get(CRC_AT..CRC_AT + 4);
+        field.map_or(0, |bytes| u32::from_be_bytes(bytes.try_into().expect("four bytes")))
+    }
+
     /// Buffer memory it holds.
     pub fn memory(&self) -> usize {
         self.bytes_max
     }
 
-    /// Size when encoded: exact, unless timestamps go back within the batch.
+    /// Size when encoded. Until it is: exact without compression, unless timestamps go back within the batch; an
+    /// estimate with it (`MemoryRecordsBuilder.estimatedBytesWritten`).
     pub fn bytes(&self) -> usize {
-        self.bytes
+        match self.encoded.len() {
+            0 => HEADER_BYTES + self.ratio.estimate(self.records_bytes),
+            encoded => encoded,
+        }
     }
 
     fn is_full(&self) -> bool {
-        self.closed || (!self.ids.is_empty() && self.bytes >= self.bytes_max)
+        self.closed || (!self.ids.is_empty() && self.bytes() >= self.bytes_max)
     }
 
     /// Appends a record unless the batch is full; the first always fits. Returns the bytes added.
-    fn try_append(
-        &mut self,
-        id: RecordId,
-        timestamp: i64,
-        key: &Option<Bytes>,
-        value: &Option<Bytes>,
-    ) -> Option<usize> {
+    fn try_append(&mut self, id: RecordId, timestamp: i64, record: &ProducerRecord) -> Option<usize> {
         let offset = self.ids.len();
         if offset == 0 {
             self.base_timestamp = timestamp;
         }
-        let bytes = record_bytes(offset, timestamp - self.base_timestamp, key.as_ref(), value.as_ref());
-        if self.is_full() || (offset > 0 && self.bytes + bytes > self.bytes_max) {
+        let bytes = record_bytes(offset, timestamp - self.base_timestamp, record);
+        if self.is_full() || (offset > 0 && self.bytes() + bytes > self.bytes_max) {
             self.closed = true;
             return None;
         }
@@ -137,12 +159,12 @@ impl ProducerBatch {
             // The encoder starts a new batch wherever sequence and offset do not advance together.
             sequence: NO_SEQUENCE.wrapping_add(offset as i32),
             timestamp,
-            key: key.clone(),
-            value: value.clone(),
-            headers: IndexMap::new(),
+            key: record.key.clone(),
+            value: record.value.clone(),
+            headers: record.headers.iter().map(|header| (header.key.clone(), header.value.clone())).collect(),
         });
         self.ids.push(id);
-        self.bytes += bytes;
+        self.records_bytes += bytes;
         Some(bytes)
     }
 
@@ -183,6 +205,8 @@ impl PartitionQueue {
 
 struct TopicQueues {
     partitioner: TopicPartitioner,
+    /// As the topic's batches have turned out so far.
+    ratio: CompressionRatio,
     partitions: Vec<PartitionQueue>,
 }
 
@@ -225,6 +249,7 @@ pub(super) struct ReadyCheck {
 }
 
 pub(super) struct RecordAccumulator {
+    compression: Compression,
     batch_size: usize,
     linger: Duration,
     retry_backoff: ExponentialBackoff,
@@ -238,6 +263,7 @@ pub(super) struct RecordAccumulator {
 
 impl RecordAccumulator {
     pub fn new(
+        compression: Compression,
         batch_size: usize,
         linger: Duration,
         retry_backoff: ExponentialBackoff,
@@ -246,6 +272,7 @@ impl RecordAccumulator {
         defects: Defects,
     ) -> RecordAccumulator {
         RecordAccumulator {
+            compression,
             batch_size: batch_size.max(1),
             linger,
             retry_backoff,
@@ -262,7 +289,8 @@ impl RecordAccumulator {
         if let Some(index) = self.topics.get_index_of(name) {
             return index;
         }
-        let queues = TopicQueues { partitioner: TopicPartitioner::default(), partitions: Vec::new() };
+        let ratio = CompressionRatio::of(self.compression);
+        let queues = TopicQueues { partitioner: TopicPartitioner::default(), ratio, partitions: Vec::new() };
         self.topics.insert_full(name.clone(), queues).0
     }
 
@@ -283,24 +311,24 @@ impl RecordAccumulator {
         placement: Placement,
         id: RecordId,
         timestamp: i64,
-        key: &Option<Bytes>,
-        value: &Option<Bytes>,
+        record: &ProducerRecord,
         metadata: &TopicMetadata,
     ) -> Result<Appended, OutOfMemory> {
         let partition = match placement {
             Placement::Partition(partition) => partition,
             Placement::Sticky => self.sticky_partition(topic, metadata),
         };
-        let queue = queue_mut(&mut self.topics[topic].partitions, partition);
-        let into_open = queue.batches.back_mut().and_then(|last| last.try_append(id, timestamp, key, value));
+        let queues = &mut self.topics[topic];
+        let (ratio, queue) = (queues.ratio, queue_mut(&mut queues.partitions, partition));
+        let into_open = queue.batches.back_mut().and_then(|last| last.try_append(id, timestamp, record));
         let (bytes, is_new) = match into_open {
             Some(bytes) => (bytes, false),
             None => {
-                let memory = self.batch_size.max(batch_bytes_max(key.as_ref(), value.as_ref()));
+                let memory = self.batch_size.max(batch_bytes_max(record));
                 self.memory_free = self.memory_free.checked_sub(memory).ok_or(OutOfMemory)?;
                 let records = self.spare_records.pop().unwrap_or_default();
-                let mut batch = ProducerBatch::new(topic, partition, now, memory, records);
-                batch.try_append(id, timestamp, key, value).expect("an empty batch takes any record");
+                let mut batch = ProducerBatch::new(topic, partition, now, memory, records, ratio);
+                batch.try_append(id, timestamp, record).expect("an empty batch takes any record");
                 queue.batches.push_back(batch);
                 (queue.batches[queue.batches.len() - 1].bytes(), true)
             }
@@ -316,7 +344,7 @@ impl RecordAccumulator {
 
     /// The sticky partition, after a switch that had been held back by an open batch which has gone since.
     fn sticky_partition(&mut self, topic: usize, metadata: &TopicMetadata) -> i32 {
-        let TopicQueues { partitioner, partitions } = &mut self.topics[topic];
+        let TopicQueues { partitioner, partitions, .. } = &mut self.topics[topic];
         let partition = partitioner.sticky(metadata, &mut self.rng);
         if queue_mut(partitions, partition).is_at_batch_boundary() {
             partitioner.on_appended(0, self.batch_size, true, metadata, &mut self.rng);
@@ -379,12 +407,14 @@ impl RecordAccumulator {
 
     /// Takes the first batch of a candidate for sending, closed and encoded.
     pub fn drain(&mut self, candidate: Candidate, mute: bool) -> (ProducerBatch, Bytes) {
-        let queue = &mut self.topics[candidate.topic].partitions[candidate.partition as usize];
+        let queues = &mut self.topics[candidate.topic];
+        let queue = &mut queues.partitions[candidate.partition as usize];
         let mut batch = queue.batches.pop_front().expect("a candidate has a batch");
         queue.muted = mute;
         if batch.encoded.is_empty() {
             batch.closed = true;
-            batch.encoded = encode(&batch.records, batch.bytes);
+            batch.encoded = encode(&batch.records, batch.bytes(), self.compression);
+            queues.ratio.observe(batch.records_bytes, batch.encoded.len() - HEADER_BYTES);
             let mut records = std::mem::take(&mut batch.records);
             records.clear();
             self.spare_records.push(records);
@@ -450,9 +480,9 @@ fn queue_mut(partitions: &mut Vec<PartitionQueue>, partition: i32) -> &mut Parti
     &mut partitions[index]
 }
 
-fn encode(records: &[Record], bytes_expected: usize) -> Bytes {
+fn encode(records: &[Record], bytes_expected: usize, compression: Compression) -> Bytes {
     let mut buffer = BytesMut::with_capacity(bytes_expected);
-    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+    let options = RecordEncodeOptions { version: 2, compression };
     RecordBatchEncoder::encode(&mut buffer, records, &options).expect("records within max.request.size encode");
     buffer.freeze()
 }
@@ -461,6 +491,7 @@ fn encode(records: &[Record], bytes_expected: usize) -> Bytes {
 mod tests {
     use super::super::metadata::tests::{known, learn, topic_name};
     use super::*;
+    use kafka_protocol::protocol::StrBytes;
     use kafka_protocol::records::RecordBatchDecoder;
     use rand::SeedableRng;
 
@@ -468,8 +499,12 @@ mod tests {
     const DELIVERY_TIMEOUT: Duration = Duration::from_secs(1);
 
     fn accumulator(batch_size: usize, memory: usize) -> RecordAccumulator {
+        compressing(Compression::None, batch_size, memory)
+    }
+
+    fn compressing(compression: Compression, batch_size: usize, memory: usize) -> RecordAccumulator {
         let backoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_millis(100));
-        RecordAccumulator::new(batch_size, LINGER, backoff, memory, Rng::seed_from_u64(1), Defects::NONE)
+        RecordAccumulator::new(compression, batch_size, LINGER, backoff, memory, Rng::seed_from_u64(1), Defects::NONE)
     }
 
     fn at(millis: u64) -> Time {
@@ -484,8 +519,16 @@ mod tests {
     ) -> Result<Appended, OutOfMemory> {
         let topic = accumulator.topic_index(&topic_name());
         let known = metadata.topic(&topic_name()).expect("known");
+        // Every other record has headers.
+        let headers = match bytes % 2 {
+            0 => Vec::new(),
+            _ => vec![RecordHeader { key: StrBytes::from_static_str("h"), value: None }],
+        };
+        let bytes = if headers.is_empty() { bytes } else { bytes.saturating_sub(3) };
         let value = Some(Bytes::from(vec![b'x'; bytes]));
-        accumulator.append(now, topic, Placement::Partition(0), RecordId(0), 1_000, &None, &value, known)
+        let record =
+            ProducerRecord { topic: topic_name(), partition: None, key: None, value, headers, timestamp_ms: None };
+        accumulator.append(now, topic, Placement::Partition(0), RecordId(0), 1_000, &record, known)
     }
 
     fn ready(
@@ -603,5 +646,27 @@ mod tests {
         assert_eq!(decoded.records.len(), 303);
         accumulator.reenqueue(at(0), batch);
         assert_eq!(accumulator.drain(candidate(true), false).1, encoded);
+    }
+
+    #[test]
+    fn a_batch_takes_more_records_once_the_topic_has_been_seen_to_compress() {
+        for compression in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+            let (metadata, mut accumulator) = (known(&[(1, 0)]), compressing(compression, 2_000, 1 << 20));
+            let mut sizes = Vec::new();
+            for _ in 0..200 {
+                while accumulator.topics.is_empty()
+                    || accumulator.topics[0].partitions.iter().all(|q| q.batches.len() < 2)
+                {
+                    append(&mut accumulator, &metadata, at(0), 100).expect("memory");
+                }
+                let (batch, encoded) = accumulator.drain(candidate(true), false);
+                let decoded = RecordBatchDecoder::decode(&mut encoded.clone()).expect("a valid batch");
+                assert_eq!((decoded.compression, decoded.records.len()), (compression, batch.ids.len()));
+                assert_eq!(batch.bytes(), encoded.len());
+                sizes.push(batch.ids.len());
+                accumulator.deallocate(&batch);
+            }
+            assert!(sizes[199] > 3 * sizes[0], "{compression:?}: {} and then {}", sizes[0], sizes[199]);
+        }
     }
 }

@@ -20,6 +20,7 @@ use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::backoff::ExponentialBackoff;
+use super::delivery::RecordHeader;
 use super::error::ClientError;
 use super::metadata::{LeaderAndEpoch, Metadata, MetadataConfig};
 use super::records::FetchedRecords;
@@ -54,6 +55,7 @@ pub struct ConsumerRecord {
     pub timestamp_ms: i64,
     pub key: Option<Bytes>,
     pub value: Option<Bytes>,
+    pub headers: Vec<RecordHeader>,
 }
 
 /// Names one call of [`Consumer::end_offsets`] or [`Consumer::beginning_offsets`].
@@ -797,6 +799,7 @@ fn collect(
                 timestamp_ms: record.timestamp_ms,
                 key: record.key,
                 value: record.value,
+                headers: record.headers,
             }),
             Ok(None) => break Collected::Drained,
             Err(corrupt) => {

@@ -14,7 +14,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::accumulator::{Candidate, Placement, ProducerBatch, RecordAccumulator, batch_bytes_max};
 use super::backoff::ExponentialBackoff;
-use super::delivery::{DeliveryReport, Outcome, ProducerRecord, RecordId, may_have_appended};
+use super::delivery::{Attempt, DeliveryReport, Outcome, ProducerRecord, RecordId, may_have_appended};
 use super::error::{ClientError, is_invalid_metadata};
 use super::metadata::{Metadata, MetadataConfig};
 use super::partitioner::partition_for_key;
@@ -68,6 +68,7 @@ pub struct Producer {
     pending: usize,
     reports: Vec<DeliveryReport>,
     assigned: Vec<(RecordId, TopicPartition)>,
+    attempts: Vec<Attempt>,
     is_flushing: bool,
     is_closed: bool,
     /// The first waiting record needs more of `buffer.memory`.
@@ -104,6 +105,7 @@ impl Producer {
             rpc,
             metadata: Metadata::new(metadata_config, bootstrap, world.rng("producer-metadata")),
             accumulator: RecordAccumulator::new(
+                config.compression,
                 config.batch_size,
                 config.linger,
                 retry_backoff,
@@ -120,6 +122,7 @@ impl Producer {
             pending: 0,
             reports: Vec::new(),
             assigned: Vec::new(),
+            attempts: Vec::new(),
             is_flushing: false,
             is_closed: false,
             waits_for_memory: false,
@@ -193,6 +196,11 @@ impl Producer {
     /// The partitions chosen since the last call, in the order of `send`. A record that fails before that has none.
     pub fn take_assigned(&mut self) -> vec::Drain<'_, (RecordId, TopicPartition)> {
         self.assigned.drain(..)
+    }
+
+    /// The attempts begun or failed since the last call.
+    pub fn take_attempts(&mut self) -> vec::Drain<'_, Attempt> {
+        self.attempts.drain(..)
     }
 
     /// Records without a report.
@@ -279,7 +287,7 @@ impl Producer {
             }
             Some(_) | None => None,
         };
-        let bytes_max = batch_bytes_max(record.key.as_ref(), record.value.as_ref());
+        let bytes_max = batch_bytes_max(record);
         let is_too_large = bytes_max > self.config.max_request_size || bytes_max > self.config.buffer_memory;
         if let Some(error) = fatal.or(is_too_large.then_some(ClientError::RecordTooLarge)) {
             let id = *id;
@@ -306,7 +314,7 @@ impl Producer {
         let timestamp = record.timestamp_ms.unwrap_or_else(|| self.world.wall_clock_ms());
         let appended = self
             .accumulator
-            .append(now, topic, placement, *id, timestamp, &record.key, &record.value, metadata)
+            .append(now, topic, placement, *id, timestamp, record, metadata)
             .map_err(|_| Blocked::OutOfMemory)?;
         let partition = TopicPartition { topic: record.topic.clone(), partition: appended.partition };
         self.assigned.push((*id, partition));
@@ -401,6 +409,13 @@ impl Producer {
             let (batch, records) = self.accumulator.drain(candidate, keeps_order);
             let data = PartitionProduceData::default().with_index(batch.partition).with_records(Some(records));
             let name = self.accumulator.topic_name(batch.topic);
+            self.attempts.push(Attempt::Sent {
+                partition: TopicPartition { topic: name.clone(), partition: batch.partition },
+                crc: batch.crc(),
+                ids: batch.ids.clone(),
+                number: batch.attempts + 1,
+                broker: leader,
+            });
             match topic_data.iter_mut().find(|t| t.name == *name) {
                 Some(topic) => topic.partition_data.push(data),
                 None => {
@@ -514,7 +529,15 @@ impl Producer {
             && batch.attempts < self.config.retries
             && !batch.is_expired(now, self.config.delivery_timeout);
         match can_retry {
-            true => self.accumulator.reenqueue(now, batch),
+            true => {
+                self.attempts.push(Attempt::Failed {
+                    partition: TopicPartition { topic: self.accumulator.topic_name(topic).clone(), partition },
+                    crc: batch.crc(),
+                    number: batch.attempts + 1,
+                    error: ClientError::Broker(code),
+                });
+                self.accumulator.reenqueue(now, batch);
+            }
             false => self.give_up(batch, ClientError::Broker(code)),
         }
     }

@@ -1,25 +1,20 @@
 //! Reads the record batches of one fetched partition, record by record (Kafka's `CompletedFetch`).
 
+use std::ops::Range;
+
 use bytes::Bytes;
-use crc_fast::{CrcAlgorithm, checksum};
 
-use crate::log::batch::HEADER_BYTES;
+use super::delivery::RecordHeader;
+use crate::log::batch::{self, BatchError, Header};
+use crate::log::record::Records;
 use crate::protocol::{LeaderEpoch, Offset};
-
-/// Base offset and length: what precedes the counted bytes of a batch.
-const LOG_OVERHEAD_BYTES: usize = 12;
-/// Where the bytes that the CRC covers begin.
-const ATTRIBUTES_AT: usize = 21;
-const COMPRESSION_MASK: i16 = 0b111;
-const LOG_APPEND_TIME_FLAG: i16 = 1 << 3;
-const CONTROL_FLAG: i16 = 1 << 5;
 
 /// Why fetched bytes cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("batch at offset {base_offset}: {reason}")]
 pub(super) struct CorruptBatch {
     pub base_offset: Offset,
-    pub reason: &'static str,
+    pub reason: BatchError,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,6 +24,7 @@ pub(super) struct FetchedRecord {
     pub timestamp_ms: i64,
     pub key: Option<Bytes>,
     pub value: Option<Bytes>,
+    pub headers: Vec<RecordHeader>,
 }
 
 /// The records of one partition in one fetch response.
@@ -43,15 +39,8 @@ pub(super) struct FetchedRecords {
 }
 
 struct OpenBatch {
-    base_offset: Offset,
-    next_offset: Offset,
-    base_timestamp: i64,
-    /// The broker's timestamp, where it counts for every record.
-    log_append_time: Option<i64>,
-    is_control: bool,
-    records_left: i32,
-    bytes: Bytes,
-    at: usize,
+    header: Header,
+    records: Records,
 }
 
 impl FetchedRecords {
@@ -70,124 +59,47 @@ impl FetchedRecords {
                 }
                 continue;
             };
-            if batch.records_left <= 0 {
+            let Some(record) = batch.records.next() else {
                 // Compaction may have removed the last records of a batch: its header still says where it ends.
-                self.next_offset = self.next_offset.max(batch.next_offset);
+                self.next_offset = self.next_offset.max(batch.header.last_offset() + 1);
                 self.batch = None;
                 continue;
-            }
-            let mut record = batch.next_record()?;
-            if record.offset < self.next_offset {
+            };
+            let base_offset = batch.header.base_offset;
+            let record = record.map_err(|reason| CorruptBatch { base_offset, reason })?;
+            let offset = batch.header.offset_of(&record);
+            if offset < self.next_offset {
                 continue;
             }
-            self.next_offset = record.offset + 1;
-            if !batch.is_control {
-                record.leader_epoch = self.last_epoch;
-                return Ok(Some(record));
+            self.next_offset = offset + 1;
+            if batch.header.is_control() {
+                continue;
             }
+            let headers = batch.records.headers(&record).map_err(|reason| CorruptBatch { base_offset, reason })?;
+            let field = |place: Option<Range<usize>>| place.map(|place| batch.records.bytes().slice(place));
+            return Ok(Some(FetchedRecord {
+                offset,
+                leader_epoch: self.last_epoch,
+                timestamp_ms: batch.header.timestamp_of(&record),
+                key: field(record.key),
+                value: field(record.value),
+                headers: headers.into_iter().map(|(key, value)| RecordHeader { key, value }).collect(),
+            }));
         }
     }
 
     fn open_batch(&mut self, check_crcs: bool) -> Result<Option<OpenBatch>, CorruptBatch> {
-        if self.bytes.len() < LOG_OVERHEAD_BYTES {
+        if !batch::is_whole(&self.bytes) {
             return Ok(None);
         }
-        let base_offset = Offset(i64_at(&self.bytes, 0));
+        let base_offset = Offset(i64::from_be_bytes(*self.bytes.first_chunk().expect("a whole batch has an offset")));
         let corrupt = |reason| CorruptBatch { base_offset, reason };
-        let length = usize::try_from(i32_at(&self.bytes, 8)).map_err(|_| corrupt("negative length"))?;
-        if self.bytes.len() < LOG_OVERHEAD_BYTES + length {
-            return Ok(None);
-        }
-        if LOG_OVERHEAD_BYTES + length < HEADER_BYTES {
-            return Err(corrupt("shorter than its header"));
-        }
-        let bytes = self.bytes.split_to(LOG_OVERHEAD_BYTES + length);
-        if bytes[16] != 2 {
-            return Err(corrupt("unsupported magic"));
-        }
-        let crc = i32_at(&bytes, 17) as u32;
-        if check_crcs && checksum(CrcAlgorithm::Crc32Iscsi, &bytes[ATTRIBUTES_AT..]) as u32 != crc {
-            return Err(corrupt("CRC mismatch"));
-        }
-        let attributes = i16_at(&bytes, ATTRIBUTES_AT);
-        if attributes & COMPRESSION_MASK != 0 {
-            return Err(corrupt("compressed, which is not supported"));
-        }
-        self.last_epoch = LeaderEpoch(i32_at(&bytes, 12));
-        Ok(Some(OpenBatch {
-            base_offset,
-            next_offset: base_offset + i64::from(i32_at(&bytes, 23)) + 1,
-            base_timestamp: i64_at(&bytes, 27),
-            log_append_time: (attributes & LOG_APPEND_TIME_FLAG != 0).then(|| i64_at(&bytes, 35)),
-            is_control: attributes & CONTROL_FLAG != 0,
-            records_left: i32_at(&bytes, 57),
-            bytes,
-            at: HEADER_BYTES,
-        }))
+        let header = batch::checked(&self.bytes, check_crcs).map_err(corrupt)?;
+        let bytes = self.bytes.split_to(header.size_bytes);
+        let records = Records::open(&header, &bytes).map_err(corrupt)?;
+        self.last_epoch = header.leader_epoch;
+        Ok(Some(OpenBatch { header, records }))
     }
-}
-
-impl OpenBatch {
-    fn next_record(&mut self) -> Result<FetchedRecord, CorruptBatch> {
-        self.records_left -= 1;
-        self.parse_record().ok_or(CorruptBatch { base_offset: self.base_offset, reason: "malformed record" })
-    }
-
-    /// Length, attributes, deltas, key, value; headers are skipped.
-    fn parse_record(&mut self) -> Option<FetchedRecord> {
-        let length = usize::try_from(self.varint()?).ok()?;
-        let end = self.at.checked_add(length).filter(|&end| end <= self.bytes.len())?;
-        self.at += 1;
-        let timestamp_delta = self.varint()?;
-        let offset_delta = self.varint()?;
-        let key = self.field(end)?;
-        let value = self.field(end)?;
-        self.at = end;
-        Some(FetchedRecord {
-            offset: self.base_offset + offset_delta,
-            leader_epoch: LeaderEpoch::NONE,
-            timestamp_ms: self.log_append_time.unwrap_or(self.base_timestamp.wrapping_add(timestamp_delta)),
-            key,
-            value,
-        })
-    }
-
-    /// A length-prefixed field that ends at `end` at the latest; -1 stands for null.
-    fn field(&mut self, end: usize) -> Option<Option<Bytes>> {
-        let length = self.varint()?;
-        if length == -1 {
-            return Some(None);
-        }
-        let to = self.at.checked_add(usize::try_from(length).ok()?).filter(|&to| to <= end)?;
-        let field = self.bytes.slice(self.at..to);
-        self.at = to;
-        Some(Some(field))
-    }
-
-    fn varint(&mut self) -> Option<i64> {
-        let mut zigzag = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = *self.bytes.get(self.at)?;
-            self.at += 1;
-            zigzag |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
-            }
-        }
-        None
-    }
-}
-
-fn i16_at(bytes: &[u8], at: usize) -> i16 {
-    i16::from_be_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
-}
-
-fn i32_at(bytes: &[u8], at: usize) -> i32 {
-    i32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn i64_at(bytes: &[u8], at: usize) -> i64 {
-    i64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
 #[cfg(test)]
@@ -273,7 +185,7 @@ pub(super) mod tests {
         bytes[in_the_value] ^= 1;
         let bytes = bytes.freeze();
         let error = FetchedRecords::new(bytes.clone(), Offset(5)).next(true).expect_err("the CRC does not match");
-        assert_eq!((error.base_offset, error.reason), (Offset(5), "CRC mismatch"));
+        assert!(matches!(error, CorruptBatch { base_offset: Offset(5), reason: BatchError::Crc { .. } }), "{error}");
         let record = FetchedRecords::new(bytes, Offset(5)).next(false).expect("unchecked").expect("one record");
         assert_ne!(record.value, Some(Bytes::from_static(b"v5")));
     }

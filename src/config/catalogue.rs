@@ -9,6 +9,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{Acks, BrokerConfig, ConsumerConfig, OffsetReset, Partitioner, ProducerConfig, TopicConfig, known};
+use crate::log::compression::Compression;
+use crate::log::{CleanupPolicy, Ratio, StoredCompression, TimestampType};
 
 /// Whose configuration a key belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +82,8 @@ impl ConfigError {
                     Some("the simulated producer is not idempotent: it behaves as with enable.idempotence=false".into())
                 }
                 "client.id" => Some("clients are named by their order in the file: producer-1, consumer-1, …".into()),
+                "log.retention.hours" | "log.retention.minutes" => Some("set `log.retention.ms`".into()),
+                "log.roll.hours" => Some("set `log.roll.ms`".into()),
                 "broker.id" | "node.id" => Some("brokers have the node ids 1, 2, …".into()),
                 "eligible.leader.replicas.enable" => {
                     Some("eligible leader replicas (KIP-966) are not modelled: the last in-sync replica stays".into())
@@ -107,6 +111,8 @@ pub enum Kind {
     Seconds {
         min: i64,
     },
+    /// A decimal number from 0 to 1.
+    Ratio,
     /// One of these words.
     Choice(&'static [&'static str]),
 }
@@ -128,6 +134,7 @@ impl Kind {
             Kind::Seconds { min } => {
                 whole(min, DURATION_MAX_MS / 1_000).map(|n| Setting::Span(Duration::from_secs(n as u64)))
             }
+            Kind::Ratio => Ratio::parse(text).map(Setting::Ratio),
             Kind::Choice(words) => words.iter().find(|word| **word == text).map(|word| Setting::Word(word)),
         }
     }
@@ -138,6 +145,7 @@ impl Kind {
             (Setting::Bool(b), _) => b.to_string(),
             (Setting::Span(span), Kind::Seconds { .. }) => span.as_secs().to_string(),
             (Setting::Span(span), _) => span.as_millis().to_string(),
+            (Setting::Ratio(ratio), _) => ratio.to_string(),
             (Setting::Word(word), _) => word.to_owned(),
         }
     }
@@ -153,6 +161,7 @@ impl fmt::Display for Kind {
             Kind::Bool => f.write_str("true or false"),
             Kind::Millis { min } => write!(f, "a whole number of milliseconds, at least {min}"),
             Kind::Seconds { min } => write!(f, "a whole number of seconds, at least {min}"),
+            Kind::Ratio => f.write_str("a decimal number from 0 to 1"),
             Kind::Choice(words) => {
                 let (last, rest) = words.split_last().expect("a choice has words");
                 let rest: Vec<_> = rest.iter().map(|word| format!("\"{word}\"")).collect();
@@ -168,6 +177,7 @@ enum Setting {
     Int(i64),
     Bool(bool),
     Span(Duration),
+    Ratio(Ratio),
     Word(&'static str),
 }
 
@@ -183,7 +193,7 @@ macro_rules! integer_field {
             fn from_setting(setting: Setting) -> Option<Self> {
                 match setting {
                     Setting::Int(n) => <$int>::try_from(n).ok(),
-                    Setting::Bool(_) | Setting::Span(_) | Setting::Word(_) => None,
+                    Setting::Bool(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) => None,
                 }
             }
             fn to_setting(&self) -> Option<Setting> {
@@ -192,7 +202,7 @@ macro_rules! integer_field {
         }
     )*};
 }
-integer_field!(i16, i32, u32, usize);
+integer_field!(i16, i32, i64, u32, usize);
 
 /// Kafka's `Long.MAX_VALUE` (never) is `u64::MAX` here.
 impl Field for u64 {
@@ -200,7 +210,7 @@ impl Field for u64 {
         match setting {
             Setting::Int(i64::MAX) => Some(u64::MAX),
             Setting::Int(n) => u64::try_from(n).ok(),
-            Setting::Bool(_) | Setting::Span(_) | Setting::Word(_) => None,
+            Setting::Bool(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) => None,
         }
     }
     fn to_setting(&self) -> Option<Setting> {
@@ -212,7 +222,7 @@ impl Field for bool {
     fn from_setting(setting: Setting) -> Option<Self> {
         match setting {
             Setting::Bool(value) => Some(value),
-            Setting::Int(_) | Setting::Span(_) | Setting::Word(_) => None,
+            Setting::Int(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) => None,
         }
     }
     fn to_setting(&self) -> Option<Setting> {
@@ -224,11 +234,23 @@ impl Field for Duration {
     fn from_setting(setting: Setting) -> Option<Self> {
         match setting {
             Setting::Span(span) => Some(span),
-            Setting::Int(_) | Setting::Bool(_) | Setting::Word(_) => None,
+            Setting::Int(_) | Setting::Bool(_) | Setting::Ratio(_) | Setting::Word(_) => None,
         }
     }
     fn to_setting(&self) -> Option<Setting> {
         Some(Setting::Span(*self))
+    }
+}
+
+impl Field for Ratio {
+    fn from_setting(setting: Setting) -> Option<Self> {
+        match setting {
+            Setting::Ratio(value) => Some(value),
+            Setting::Int(_) | Setting::Bool(_) | Setting::Span(_) | Setting::Word(_) => None,
+        }
+    }
+    fn to_setting(&self) -> Option<Setting> {
+        Some(Setting::Ratio(*self))
     }
 }
 
@@ -245,16 +267,20 @@ impl<T: Field> Field for Option<T> {
 const ROUND_ROBIN: &str = "org.apache.kafka.clients.producer.RoundRobinPartitioner";
 
 macro_rules! word_field {
-    ($type:ty { $($word:pat => $variant:path, $canonical:expr;)* }) => {
+    ($type:ty { $($word:pat => $variant:path $(as $inner:path)?, $canonical:expr;)* }) => {
         impl Field for $type {
             fn from_setting(setting: Setting) -> Option<Self> {
                 match setting {
-                    $(Setting::Word($word) => Some($variant),)*
-                    Setting::Word(_) | Setting::Int(_) | Setting::Bool(_) | Setting::Span(_) => None,
+                    $(Setting::Word($word) => Some($variant$(($inner))?),)*
+                    Setting::Word(_)
+                    | Setting::Int(_)
+                    | Setting::Bool(_)
+                    | Setting::Span(_)
+                    | Setting::Ratio(_) => None,
                 }
             }
             fn to_setting(&self) -> Option<Setting> {
-                Some(Setting::Word(match self { $($variant => $canonical,)* }))
+                Some(Setting::Word(match self { $($variant$(($inner))? => $canonical,)* }))
             }
         }
     };
@@ -269,9 +295,34 @@ word_field!(OffsetReset {
     "latest" => OffsetReset::Latest, "latest";
     "none" => OffsetReset::None, "none";
 });
+word_field!(TimestampType {
+    "CreateTime" => TimestampType::CreateTime, "CreateTime";
+    "LogAppendTime" => TimestampType::LogAppendTime, "LogAppendTime";
+});
 word_field!(Partitioner {
     "null" => Partitioner::Default, "null";
     ROUND_ROBIN => Partitioner::RoundRobin, ROUND_ROBIN;
+});
+
+word_field!(Compression {
+    "none" => Compression::None, "none";
+    "gzip" => Compression::Gzip, "gzip";
+    "snappy" => Compression::Snappy, "snappy";
+    "lz4" => Compression::Lz4, "lz4";
+    "zstd" => Compression::Zstd, "zstd";
+});
+word_field!(StoredCompression {
+    "producer" => StoredCompression::Producer, "producer";
+    "uncompressed" => StoredCompression::Fixed as Compression::None, "uncompressed";
+    "gzip" => StoredCompression::Fixed as Compression::Gzip, "gzip";
+    "snappy" => StoredCompression::Fixed as Compression::Snappy, "snappy";
+    "lz4" => StoredCompression::Fixed as Compression::Lz4, "lz4";
+    "zstd" => StoredCompression::Fixed as Compression::Zstd, "zstd";
+});
+word_field!(CleanupPolicy {
+    "delete" => CleanupPolicy::Delete, "delete";
+    "compact" => CleanupPolicy::Compact, "compact";
+    "compact,delete" | "delete,compact" => CleanupPolicy::CompactAndDelete, "compact,delete";
 });
 
 /// One modelled key of configuration `C`.
@@ -317,8 +368,14 @@ const fn millis(min: i64) -> Kind {
     Kind::Millis { min }
 }
 
+/// `BrokerCompressionType`.
+const STORED_COMPRESSIONS: Kind = Kind::Choice(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]);
+const CLEANUP_POLICIES: Kind = Kind::Choice(&["delete", "compact", "compact,delete", "delete,compact"]);
+
 /// Kafka's smallest segment: the overhead of one record of format 0 (`LegacyRecord.RECORD_OVERHEAD_V0`).
 const SEGMENT_BYTES_MIN: i64 = 14;
+
+const TIMESTAMP_TYPES: Kind = Kind::Choice(&["CreateTime", "LogAppendTime"]);
 
 const BROKER: &[Key<BrokerConfig>] = &[
     key!("min.insync.replicas", "1", int(1), min_insync_replicas),
@@ -337,6 +394,15 @@ const BROKER: &[Key<BrokerConfig>] = &[
         replica_high_watermark_checkpoint_interval
     ),
     key!("log.flush.offset.checkpoint.interval.ms", "60000", millis(1), log_flush_offset_checkpoint_interval),
+    key!(
+        "log.flush.start.offset.checkpoint.interval.ms",
+        "60000",
+        millis(1),
+        log_flush_start_offset_checkpoint_interval
+    ),
+    key!("log.flush.scheduler.interval.ms", "9223372036854775807", long(1), log_flush_scheduler_interval_ms),
+    key!("log.retention.check.interval.ms", "300000", millis(1), log_retention_check_interval),
+    key!("log.initial.task.delay.ms", "30000", millis(0), log_initial_task_delay),
     key!("log.dir.failure.timeout.ms", "30000", millis(1), log_dir_failure_timeout),
     key!("broker.session.timeout.ms", "9000", millis(1), broker_session_timeout),
     key!("broker.heartbeat.interval.ms", "2000", millis(1), broker_heartbeat_interval),
@@ -354,6 +420,59 @@ const BROKER: &[Key<BrokerConfig>] = &[
     key!("log.segment.bytes" or "segment.bytes", "1073741824", int(SEGMENT_BYTES_MIN), log.segment_bytes),
     key!("log.flush.interval.messages" or "flush.messages", "9223372036854775807", long(1), log.flush_messages),
     key!("message.max.bytes" or "max.message.bytes", "1048588", int(0), log.max_message_bytes),
+    key!("log.roll.ms" or "segment.ms", "604800000", long(1), log.segment_ms),
+    key!("log.index.size.max.bytes" or "segment.index.bytes", "10485760", int(4), log.segment_index_bytes),
+    key!("log.index.interval.bytes" or "index.interval.bytes", "4096", int(0), log.index_interval_bytes),
+    key!("log.flush.interval.ms" or "flush.ms", "9223372036854775807", long(0), log.flush_ms),
+    key!("log.retention.ms" or "retention.ms", "604800000", long(-1), log.retention_ms),
+    key!("log.retention.bytes" or "retention.bytes", "-1", long(-1), log.retention_bytes),
+    key!("log.segment.delete.delay.ms" or "file.delete.delay.ms", "60000", long(0), log.file_delete_delay_ms),
+    key!(
+        "log.message.timestamp.type" or "message.timestamp.type",
+        "CreateTime",
+        TIMESTAMP_TYPES,
+        log.message_timestamp_type
+    ),
+    key!(
+        "log.message.timestamp.before.max.ms" or "message.timestamp.before.max.ms",
+        "9223372036854775807",
+        long(0),
+        log.message_timestamp_before_max_ms
+    ),
+    key!(
+        "log.message.timestamp.after.max.ms" or "message.timestamp.after.max.ms",
+        "9223372036854775807",
+        long(0),
+        log.message_timestamp_after_max_ms
+    ),
+    key!("compression.type", "producer", STORED_COMPRESSIONS, log.compression),
+    key!("log.cleanup.policy" or "cleanup.policy", "delete", CLEANUP_POLICIES, log.cleanup_policy),
+    key!("log.cleaner.enable", "true", Kind::Bool, log_cleaner_enable),
+    key!("log.cleaner.backoff.ms", "15000", millis(1), log_cleaner_backoff),
+    key!(
+        "log.cleaner.min.cleanable.ratio" or "min.cleanable.dirty.ratio",
+        "0.5",
+        Kind::Ratio,
+        log.compaction.min_cleanable_dirty_ratio
+    ),
+    key!(
+        "log.cleaner.min.compaction.lag.ms" or "min.compaction.lag.ms",
+        "0",
+        millis(0),
+        log.compaction.min_compaction_lag
+    ),
+    key!(
+        "log.cleaner.max.compaction.lag.ms" or "max.compaction.lag.ms",
+        "9223372036854775807",
+        long(1),
+        log.compaction.max_compaction_lag_ms
+    ),
+    key!(
+        "log.cleaner.delete.retention.ms" or "delete.retention.ms",
+        "86400000",
+        millis(0),
+        log.compaction.delete_retention
+    ),
 ];
 
 const TOPIC: &[Key<TopicConfig>] = &[
@@ -362,10 +481,27 @@ const TOPIC: &[Key<TopicConfig>] = &[
     key!("segment.bytes", "1073741824", int(SEGMENT_BYTES_MIN), segment_bytes),
     key!("flush.messages", "9223372036854775807", long(1), flush_messages),
     key!("max.message.bytes", "1048588", int(0), max_message_bytes),
+    key!("segment.ms", "604800000", long(1), segment_ms),
+    key!("segment.index.bytes", "10485760", int(4), segment_index_bytes),
+    key!("index.interval.bytes", "4096", int(0), index_interval_bytes),
+    key!("flush.ms", "9223372036854775807", long(0), flush_ms),
+    key!("retention.ms", "604800000", long(-1), retention_ms),
+    key!("retention.bytes", "-1", long(-1), retention_bytes),
+    key!("file.delete.delay.ms", "60000", long(0), file_delete_delay_ms),
+    key!("message.timestamp.type", "CreateTime", TIMESTAMP_TYPES, message_timestamp_type),
+    key!("message.timestamp.before.max.ms", "9223372036854775807", long(0), message_timestamp_before_max_ms),
+    key!("message.timestamp.after.max.ms", "9223372036854775807", long(0), message_timestamp_after_max_ms),
+    key!("compression.type", "producer", STORED_COMPRESSIONS, compression),
+    key!("cleanup.policy", "delete", CLEANUP_POLICIES, cleanup_policy),
+    key!("min.cleanable.dirty.ratio", "0.5", Kind::Ratio, min_cleanable_dirty_ratio),
+    key!("min.compaction.lag.ms", "0", millis(0), min_compaction_lag),
+    key!("max.compaction.lag.ms", "9223372036854775807", long(1), max_compaction_lag_ms),
+    key!("delete.retention.ms", "86400000", millis(0), delete_retention),
 ];
 
 const PRODUCER: &[Key<ProducerConfig>] = &[
     key!("acks", "all", Kind::Choice(&["0", "1", "all", "-1"]), acks),
+    key!("compression.type", "none", Kind::Choice(&["none", "gzip", "snappy", "lz4", "zstd"]), compression),
     key!("linger.ms", "5", millis(0), linger),
     key!("batch.size", "16384", int(0), batch_size),
     key!("max.in.flight.requests.per.connection", "5", int(1), max_in_flight_requests_per_connection),
@@ -567,6 +703,7 @@ mod tests {
             let value = match key.kind {
                 Kind::Bool => (key.default == "false").to_string(),
                 Kind::Int { .. } | Kind::Millis { .. } | Kind::Seconds { .. } => number.to_string(),
+                Kind::Ratio => "0.75".to_owned(),
                 Kind::Choice(words) => words[0].to_owned(),
             };
             config.set(key.name, &value).unwrap();
@@ -574,7 +711,10 @@ mod tests {
         }
         let distinct: std::collections::BTreeSet<_> =
             config.entries().into_values().filter(|v| v.parse::<i64>().is_ok()).collect();
-        let numeric = modelled(Scope::Broker).iter().filter(|k| k.kind != Kind::Bool).count();
+        let numeric = modelled(Scope::Broker)
+            .iter()
+            .filter(|k| matches!(k.kind, Kind::Int { .. } | Kind::Millis { .. } | Kind::Seconds { .. }))
+            .count();
         assert_eq!(distinct.len(), numeric, "two keys share a field");
     }
 
@@ -623,8 +763,8 @@ mod tests {
     #[test]
     fn a_key_that_kafka_has_and_faultline_has_not_says_so() {
         assert_eq!(
-            unknown_key(Scope::Producer, "compression.type"),
-            ConfigError::NotModelled { scope: Scope::Producer, key: "compression.type".into() }
+            unknown_key(Scope::Producer, "compression.gzip.level"),
+            ConfigError::NotModelled { scope: Scope::Producer, key: "compression.gzip.level".into() }
         );
     }
 

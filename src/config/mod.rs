@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::defect::Defects;
 use crate::log::LogConfig;
+use crate::log::compression::Compression;
 
 mod catalogue;
 mod known;
@@ -40,6 +41,15 @@ pub struct BrokerConfig {
     pub replica_high_watermark_checkpoint_interval: Duration,
     /// `log.flush.offset.checkpoint.interval.ms` (60000)
     pub log_flush_offset_checkpoint_interval: Duration,
+    /// `log.flush.start.offset.checkpoint.interval.ms` (60000)
+    pub log_flush_start_offset_checkpoint_interval: Duration,
+    /// `log.flush.scheduler.interval.ms` (9223372036854775807, never): how often `flush.ms` is looked at. Also the
+    /// value of `flush.ms` where that is not set.
+    pub log_flush_scheduler_interval_ms: u64,
+    /// `log.retention.check.interval.ms` (300000)
+    pub log_retention_check_interval: Duration,
+    /// `log.initial.task.delay.ms` (30000): when the periodic tasks run first.
+    pub log_initial_task_delay: Duration,
     /// `log.dir.failure.timeout.ms` (30000)
     pub log_dir_failure_timeout: Duration,
     /// `broker.session.timeout.ms` (9000)
@@ -68,7 +78,11 @@ pub struct BrokerConfig {
     pub fetch_max_bytes: i32,
     /// `socket.connection.setup.timeout.ms` (10000)
     pub socket_connection_setup_timeout: Duration,
-    /// `message.max.bytes`, `log.segment.bytes`, `log.flush.interval.messages`: what a topic's log inherits.
+    /// `log.cleaner.enable` (true)
+    pub log_cleaner_enable: bool,
+    /// `log.cleaner.backoff.ms` (15000)
+    pub log_cleaner_backoff: Duration,
+    /// `message.max.bytes`, `log.segment.bytes`, `log.flush.interval.messages` and so on: what a topic's log inherits.
     /// In scenario files the topic names (`max.message.bytes`, `segment.bytes`, `flush.messages`) are accepted
     /// in `[cluster.config]` too and mean the same.
     pub log: LogConfig,
@@ -91,6 +105,10 @@ impl Default for BrokerConfig {
             replica_socket_timeout: ms(30_000),
             replica_high_watermark_checkpoint_interval: ms(5_000),
             log_flush_offset_checkpoint_interval: ms(60_000),
+            log_flush_start_offset_checkpoint_interval: ms(60_000),
+            log_flush_scheduler_interval_ms: u64::MAX,
+            log_retention_check_interval: ms(300_000),
+            log_initial_task_delay: ms(30_000),
             log_dir_failure_timeout: ms(30_000),
             broker_session_timeout: ms(9_000),
             broker_heartbeat_interval: ms(2_000),
@@ -105,6 +123,8 @@ impl Default for BrokerConfig {
             default_replication_factor: 1,
             fetch_max_bytes: 57_671_680,
             socket_connection_setup_timeout: ms(10_000),
+            log_cleaner_enable: true,
+            log_cleaner_backoff: ms(15_000),
             log: LogConfig::default(),
             defects: Defects::NONE,
         }
@@ -145,6 +165,8 @@ impl Acks {
 pub struct ProducerConfig {
     /// `acks` (all)
     pub acks: Acks,
+    /// `compression.type` (none)
+    pub compression: Compression,
     /// `linger.ms` (5 since 4.0, KIP-1030)
     pub linger: Duration,
     /// `batch.size` (16384)
@@ -193,6 +215,7 @@ impl Default for ProducerConfig {
         let ms = Duration::from_millis;
         ProducerConfig {
             acks: Acks::All,
+            compression: Compression::None,
             linger: ms(5),
             batch_size: 16_384,
             max_in_flight_requests_per_connection: 5,

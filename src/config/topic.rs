@@ -2,9 +2,10 @@
 //! more than one key.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{BrokerConfig, ConfigError, ProducerConfig};
-use crate::log::LogConfig;
+use crate::log::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression, TimestampType};
 
 /// Topic-level configuration: `None` inherits the broker's.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +20,38 @@ pub struct TopicConfig {
     pub flush_messages: Option<u64>,
     /// `max.message.bytes`
     pub max_message_bytes: Option<u64>,
+    /// `segment.ms`
+    pub segment_ms: Option<u64>,
+    /// `segment.index.bytes`
+    pub segment_index_bytes: Option<u64>,
+    /// `index.interval.bytes`
+    pub index_interval_bytes: Option<u64>,
+    /// `flush.ms`
+    pub flush_ms: Option<u64>,
+    /// `retention.ms`
+    pub retention_ms: Option<i64>,
+    /// `retention.bytes`
+    pub retention_bytes: Option<i64>,
+    /// `file.delete.delay.ms`
+    pub file_delete_delay_ms: Option<u64>,
+    /// `message.timestamp.type`
+    pub message_timestamp_type: Option<TimestampType>,
+    /// `message.timestamp.before.max.ms`
+    pub message_timestamp_before_max_ms: Option<u64>,
+    /// `message.timestamp.after.max.ms`
+    pub message_timestamp_after_max_ms: Option<u64>,
+    /// `compression.type`
+    pub compression: Option<StoredCompression>,
+    /// `cleanup.policy`
+    pub cleanup_policy: Option<CleanupPolicy>,
+    /// `min.cleanable.dirty.ratio`
+    pub min_cleanable_dirty_ratio: Option<Ratio>,
+    /// `min.compaction.lag.ms`
+    pub min_compaction_lag: Option<Duration>,
+    /// `max.compaction.lag.ms`
+    pub max_compaction_lag_ms: Option<u64>,
+    /// `delete.retention.ms`
+    pub delete_retention: Option<Duration>,
 }
 
 /// What holds for a topic once its broker's configuration is taken in.
@@ -41,16 +74,50 @@ impl TopicConfig {
     /// The topic's own value where it has one, the broker's elsewhere.
     pub fn effective(&self, broker: &BrokerConfig) -> EffectiveTopicConfig {
         EffectiveTopicConfig {
-            log: LogConfig {
-                segment_bytes: self.segment_bytes.unwrap_or(broker.log.segment_bytes),
-                flush_messages: self.flush_messages.unwrap_or(broker.log.flush_messages),
-                max_message_bytes: self.max_message_bytes.unwrap_or(broker.log.max_message_bytes),
-                defects: broker.log.defects,
-            },
+            log: self.log(&broker.log, broker.log_flush_scheduler_interval_ms),
             min_insync_replicas: self.min_insync_replicas.unwrap_or(broker.min_insync_replicas),
             unclean_leader_election_enable: self
                 .unclean_leader_election_enable
                 .unwrap_or(broker.unclean_leader_election_enable),
+        }
+    }
+}
+
+impl TopicConfig {
+    fn log(&self, broker: &LogConfig, flush_scheduler_interval_ms: u64) -> LogConfig {
+        // Kafka's `log.flush.interval.ms` is that of the scheduler where it is not set.
+        let flush_ms = if broker.flush_ms == u64::MAX { flush_scheduler_interval_ms } else { broker.flush_ms };
+        LogConfig {
+            segment_bytes: self.segment_bytes.unwrap_or(broker.segment_bytes),
+            segment_ms: self.segment_ms.unwrap_or(broker.segment_ms),
+            segment_index_bytes: self.segment_index_bytes.unwrap_or(broker.segment_index_bytes),
+            index_interval_bytes: self.index_interval_bytes.unwrap_or(broker.index_interval_bytes),
+            flush_messages: self.flush_messages.unwrap_or(broker.flush_messages),
+            flush_ms: self.flush_ms.unwrap_or(flush_ms),
+            retention_ms: self.retention_ms.unwrap_or(broker.retention_ms),
+            retention_bytes: self.retention_bytes.unwrap_or(broker.retention_bytes),
+            file_delete_delay_ms: self.file_delete_delay_ms.unwrap_or(broker.file_delete_delay_ms),
+            max_message_bytes: self.max_message_bytes.unwrap_or(broker.max_message_bytes),
+            message_timestamp_type: self.message_timestamp_type.unwrap_or(broker.message_timestamp_type),
+            message_timestamp_before_max_ms: self
+                .message_timestamp_before_max_ms
+                .unwrap_or(broker.message_timestamp_before_max_ms),
+            compression: self.compression.unwrap_or(broker.compression),
+            cleanup_policy: self.cleanup_policy.unwrap_or(broker.cleanup_policy),
+            compaction: self.compaction(&broker.compaction),
+            defects: broker.defects,
+            message_timestamp_after_max_ms: self
+                .message_timestamp_after_max_ms
+                .unwrap_or(broker.message_timestamp_after_max_ms),
+        }
+    }
+
+    fn compaction(&self, broker: &CompactionConfig) -> CompactionConfig {
+        CompactionConfig {
+            min_cleanable_dirty_ratio: self.min_cleanable_dirty_ratio.unwrap_or(broker.min_cleanable_dirty_ratio),
+            min_compaction_lag: self.min_compaction_lag.unwrap_or(broker.min_compaction_lag),
+            max_compaction_lag_ms: self.max_compaction_lag_ms.unwrap_or(broker.max_compaction_lag_ms),
+            delete_retention: self.delete_retention.unwrap_or(broker.delete_retention),
         }
     }
 }
@@ -103,8 +170,6 @@ impl ProducerConfig {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

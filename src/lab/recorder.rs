@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use tokio::sync::Notify;
 
 use super::ghost::Ghost;
-use super::outcome::{FiredFault, Phase, TraceEvent, TraceKind};
+use super::outcome::{FiredFault, Phase, TraceEvent, TraceKind, Violation};
 use crate::history::{EventType, Function, HistoryEvent, MicroOp, Value};
 use crate::observe::{Observation, Observer};
 use crate::protocol::{Offset, TopicPartition};
@@ -84,6 +84,8 @@ impl Recorder {
                 Observation::LogLoaded { .. }
                 | Observation::Appended { .. }
                 | Observation::Truncated { .. }
+                | Observation::LogStartMoved { .. }
+                | Observation::Compacted { .. }
                 | Observation::Flushed { .. }
                 | Observation::HighWatermark { as_leader: false, .. }
                 | Observation::BecameFollower { .. }
@@ -95,8 +97,12 @@ impl Recorder {
                 | Observation::Registered { .. } => false,
             };
             let mut state = recorder.lock();
+            let violations = state.ghost.violations.len();
             state.ghost.observe(at, machine, &observation);
             state.push(at, machine, TraceKind::Observed(observation));
+            if state.ghost.violations.len() > violations {
+                state.trace_violations(violations);
+            }
             drop(state);
             if matters {
                 recorder.notify();
@@ -108,17 +114,43 @@ impl Recorder {
         self.lock().push(at, "lab", TraceKind::Phase(phase));
     }
 
-    /// A process number nobody had yet.
-    pub fn new_process(&self) -> ProcessId {
+    /// A process number nobody had yet, for client `machine`.
+    pub fn new_process(&self, at: Time, machine: &str) -> ProcessId {
         let mut state = self.lock();
+        let process = state.processes;
         state.processes += 1;
-        ProcessId(state.processes - 1)
+        state.push(at, machine, TraceKind::Process { process });
+        ProcessId(process)
+    }
+}
+
+/// A record as a workload sent it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Unique within its partition.
+    pub value: u64,
+    pub record_key: Option<String>,
+    pub tombstone: bool,
+}
+
+impl Sent {
+    fn micro_op(&self, key: String, offset: Option<i64>) -> MicroOp {
+        let Sent { value, record_key, tombstone } = self;
+        MicroOp::Send { key, value: Json::from(*value), offset, record_key: record_key.clone(), tombstone: *tombstone }
     }
 }
 
 impl State {
     pub fn push(&mut self, at: Time, machine: &str, what: TraceKind) {
         self.trace.push(TraceEvent { at, machine: machine.to_owned(), what });
+    }
+
+    /// Puts the violations from number `from` on into the trace.
+    pub fn trace_violations(&mut self, from: usize) {
+        for number in from..self.ghost.violations.len() {
+            let Violation { name, at, partition, detail } = self.ghost.violations[number].clone();
+            self.push(at, "lab", TraceKind::Violated { name: name.to_owned(), partition, detail });
+        }
     }
 
     /// `orders-0`, made once per partition.
@@ -162,12 +194,12 @@ impl State {
         machine: &str,
         process: ProcessId,
         partition: &TopicPartition,
-        value: u64,
+        sent: &Sent,
     ) {
         let key = self.key(partition);
         self.tallies.entry(partition.clone()).or_default().sent += 1;
-        self.push(at, machine, TraceKind::Sent { partition: key.clone(), value });
-        let op = MicroOp::Send { key, value: Json::from(value), offset: None };
+        self.push(at, machine, TraceKind::Sent { partition: key.clone(), value: sent.value });
+        let op = sent.micro_op(key, None);
         self.event(at, process, EventType::Invoke, Function::Send, Some(Value::Ops(vec![op])));
     }
 
@@ -179,7 +211,7 @@ impl State {
         machine: &str,
         process: ProcessId,
         partition: &TopicPartition,
-        value: u64,
+        sent: &Sent,
         offset: Option<Offset>,
         is_promise: bool,
     ) {
@@ -189,12 +221,12 @@ impl State {
         // With acks=0 the producer counts a record as done once it is handed to the network; so do triggers.
         self.tallies.entry(partition.clone()).or_default().acked += 1;
         if is_promise {
-            self.push(at, machine, TraceKind::Acked { partition: key.clone(), value, offset });
+            self.push(at, machine, TraceKind::Acked { partition: key.clone(), value: sent.value, offset });
         } else {
             let error = "acks=0".to_owned();
-            self.push(at, machine, TraceKind::Unknown { partition: key.clone(), value, error });
+            self.push(at, machine, TraceKind::Unknown { partition: key.clone(), value: sent.value, error });
         }
-        let op = MicroOp::Send { key, value: Json::from(value), offset };
+        let op = sent.micro_op(key, offset);
         self.event(at, process, kind, Function::Send, Some(Value::Ops(vec![op])));
     }
 
@@ -206,18 +238,18 @@ impl State {
         machine: &str,
         process: ProcessId,
         partition: &TopicPartition,
-        value: u64,
+        sent: &Sent,
         error: &str,
         definite: bool,
     ) {
         let key = self.key(partition);
         let (kind, trace) = if definite {
-            (EventType::Fail, TraceKind::Failed { partition: key.clone(), value, error: error.to_owned() })
+            (EventType::Fail, TraceKind::Failed { partition: key.clone(), value: sent.value, error: error.to_owned() })
         } else {
-            (EventType::Info, TraceKind::Unknown { partition: key.clone(), value, error: error.to_owned() })
+            (EventType::Info, TraceKind::Unknown { partition: key.clone(), value: sent.value, error: error.to_owned() })
         };
         self.push(at, machine, trace);
-        let op = MicroOp::Send { key, value: Json::from(value), offset: None };
+        let op = sent.micro_op(key, None);
         self.event(at, process, kind, Function::Send, Some(Value::Ops(vec![op]))).error = Some(error.to_owned());
     }
 

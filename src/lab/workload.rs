@@ -7,11 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value as Json;
 
-use super::recorder::{ProcessId, Recorder};
+use super::outcome::TraceKind;
+use super::recorder::{ProcessId, Recorder, Sent, State};
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 
-use crate::client::{Consumer, ConsumerRecord, Outcome, Producer, ProducerRecord, RecordId};
+use crate::client::{
+    Attempt, Consumer, ConsumerRecord, Outcome, PositionReset, Producer, ProducerRecord, RecordHeader, RecordId,
+};
 use crate::config::{Acks, ConsumerConfig, ProducerConfig};
 use crate::protocol::{Offset, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
@@ -30,6 +33,9 @@ pub struct ProduceSpec {
     pub rate: Option<u64>,
     pub value_bytes: usize,
     pub keys: Option<u64>,
+    pub key_prefix: String,
+    /// Every so manieth record of a key is a tombstone.
+    pub tombstones: Option<u64>,
     pub config: ProducerConfig,
 }
 
@@ -46,15 +52,15 @@ pub struct ProduceProcess {
     started_at: Time,
     sent: u64,
     finished: bool,
-    /// Record -> (value, process that sent it, partition once chosen).
-    outstanding: BTreeMap<RecordId, (u64, ProcessId, Option<TopicPartition>)>,
+    /// Record -> (what was sent, process that sent it, partition once chosen).
+    outstanding: BTreeMap<RecordId, (Sent, ProcessId, Option<TopicPartition>)>,
 }
 
 impl ProduceProcess {
     pub fn new(world: World, spec: ProduceSpec, bootstrap: Vec<HostPort>, recorder: Recorder) -> ProduceProcess {
         let producer = Producer::new(&world, spec.config.clone(), bootstrap);
-        let process = recorder.new_process();
         let started_at = world.now();
+        let process = recorder.new_process(started_at, &spec.name);
         let topic = TopicName(StrBytes::from_string(spec.topic.clone()));
         ProduceProcess {
             topic,
@@ -78,6 +84,19 @@ impl ProduceProcess {
         }
     }
 
+    /// Keys take turns.
+    fn next_record(&self) -> Sent {
+        let ProduceSpec { number, keys, key_prefix, tombstones, .. } = &self.spec;
+        let keys = keys.map(|keys| keys.max(1));
+        // The key's records so far, this one included.
+        let turn = keys.map_or(0, |keys| self.sent / keys + 1);
+        Sent {
+            value: (number - 1) * VALUES_PER_PRODUCER + self.sent,
+            record_key: keys.map(|keys| format!("{key_prefix}{}", self.sent % keys)),
+            tombstone: tombstones.is_some_and(|every| turn % every.max(1) == 0),
+        }
+    }
+
     fn wants_to_send(&self) -> bool {
         self.sent < self.spec.records && (self.spec.rate.is_some() || self.outstanding.len() < OUTSTANDING_MAX)
     }
@@ -88,17 +107,20 @@ impl ProduceProcess {
             self.spec.records = self.sent;
         }
         while self.wants_to_send() && self.due(self.sent) <= now {
-            let value = (self.spec.number - 1) * VALUES_PER_PRODUCER + self.sent;
-            let key = self.spec.keys.map(|keys| Bytes::from(format!("key-{}", self.sent % keys.max(1))));
+            let sent = self.next_record();
+            let value = payload(sent.value, self.spec.value_bytes);
+            let (value, headers) =
+                if sent.tombstone { (None, vec![number_header(value)]) } else { (Some(value), Vec::new()) };
             let record = ProducerRecord {
                 topic: self.topic.clone(),
                 partition: None,
-                key,
-                value: Some(payload(value, self.spec.value_bytes)),
+                key: sent.record_key.clone().map(Bytes::from),
+                value,
+                headers,
                 timestamp_ms: None,
             };
             let id = self.producer.send(now, record, net);
-            self.outstanding.insert(id, (value, self.process, None));
+            self.outstanding.insert(id, (sent, self.process, None));
             self.sent += 1;
         }
         self.record_outcomes(now);
@@ -113,21 +135,25 @@ impl ProduceProcess {
         let machine = &self.spec.name;
         let mut state = self.recorder.lock();
         for (id, partition) in self.producer.take_assigned() {
-            if let Some((value, process, chosen)) = self.outstanding.get_mut(&id) {
-                state.send_invoked(now, machine, *process, &partition, *value);
+            if let Some((sent, process, chosen)) = self.outstanding.get_mut(&id) {
+                state.send_invoked(now, machine, *process, &partition, sent);
                 *chosen = Some(partition);
             }
+        }
+        for attempt in self.producer.take_attempts() {
+            let what = trace_of(attempt, &self.outstanding, &mut state);
+            state.push(now, machine, what);
         }
         let mut acked = false;
         let mut unknown = false;
         for report in self.producer.take_reports() {
-            let Some((value, process, chosen)) = self.outstanding.remove(&report.id) else { continue };
+            let Some((sent, process, chosen)) = self.outstanding.remove(&report.id) else { continue };
             let partition = match chosen {
                 Some(partition) => partition,
                 None => {
                     // It failed before a partition was chosen: the topic's metadata never came.
                     let partition = TopicPartition::new(&self.spec.topic, 0);
-                    state.send_invoked(now, machine, process, &partition, value);
+                    state.send_invoked(now, machine, process, &partition, &sent);
                     partition
                 }
             };
@@ -135,20 +161,20 @@ impl ProduceProcess {
                 Outcome::Ok { offset } => {
                     acked = true;
                     let is_promise = self.spec.config.acks != Acks::Zero;
-                    state.send_acked(now, machine, process, &partition, value, offset, is_promise);
+                    state.send_acked(now, machine, process, &partition, &sent, offset, is_promise);
                 }
                 Outcome::Failed { error } => {
-                    state.send_lost_contact(now, machine, process, &partition, value, &error.to_string(), true);
+                    state.send_lost_contact(now, machine, process, &partition, &sent, &error.to_string(), true);
                 }
                 Outcome::Unknown { error } => {
                     unknown |= process == self.process;
-                    state.send_lost_contact(now, machine, process, &partition, value, &error.to_string(), false);
+                    state.send_lost_contact(now, machine, process, &partition, &sent, &error.to_string(), false);
                 }
             }
         }
         drop(state);
         if unknown {
-            self.process = self.recorder.new_process();
+            self.process = self.recorder.new_process(now, &self.spec.name);
         }
         if acked {
             self.recorder.notify();
@@ -181,11 +207,37 @@ impl Process for ProduceProcess {
     }
 }
 
+/// An attempt with the values in it instead of the client's record numbers. A record that was given up while its
+/// batch waited for an answer is in no list any more.
+fn trace_of(
+    attempt: Attempt,
+    outstanding: &BTreeMap<RecordId, (Sent, ProcessId, Option<TopicPartition>)>,
+    state: &mut State,
+) -> TraceKind {
+    match attempt {
+        Attempt::Sent { partition, crc, ids, number, broker } => {
+            let values = ids.iter().filter_map(|id| outstanding.get(id)).map(|(sent, ..)| sent.value).collect();
+            TraceKind::BatchSent { partition: state.key(&partition), crc, values, attempt: number, broker }
+        }
+        Attempt::Failed { partition, crc, number, error } => {
+            let (partition, error) = (state.key(&partition), error.to_string());
+            TraceKind::BatchRetried { partition, crc, attempt: number, error }
+        }
+    }
+}
+
 /// The value as decimal text, padded with spaces to `bytes`.
 fn payload(value: u64, bytes: usize) -> Bytes {
     let mut text = value.to_string().into_bytes();
     text.resize(text.len().max(bytes), b' ');
     Bytes::from(text)
+}
+
+/// A tombstone has no value: what tells it from others in the history travels in a header.
+const NUMBER_HEADER: &str = "value";
+
+fn number_header(value: Bytes) -> RecordHeader {
+    RecordHeader { key: StrBytes::from_static_str(NUMBER_HEADER), value: Some(value) }
 }
 
 /// The value in a payload; foreign bytes are kept as text, so that a checker can call them phantoms.
@@ -202,6 +254,7 @@ fn parse_payload(payload: Option<&Bytes>) -> Json {
 pub struct ConsumeProcess {
     world: World,
     recorder: Recorder,
+    name: String,
     consumer: Consumer,
     process: ProcessId,
     partitions: Vec<TopicPartition>,
@@ -213,26 +266,28 @@ pub struct ConsumeProcess {
 impl ConsumeProcess {
     pub fn new(
         world: World,
+        name: String,
         partitions: Vec<TopicPartition>,
         config: ConsumerConfig,
         bootstrap: Vec<HostPort>,
         recorder: Recorder,
     ) -> ConsumeProcess {
         let consumer = Consumer::new(&world, config, bootstrap);
-        let process = recorder.new_process();
-        ConsumeProcess { world, recorder, consumer, process, partitions, until: None, finished: false }
+        let process = recorder.new_process(world.now(), &name);
+        ConsumeProcess { world, recorder, name, consumer, process, partitions, until: None, finished: false }
     }
 
     /// A consumer that reads every partition from its beginning to its end, and then exits.
     pub fn final_reader(
         world: World,
+        name: &str,
         partitions: Vec<TopicPartition>,
         bootstrap: Vec<HostPort>,
         recorder: Recorder,
     ) -> ConsumeProcess {
-        let config = ConsumerConfig { client_id: "final-reader".to_owned(), ..ConsumerConfig::default() };
+        let config = ConsumerConfig { client_id: name.to_owned(), ..ConsumerConfig::default() };
         let until = partitions.iter().map(|p| (p.clone(), None)).collect();
-        let reader = ConsumeProcess::new(world, partitions, config, bootstrap, recorder);
+        let reader = ConsumeProcess::new(world, name.to_owned(), partitions, config, bootstrap, recorder);
         ConsumeProcess { until: Some(until), ..reader }
     }
 
@@ -248,6 +303,7 @@ impl ConsumeProcess {
                 break;
             }
         }
+        self.trace_mishaps(now);
         if let Some(until) = &mut self.until {
             let mut retry = false;
             for lookup in self.consumer.take_lookups() {
@@ -272,8 +328,25 @@ impl ConsumeProcess {
     }
 }
 
+impl ConsumeProcess {
+    /// Positions that the consumer moved on its own, and what it cannot get past.
+    fn trace_mishaps(&mut self, now: Time) {
+        for PositionReset { partition, from, to, reason } in self.consumer.take_resets() {
+            let mut state = self.recorder.lock();
+            let partition = state.key(&partition);
+            let what = TraceKind::PositionReset { partition, from: from.0, to: to.0, reason };
+            state.push(now, &self.name, what);
+        }
+        for error in self.consumer.take_errors() {
+            let what = TraceKind::ReadFailed { error: error.to_string() };
+            self.recorder.lock().push(now, &self.name, what);
+        }
+    }
+}
+
 fn into_value(record: ConsumerRecord) -> (TopicPartition, Offset, Json) {
-    let value = parse_payload(record.value.as_ref());
+    let in_header = || record.headers.iter().find(|header| header.key == *NUMBER_HEADER)?.value.as_ref();
+    let value = parse_payload(record.value.as_ref().or_else(in_header));
     (record.partition, record.offset, value)
 }
 

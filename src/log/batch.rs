@@ -7,10 +7,7 @@
 //! Base offset, length, leader epoch and magic lie outside the CRC: a broker stamps the first and third
 //! without computing it anew, and a flipped bit there goes unnoticed.
 
-use std::io;
-
-use bytes::Bytes;
-use kafka_protocol::records::{Record, RecordBatchDecoder};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::observe::BatchInfo;
 use crate::protocol::{ErrorCode, LeaderEpoch, Offset};
@@ -39,15 +36,24 @@ pub enum BatchError {
     Crc { stored: u32, computed: u32 },
     #[error("invalid batch: {0}")]
     Invalid(&'static str),
+    #[error("timestamp {timestamp} is out of range: it must be within [{earliest}, {latest}]")]
+    Timestamp { timestamp: i64, earliest: i64, latest: i64 },
+    #[error("a producer must not set the timestamp type to LogAppendTime")]
+    TimestampType,
+    #[error("the records cannot be decompressed")]
+    Decompression,
 }
 
 impl BatchError {
     /// What a broker answers: INVALID_RECORD where Kafka throws `InvalidRecordException` (magic 0 and 1 in
-    /// Produce v3+ included), CORRUPT_MESSAGE where it throws `CorruptRecordException`.
+    /// Produce v3+ included), CORRUPT_MESSAGE where it throws `CorruptRecordException`, UNKNOWN_SERVER_ERROR where
+    /// it is a plain `KafkaException`, INVALID_TIMESTAMP.
     pub fn error_code(&self) -> ErrorCode {
         match self {
             BatchError::Invalid(_) | BatchError::Magic(0 | 1) => ErrorCode::InvalidRecord,
             BatchError::Truncated { .. } | BatchError::Magic(_) | BatchError::Crc { .. } => ErrorCode::CorruptMessage,
+            BatchError::Timestamp { .. } | BatchError::TimestampType => ErrorCode::InvalidTimestamp,
+            BatchError::Decompression => ErrorCode::UnknownServerError,
         }
     }
 }
@@ -233,6 +239,19 @@ pub fn stamp(batch: &mut [u8], base_offset: Offset, epoch: LeaderEpoch) {
     batch[12..16].copy_from_slice(&epoch.0.to_be_bytes());
 }
 
+/// Writes timestamp type and max timestamp into a batch and its header, with the CRC that follows
+/// (`DefaultRecordBatch.setMaxTimestamp`).
+pub fn set_max_timestamp(batch: &mut [u8], header: &mut Header, is_log_append_time: bool, max_timestamp: i64) {
+    const LOG_APPEND_TIME: i16 = 0x08;
+    header.attributes &= !LOG_APPEND_TIME;
+    header.attributes |= if is_log_append_time { LOG_APPEND_TIME } else { 0 };
+    header.max_timestamp = max_timestamp;
+    batch[21..23].copy_from_slice(&header.attributes.to_be_bytes());
+    batch[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
+    header.crc = crc_of(batch);
+    batch[17..21].copy_from_slice(&header.crc.to_be_bytes());
+}
+
 /// A checked view of one batch; `bytes` holds exactly the batch.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -261,13 +280,40 @@ pub fn split(records: &Bytes, check_crc: bool) -> Result<Vec<Batch>, BatchError>
     Ok(batches)
 }
 
-/// Decodes the records of one uncompressed batch.
-pub fn records(batch: &Bytes) -> io::Result<Vec<Record>> {
-    match RecordBatchDecoder::decode(&mut batch.clone()) {
-        Ok(set) => Ok(set.records),
-        // `kafka-protocol` reports errors with `anyhow`.
-        Err(e) => Err(io::Error::new(io::ErrorKind::InvalidData, e.to_string())),
-    }
+/// A batch of this header and these records, compressed as its attributes say; size and CRC are computed.
+pub fn encode(header: &Header, records: &[u8]) -> Bytes {
+    let Header {
+        base_offset,
+        size_bytes: _,
+        leader_epoch,
+        crc: _,
+        attributes,
+        last_offset_delta,
+        base_timestamp,
+        max_timestamp,
+        producer_id,
+        producer_epoch,
+        base_sequence,
+        records_count,
+    } = *header;
+    let mut batch = BytesMut::with_capacity(HEADER_BYTES + records.len());
+    batch.put_i64(base_offset.0);
+    batch.put_i32((HEADER_BYTES - LOG_OVERHEAD + records.len()) as i32);
+    batch.put_i32(leader_epoch.0);
+    batch.put_i8(2);
+    batch.put_u32(0);
+    batch.put_i16(attributes);
+    batch.put_i32(last_offset_delta);
+    batch.put_i64(base_timestamp);
+    batch.put_i64(max_timestamp);
+    batch.put_i64(producer_id);
+    batch.put_i16(producer_epoch);
+    batch.put_i32(base_sequence);
+    batch.put_i32(records_count);
+    batch.extend_from_slice(records);
+    let crc = crc_of(&batch);
+    batch[CRC_COVERS_FROM - 4..CRC_COVERS_FROM].copy_from_slice(&crc.to_be_bytes());
+    batch.freeze()
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::checkpoint;
+use super::config::LogConfig;
 use super::loader::Checkpoints;
-use super::partition_log::{Log, LogConfig, RecoveryReport};
+use super::partition_log::{Log, RecoveryReport};
 use super::uuid_text;
 use crate::defect::{Defect, Defects};
 use crate::protocol::{BrokerEpoch, Offset, TopicPartition};
@@ -20,6 +21,7 @@ const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 const LOG_STARTS: &str = "log-start-offset-checkpoint";
 const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+const CLEANED: &str = "cleaner-offset-checkpoint";
 const PARTITION_METADATA: &str = "partition.metadata";
 const DELETE_SUFFIX: &str = "-delete";
 /// Longest name of a directory entry in the file systems that Kafka knows.
@@ -40,6 +42,8 @@ pub struct LogDirectory {
     path: String,
     directory_id: Uuid,
     previous_broker_epoch: BrokerEpoch,
+    /// Up to where each log is compacted.
+    cleaned_to: BTreeMap<TopicPartition, Offset>,
     /// With [`Defect::DeleteMarkerLate`]: the marker found at the start has not been deleted.
     keeps_marker: bool,
 }
@@ -73,14 +77,23 @@ impl LogDirectory {
         // KAFKA-10471: deleted once the start is over, when it has been trusted for as long.
         let keeps_marker = defects.has(Defect::DeleteMarkerLate);
         let marker = take_clean_shutdown_marker(&disk, path, keeps_marker)?;
-        let directory = LogDirectory {
+        let mut directory = LogDirectory {
             disk,
             path: path.to_owned(),
             directory_id,
             previous_broker_epoch: marker.unwrap_or(BrokerEpoch::NONE),
+            cleaned_to: BTreeMap::new(),
             keeps_marker: keeps_marker && marker.is_some(),
         };
+        directory.cleaned_to = directory.read_offsets(CLEANED);
         let logs = directory.load_logs(marker.is_some(), config)?;
+        let recovery_points = directory.read_offsets(RECOVERY_POINTS);
+        let is_beyond =
+            |log: &LoadedLog| recovery_points.get(&log.partition).is_some_and(|p| *p > log.log.recovery_point());
+        if logs.iter().any(is_beyond) {
+            // Until the next checkpoint a crash would find recovery points beyond what is flushed.
+            directory.checkpoint_recovery_points(logs.iter().map(|loaded| (&loaded.partition, &loaded.log)))?;
+        }
         Ok((directory, logs))
     }
 
@@ -144,6 +157,9 @@ impl LogDirectory {
         let deleted = self.entry(&self.deleted_name(partition));
         self.disk.rename(&self.entry(&partition.to_string()), &deleted)?;
         self.disk.sync_dir(&self.path)?;
+        if self.cleaned_to.remove(partition).is_some() {
+            self.write_cleaned()?;
+        }
         self.disk.remove_dir_all(&deleted)
     }
 
@@ -155,6 +171,21 @@ impl LogDirectory {
         format!("{}{suffix}", &topic[..topic.len().min(NAME_BYTES_MAX - suffix.len())])
     }
 
+    /// Up to where a log was compacted, as far as is known.
+    pub fn cleaned_to(&self, partition: &TopicPartition) -> Option<Offset> {
+        self.cleaned_to.get(partition).copied()
+    }
+
+    /// Writes `cleaner-offset-checkpoint` with another offset for a log.
+    pub fn checkpoint_cleaned(&mut self, partition: TopicPartition, to: Offset) -> io::Result<()> {
+        self.cleaned_to.insert(partition, to);
+        self.write_cleaned()
+    }
+
+    fn write_cleaned(&self) -> io::Result<()> {
+        self.write_offsets(CLEANED, self.cleaned_to.iter().map(|(partition, offset)| offset_line(partition, *offset)))
+    }
+
     /// Writes `replication-offset-checkpoint` (high watermarks).
     pub fn checkpoint_high_watermarks<'a>(
         &mut self,
@@ -163,8 +194,7 @@ impl LogDirectory {
         self.write_offsets(HIGH_WATERMARKS, logs.map(|(partition, log)| offset_line(partition, log.high_watermark())))
     }
 
-    /// Writes `recovery-point-offset-checkpoint` and `log-start-offset-checkpoint`. To be called on
-    /// `log.flush.offset.checkpoint.interval.ms`, and after every truncation.
+    /// Writes `recovery-point-offset-checkpoint`. To be called on `log.flush.offset.checkpoint.interval.ms`.
     pub fn checkpoint_recovery_points<'a>(
         &mut self,
         logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>,
@@ -172,13 +202,39 @@ impl LogDirectory {
         if std::mem::take(&mut self.keeps_marker) {
             remove_clean_shutdown_marker(&self.disk, &self.path)?;
         }
-        let (mut recovery_points, mut log_starts) = (Vec::new(), Vec::new());
+        self.write_offsets(RECOVERY_POINTS, logs.map(|(partition, log)| offset_line(partition, log.recovery_point())))
+    }
+
+    /// Writes `log-start-offset-checkpoint`. To be called on `log.flush.start.offset.checkpoint.interval.ms`.
+    pub fn checkpoint_log_starts<'a>(
+        &mut self,
+        logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>,
+    ) -> io::Result<()> {
+        self.write_offsets(LOG_STARTS, logs.filter_map(|(partition, log)| log_start_line(partition, log)))
+    }
+
+    /// Writes both, as is due after every truncation: recovery must not start beyond the end of the log
+    /// (`LogManager.truncateTo`), and a log start beyond it would drop the whole log at the next start.
+    pub fn checkpoint_truncation<'a>(
+        &mut self,
+        logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)> + Clone,
+    ) -> io::Result<()> {
+        self.checkpoint_recovery_points(logs.clone())?;
+        self.checkpoint_log_starts(logs.clone())?;
+        self.truncate_cleaned(logs)
+    }
+
+    /// What is appended after a truncation is dirty: no log is clean beyond the beginning of its active segment
+    /// (`LogCleanerManager.maybeTruncateCheckpoint`).
+    fn truncate_cleaned<'a>(&mut self, logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>) -> io::Result<()> {
+        let mut changed = false;
         for (partition, log) in logs {
-            recovery_points.push(offset_line(partition, log.recovery_point()));
-            log_starts.extend(log_start_line(partition, log));
+            if let Some(cleaned_to) = self.cleaned_to.get_mut(partition).filter(|to| **to > log.active_base()) {
+                *cleaned_to = log.active_base();
+                changed = true;
+            }
         }
-        self.write_offsets(RECOVERY_POINTS, recovery_points.into_iter())?;
-        self.write_offsets(LOG_STARTS, log_starts.into_iter())
+        if changed { self.write_cleaned() } else { Ok(()) }
     }
 
     /// Orderly stop: flushes every log, writes the checkpoints, then `.kafka_cleanshutdown` with the broker epoch.

@@ -6,9 +6,11 @@
 
 use std::io;
 
+use super::cleaner;
+use super::config::LogConfig;
 use super::epoch_cache::EpochCache;
-use super::partition_log::{Log, LogConfig, RecoveryReport};
-use super::segment::{self, Segment};
+use super::partition_log::{DropReason, Dropped, Log, RecoveryReport};
+use super::segment::{self, DELETED_SUFFIX, Segment};
 use crate::defect::{Defect, Defects};
 use crate::protocol::Offset;
 use crate::world::Disk;
@@ -41,23 +43,26 @@ impl Log {
         config: LogConfig,
         checkpoints: Checkpoints,
     ) -> io::Result<(Log, RecoveryReport)> {
+        let finished_swap = cleaner::finish_interrupted(&disk, &dir)?;
         let epochs = EpochCache::read(&disk, &dir)?;
-        let defects = config.defects;
-        let mut loader = Loader { disk, dir, checkpoints, defects, epochs, segments: Vec::new(), dropped_bytes: 0 };
+        let (segments, dropped, defects) = (Vec::new(), Vec::new(), config.defects);
+        let mut loader = Loader { disk, dir, config, checkpoints, defects, epochs, segments, dropped };
         loader.load_segments()?;
         let is_new = loader.ensure_active_segment()?;
-        loader.into_log(config, is_new)
+        let (log, report) = loader.into_log(is_new)?;
+        Ok((log, RecoveryReport { finished_swap, ..report }))
     }
 }
 
 struct Loader {
     disk: Disk,
     dir: String,
+    config: LogConfig,
     checkpoints: Checkpoints,
     defects: Defects,
     epochs: EpochCache,
     segments: Vec<Segment>,
-    dropped_bytes: u64,
+    dropped: Vec<Dropped>,
 }
 
 impl Loader {
@@ -68,7 +73,7 @@ impl Loader {
             let later = &base_offsets[at + 1..];
             if base_offset < self.log_end() {
                 // A file that was removed and came back: the segments before it have these offsets.
-                return self.remove(&base_offsets[at..]);
+                return self.remove(&base_offsets[at..], DropReason::Overlap);
             }
             let is_suspect = at >= first_unflushed;
             if !self.load_segment(base_offset, is_suspect, later)? {
@@ -78,14 +83,16 @@ impl Loader {
         Ok(())
     }
 
-    /// Base offsets of the `.log` files, in order. Removes index files that have lost theirs.
+    /// Base offsets of the `.log` files, in order. Removes index files that have lost theirs, and what was to be
+    /// deleted when the broker stopped.
     fn find_segments(&self) -> io::Result<Vec<Offset>> {
         let names = self.disk.read_dir(&self.dir)?;
         let mut base_offsets: Vec<Offset> = names.iter().filter_map(|name| segment::base_offset(name, "log")).collect();
         base_offsets.sort();
         for name in &names {
             let of_index = segment::base_offset(name, "index").or_else(|| segment::base_offset(name, "timeindex"));
-            if of_index.is_some_and(|base_offset| base_offsets.binary_search(&base_offset).is_err()) {
+            let is_orphan = of_index.is_some_and(|base_offset| base_offsets.binary_search(&base_offset).is_err());
+            if is_orphan || name.ends_with(DELETED_SUFFIX) {
                 self.disk.remove_file(&format!("{}/{name}", self.dir))?;
             }
         }
@@ -109,26 +116,35 @@ impl Loader {
         let is_cut = invalid_bytes > 0 && (is_suspect || later.is_empty());
         if is_cut {
             // The later segments go first, and for good: if they came back they would follow on the cut.
-            self.remove(later)?;
+            self.remove(later, DropReason::BehindCorruption)?;
             segment.cut_tail()?;
-            self.dropped_bytes += invalid_bytes;
+            let (position, bytes) = (segment.size_bytes(), invalid_bytes);
+            self.dropped.push(Dropped { segment: base_offset, position, bytes, reason: DropReason::Corrupt });
         } else if invalid_bytes > 0 {
             segment.set_broken();
         }
         if is_suspect {
             self.assign_missing_epochs(&segment);
         }
-        if is_suspect || is_cut {
-            segment.rebuild_indexes()?;
-        } else if segment.indexes_are_sane()? {
-            segment.continue_indexes()?;
-            segment.set_durable();
-        } else {
-            segment.rebuild_indexes()?;
-            segment.sync()?;
-        }
+        self.settle_indexes(&mut segment, is_suspect || is_cut)?;
         self.segments.push(segment);
         Ok(!is_cut)
+    }
+
+    /// Rebuilds the indexes of a segment that is not trusted, or whose indexes contradict its batches. Whatever the
+    /// time index says, the segment's largest timestamp is that of its batches: retention that went by a time index
+    /// with a bad tail deleted whole segments (KAFKA-10207).
+    fn settle_indexes(&self, segment: &mut Segment, is_suspect: bool) -> io::Result<()> {
+        if is_suspect {
+            return segment.rebuild_indexes(self.config.indexes());
+        }
+        if !segment.indexes_are_sane()? {
+            segment.rebuild_indexes(self.config.indexes())?;
+            return segment.sync();
+        }
+        segment.keep_indexes()?;
+        segment.set_durable();
+        Ok(())
     }
 
     /// Epochs above the latest known one, as in `LogSegment.recover`.
@@ -142,9 +158,10 @@ impl Loader {
     }
 
     /// Removes segments, the last one first, durably.
-    fn remove(&mut self, base_offsets: &[Offset]) -> io::Result<()> {
+    fn remove(&mut self, base_offsets: &[Offset], reason: DropReason) -> io::Result<()> {
         for &base_offset in base_offsets.iter().rev() {
-            self.dropped_bytes += self.disk.open(&segment::log_path(&self.dir, base_offset))?.len();
+            let bytes = self.disk.open(&segment::log_path(&self.dir, base_offset))?.len();
+            self.dropped.push(Dropped { segment: base_offset, position: 0, bytes, reason });
             segment::remove(&self.disk, &self.dir, base_offset)?;
         }
         if base_offsets.is_empty() { Ok(()) } else { self.disk.sync_dir(&self.dir) }
@@ -164,23 +181,24 @@ impl Loader {
         if !self.segments.is_empty() {
             let base_offsets: Vec<Offset> = self.segments.iter().map(Segment::base_offset).collect();
             self.segments.clear();
-            self.remove(&base_offsets)?;
+            self.remove(&base_offsets, DropReason::BelowLogStart)?;
             self.epochs.clear();
         }
         self.segments.push(Segment::create(&self.disk, &self.dir, log_start)?);
         Ok(true)
     }
 
-    fn into_log(mut self, config: LogConfig, is_new: bool) -> io::Result<(Log, RecoveryReport)> {
+    fn into_log(mut self, is_new: bool) -> io::Result<(Log, RecoveryReport)> {
         let log_end = self.log_end();
         let log_start = self.checkpoints.log_start.max(self.segments[0].base_offset());
         self.restore_epochs(log_end)?;
         let Checkpoints { is_clean, recovery_point, high_watermark, log_start: _ } = self.checkpoints;
-        let is_flushed = is_clean && !is_new && self.dropped_bytes == 0;
+        let is_flushed = is_clean && !is_new && self.dropped.is_empty();
+        self.dropped.sort_by_key(|dropped| dropped.segment);
         let mut log = Log {
             disk: self.disk,
             dir: self.dir,
-            config,
+            config: self.config,
             segments: self.segments,
             entries_unsynced: !is_flushed,
             log_start,
@@ -188,12 +206,15 @@ impl Loader {
             high_watermark: log_start,
             // Not moved forward without a flush: recovery would then trust what may be lost.
             recovery_point: if is_flushed { log_end } else { recovery_point.min(log_end) },
+            flushed_ms: None,
             epochs: self.epochs,
+            deleted_files: Vec::new(),
             scratch: Vec::new(),
             staged: Vec::new(),
         };
         log.set_high_watermark(high_watermark);
-        let report = RecoveryReport { clean: is_clean, dropped_bytes: self.dropped_bytes, batches: log.batches() };
+        let report =
+            RecoveryReport { clean: is_clean, dropped: self.dropped, batches: log.batches(), finished_swap: None };
         Ok((log, report))
     }
 

@@ -3,19 +3,29 @@
 
 pub mod batch;
 mod checkpoint;
+mod cleaner;
+pub mod compression;
+mod config;
 mod directory;
 mod epoch_cache;
+mod index;
 mod loader;
 #[cfg(test)]
 mod model_tests;
 mod partition_log;
+pub mod record;
+mod retention;
 mod segment;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod uuid_text;
+mod validate;
 
+pub use cleaner::{CleanError, Cleaned, Dirt, OFFSET_MAP_KEYS, Rewritten};
+pub use config::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression, TimestampType};
 pub use directory::{LoadedLog, LogDirectory};
 pub use epoch_cache::EpochCache;
-pub use partition_log::{AppendError, Appended, Log, LogConfig, ReadError, RecoveryReport};
+pub use partition_log::{AppendError, Appended, DropReason, Dropped, Log, ReadError, RecoveryReport};
+pub use retention::LogStartMove;

@@ -8,36 +8,16 @@ use std::io;
 use bytes::Bytes;
 
 use super::batch::{self, AppendOrigin, BatchError, NO_TIMESTAMP};
+use super::config::{LogConfig, TimestampType};
 use super::epoch_cache::EpochCache;
-use super::segment::{Segment, Stored};
-use crate::defect::{Defect, Defects};
+use super::record::Records;
+use super::retention::DeletedFile;
+use super::segment::{RollParams, Segment, Stored};
+use super::validate;
+use crate::defect::Defect;
 use crate::observe::BatchInfo;
 use crate::protocol::{LeaderEpoch, Offset};
 use crate::world::Disk;
-
-/// The topic configuration that the log obeys (Kafka's `LogConfig`).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LogConfig {
-    /// `segment.bytes`
-    pub segment_bytes: u64,
-    /// `flush.messages`: fsync after this many records. `u64::MAX`: never by count.
-    pub flush_messages: u64,
-    /// `max.message.bytes`: largest batch accepted from a producer.
-    pub max_message_bytes: u64,
-    /// Known defects that are on.
-    pub defects: Defects,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        LogConfig {
-            segment_bytes: 1 << 30,
-            flush_messages: u64::MAX,
-            max_message_bytes: 1_048_588,
-            defects: Defects::NONE,
-        }
-    }
-}
 
 /// What an append did.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +28,8 @@ pub struct Appended {
     /// Set when everything below it became durable by this append: by `flush.messages`, or because a full
     /// segment was flushed when it was rolled.
     pub flushed_to: Option<Offset>,
+    /// The timestamp that the records got, where the topic says LogAppendTime.
+    pub log_append_time: Option<i64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -79,10 +61,53 @@ pub enum ReadError {
 pub struct RecoveryReport {
     /// The log was closed in an orderly way, nothing was scanned.
     pub clean: bool,
-    /// Bytes cut at the first bad batch, and of the later segments removed.
-    pub dropped_bytes: u64,
+    /// What was cut off or removed, in order.
+    pub dropped: Vec<Dropped>,
     /// Every batch that the log holds now, in order.
     pub batches: Vec<BatchInfo>,
+    /// A compaction whose last step a crash had interrupted was finished.
+    pub finished_swap: Option<super::cleaner::Rewritten>,
+}
+
+impl RecoveryReport {
+    pub fn dropped_bytes(&self) -> u64 {
+        self.dropped.iter().map(|dropped| dropped.bytes).sum()
+    }
+}
+
+/// Bytes of one segment that recovery dropped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dropped {
+    /// Base offset of the segment.
+    pub segment: Offset,
+    /// The bytes from here to the end of its file.
+    pub position: u64,
+    pub bytes: u64,
+    pub reason: DropReason,
+}
+
+/// Why recovery drops bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DropReason {
+    /// No whole and valid batch begins there.
+    Corrupt,
+    /// An earlier segment was cut: what follows does not follow on its end.
+    BehindCorruption,
+    /// The segment before it has these offsets.
+    Overlap,
+    /// The log starts beyond its end (`deleteSegmentsIfLogStartGreaterThanLogEnd`).
+    BelowLogStart,
+}
+
+impl std::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            DropReason::Corrupt => "no valid batch begins there",
+            DropReason::BehindCorruption => "the segment before it was cut",
+            DropReason::Overlap => "the segment before it has these offsets",
+            DropReason::BelowLogStart => "the log starts beyond its end",
+        })
+    }
 }
 
 /// The log of one partition. Offsets: log start <= high watermark <= log end.
@@ -100,7 +125,11 @@ pub struct Log {
     pub(super) log_end: Offset,
     pub(super) high_watermark: Offset,
     pub(super) recovery_point: Offset,
+    /// By the wall clock: the last flush, or the first append after the log was opened.
+    pub(super) flushed_ms: Option<i64>,
     pub(super) epochs: EpochCache,
+    /// Files of segments that are no part of the log any more and are still on the disk.
+    pub(super) deleted_files: Vec<DeletedFile>,
     /// The bytes and the batches of the append at hand, kept to be allocated once.
     pub(super) scratch: Vec<u8>,
     pub(super) staged: Vec<Stored>,
@@ -161,15 +190,14 @@ impl Log {
     /// offsets, stamps `epoch`, in one write. Base offset and flags of the batch are taken as they are, so
     /// what producers send goes through [`Log::append_from_client`].
     ///
-    /// The header's max timestamp is believed: Kafka computes it anew from the records. `wall_clock_ms` is
-    /// for LogAppendTime, which no topic can ask for yet.
+    /// The header's max timestamp is believed: Kafka computes it anew from the records.
     pub fn append_as_leader(
         &mut self,
         records: &Bytes,
         epoch: LeaderEpoch,
-        _wall_clock_ms: i64,
+        wall_clock_ms: i64,
     ) -> Result<Appended, AppendError> {
-        self.append_leader(records, epoch, AppendOrigin::Internal)
+        self.append_leader(records, epoch, wall_clock_ms, AppendOrigin::Internal)
     }
 
     /// [`Log::append_as_leader`] with the rules that Kafka has for producers only: base offset 0, no control
@@ -178,47 +206,84 @@ impl Log {
         &mut self,
         records: &Bytes,
         epoch: LeaderEpoch,
-        _wall_clock_ms: i64,
+        wall_clock_ms: i64,
     ) -> Result<Appended, AppendError> {
-        self.append_leader(records, epoch, AppendOrigin::Client)
+        self.append_leader(records, epoch, wall_clock_ms, AppendOrigin::Client)
     }
 
     fn append_leader(
         &mut self,
-        records: &[u8],
+        records: &Bytes,
         epoch: LeaderEpoch,
+        wall_clock_ms: i64,
         origin: AppendOrigin,
     ) -> Result<Appended, AppendError> {
         check_size(records.len(), self.config.max_message_bytes)?;
+        let header = batch::check_append(records, origin)?;
+        if header.is_log_append_time() && self.config.message_timestamp_type == TimestampType::LogAppendTime {
+            return Err(BatchError::TimestampType.into());
+        }
+        let rules = self.config.rules(wall_clock_ms);
+        if rules.must_look_inside(&header)
+            && let Some(rewritten) = validate::validate(&header, records, rules)?
+        {
+            check_size(rewritten.len(), self.config.max_message_bytes)?;
+            let header = batch::checked(&rewritten, false)?;
+            return self.append_validated(&rewritten, header, epoch, wall_clock_ms);
+        }
+        self.append_validated(records, header, epoch, wall_clock_ms)
+    }
+
+    fn append_validated(
+        &mut self,
+        records: &[u8],
+        mut header: batch::Header,
+        epoch: LeaderEpoch,
+        wall_clock_ms: i64,
+    ) -> Result<Appended, AppendError> {
         check_size(records.len(), self.config.segment_bytes)?;
-        let mut header = batch::check_append(records, origin)?;
         header.base_offset = self.log_end;
         header.leader_epoch = epoch;
-        self.staged.clear();
-        self.staged.push(Stored::new(&header, 0));
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         scratch.extend_from_slice(records);
         batch::stamp(&mut scratch, header.base_offset, epoch);
-        let flushed_to = self.commit(&scratch);
+        let log_append_time = match self.config.message_timestamp_type {
+            TimestampType::CreateTime => None,
+            TimestampType::LogAppendTime => Some(wall_clock_ms),
+        };
+        if log_append_time.is_some() || header.is_log_append_time() {
+            let max_timestamp = log_append_time.unwrap_or(header.max_timestamp);
+            batch::set_max_timestamp(&mut scratch, &mut header, log_append_time.is_some(), max_timestamp);
+        }
+        self.staged.clear();
+        self.staged.push(Stored::new(&header, 0));
+        let flushed_to = self.commit(&scratch, wall_clock_ms);
         self.scratch = scratch;
         let (base_offset, last_offset) = (header.base_offset, header.last_offset());
-        Ok(Appended { base_offset, last_offset, batches: vec![header.info()], flushed_to: flushed_to? })
+        Ok(Appended {
+            base_offset,
+            last_offset,
+            batches: vec![header.info()],
+            flushed_to: flushed_to?,
+            log_append_time,
+        })
     }
 
     /// Appends what the leader sent, offsets and epochs as they are. Whole batches below the log end are
     /// skipped; an incomplete last batch is ignored. Gaps between offsets are legal: compaction leaves them.
-    pub fn append_as_follower(&mut self, records: &Bytes) -> Result<Appended, AppendError> {
-        let log_end = self.log_end;
+    pub fn append_as_follower(&mut self, records: &Bytes, wall_clock_ms: i64) -> Result<Appended, AppendError> {
+        let (log_end, log_append_time) = (self.log_end, None);
         let range = self.stage(records)?;
         check_size(range.len(), self.config.segment_bytes)?;
         let batches: Vec<BatchInfo> = self.staged.iter().map(|batch| batch.info).collect();
         let (Some(first), Some(last)) = (batches.first(), batches.last()) else {
-            return Ok(Appended { base_offset: log_end, last_offset: log_end + -1, batches, flushed_to: None });
+            let last_offset = log_end + -1;
+            return Ok(Appended { base_offset: log_end, last_offset, batches, flushed_to: None, log_append_time });
         };
         let (base_offset, last_offset) = (first.base_offset, last.last_offset);
-        let flushed_to = self.commit(&records[range])?;
-        Ok(Appended { base_offset, last_offset, batches, flushed_to })
+        let flushed_to = self.commit(&records[range], wall_clock_ms)?;
+        Ok(Appended { base_offset, last_offset, batches, flushed_to, log_append_time })
     }
 
     /// Checks a follower's records and stages the batches that are new; returns the bytes they take.
@@ -246,20 +311,26 @@ impl Log {
     /// Writes the staged batches, `data`, rolling before and flushing after it as configured; returns up to
     /// where that made the log durable. Epochs come first, as in Kafka: the checkpoint never lacks an epoch
     /// that the log has.
-    fn commit(&mut self, data: &[u8]) -> Result<Option<Offset>, AppendError> {
+    fn commit(&mut self, data: &[u8], wall_clock_ms: i64) -> Result<Option<Offset>, AppendError> {
         let (Some(first), Some(last)) = (self.staged.first(), self.staged.last()) else { return Ok(None) };
         let (first_offset, last_offset) = (first.info.base_offset, last.info.last_offset);
+        let max_timestamp = self.staged.iter().map(|batch| batch.max_timestamp).max().unwrap_or(NO_TIMESTAMP);
+        let params = RollParams { bytes: data.len() as u64, last_offset, max_timestamp, wall_clock_ms };
         self.assign_staged_epochs()?;
         let mut flushed_to = None;
-        if self.active().should_roll(data.len() as u64, last_offset, self.config.segment_bytes) {
+        let indexes = self.config.indexes();
+        if self.active().should_roll(params, self.config.segment_bytes, self.config.roll_ms(), indexes) {
             flushed_to = self.roll(first_offset)?;
+            self.flushed_ms = Some(wall_clock_ms);
         }
         let active = self.segments.last_mut().expect("a log always has an active segment");
-        active.append(data, &self.staged)?;
+        active.append(data, &self.staged, indexes, wall_clock_ms)?;
         self.log_end = last_offset + 1;
+        self.flushed_ms.get_or_insert(wall_clock_ms);
         // Offsets stand for records, as in LocalLog.unflushedMessages.
         if (self.log_end - self.recovery_point) as u64 >= self.config.flush_messages {
             flushed_to = Some(self.flush()?);
+            self.flushed_ms = Some(wall_clock_ms);
         }
         Ok(flushed_to)
     }
@@ -275,9 +346,9 @@ impl Log {
 
     /// Seals the active segment and begins another at `base_offset`. The sealed one is flushed here; Kafka
     /// leaves that to a background thread. Returns the new recovery point if it moved.
-    fn roll(&mut self, base_offset: Offset) -> io::Result<Option<Offset>> {
+    pub(super) fn roll(&mut self, base_offset: Offset) -> io::Result<Option<Offset>> {
         let active = self.segments.last_mut().expect("a log always has an active segment");
-        active.append_time_index_entry()?;
+        active.seal()?;
         let had_unflushed = self.recovery_point < self.log_end;
         let flushed_to = self.flush()?;
         self.segments.push(Segment::create(&self.disk, &self.dir, base_offset)?);
@@ -311,9 +382,6 @@ impl Log {
     }
 
     /// First record with timestamp >= `timestamp_ms`: (offset, timestamp). Looks below `up_to` only.
-    ///
-    /// Compressed batches are not opened: the answer is then the batch's first record with the batch's base
-    /// or max timestamp, whichever is large enough first: never too late, perhaps too early.
     pub fn offset_for_timestamp(&self, timestamp_ms: i64, up_to: Offset) -> io::Result<Option<(Offset, i64)>> {
         for segment in self.segments.iter().filter(|segment| segment.max_timestamp() >= timestamp_ms) {
             for batch in segment.batches() {
@@ -333,17 +401,13 @@ impl Log {
     }
 
     /// The record with the largest timestamp (ListOffsets -3, KIP-734): (offset, timestamp), the first of
-    /// several. Of a compressed batch, its last offset.
+    /// several.
     pub fn max_timestamp(&self) -> io::Result<Option<(Offset, i64)>> {
         let max = self.segments.iter().map(Segment::max_timestamp).max().unwrap_or(NO_TIMESTAMP);
         let of_max = self.segments.iter().find(|segment| max > NO_TIMESTAMP && segment.max_timestamp() == max);
         let Some(segment) = of_max else { return Ok(None) };
         let Some(batch) = segment.batches().iter().find(|batch| batch.max_timestamp == max) else { return Ok(None) };
-        let bytes = segment.read_batch(batch)?;
-        if batch::Header::parse(&bytes).is_ok_and(|header| header.is_compressed()) {
-            return Ok(Some((batch.info.last_offset, max)));
-        }
-        first_record_at(&bytes, max, batch.info.base_offset)
+        first_record_at(&segment.read_batch(batch)?, max, batch.info.base_offset)
     }
 
     /// Cuts the log so that its end is `to` (or the start of the batch that holds it). Epochs that begin
@@ -369,7 +433,7 @@ impl Log {
         let active = self.segments.last_mut().expect("the segment that holds the offset stays");
         // Without the barrier the cut is in the page cache only: after a power loss the tail is back.
         let is_durable = !self.config.defects.has(Defect::TruncationNoFsync);
-        self.log_end = active.truncate_to(to, is_durable)?;
+        self.log_end = active.truncate_to(to, self.config.indexes(), is_durable)?;
         self.log_start = self.log_start.min(self.log_end);
         self.high_watermark = self.high_watermark.min(self.log_end);
         self.recovery_point = self.recovery_point.min(self.log_end);
@@ -402,7 +466,7 @@ impl Log {
     }
 
     /// Makes creations and removals of segment files durable.
-    fn sync_entries(&mut self) -> io::Result<()> {
+    pub(super) fn sync_entries(&mut self) -> io::Result<()> {
         if self.entries_unsynced {
             self.disk.sync_dir(&self.dir)?;
             self.entries_unsynced = false;
@@ -438,9 +502,21 @@ impl Log {
         Ok(self.log_end)
     }
 
+    /// Flushes if the last flush is `flush.ms` ago (`LogManager.flushDirtyLogs`); up to where the log is durable then,
+    /// if there was something to flush.
+    pub fn flush_if_due(&mut self, wall_clock_ms: i64) -> io::Result<Option<Offset>> {
+        let flushed_ms = *self.flushed_ms.get_or_insert(wall_clock_ms);
+        let since = u64::try_from(wall_clock_ms.saturating_sub(flushed_ms)).unwrap_or(0);
+        if since < self.config.flush_ms || self.recovery_point == self.log_end {
+            return Ok(None);
+        }
+        self.flushed_ms = Some(wall_clock_ms);
+        self.flush().map(Some)
+    }
+
     /// Flush at an orderly stop: the time index gets its last entry (`LogSegment.close`).
     pub(super) fn close(&mut self) -> io::Result<()> {
-        self.segments.last_mut().expect("a log always has an active segment").append_time_index_entry()?;
+        self.segments.last_mut().expect("a log always has an active segment").seal()?;
         self.flush().map(|_| ())
     }
 }
@@ -453,17 +529,15 @@ fn check_size(bytes: usize, bytes_max: u64) -> Result<(), AppendError> {
 /// The first record of the batch at or beyond offset `from` whose timestamp is at least `timestamp_ms`.
 fn first_record_at(bytes: &Bytes, timestamp_ms: i64, from: Offset) -> io::Result<Option<(Offset, i64)>> {
     let header = batch::Header::parse(bytes).map_err(invalid_data)?;
-    let first = header.base_offset.max(from);
-    if header.is_log_append_time() {
-        return Ok(Some((first, header.max_timestamp)));
+    let mut records = Records::open(&header, bytes).map_err(invalid_data)?;
+    while let Some(record) = records.next() {
+        let record = record.map_err(invalid_data)?;
+        let (offset, timestamp) = (header.offset_of(&record), header.timestamp_of(&record));
+        if offset >= from && timestamp >= timestamp_ms {
+            return Ok(Some((offset, timestamp)));
+        }
     }
-    if header.is_compressed() {
-        let is_first_late_enough = header.base_timestamp >= timestamp_ms;
-        return Ok(Some((first, if is_first_late_enough { header.base_timestamp } else { header.max_timestamp })));
-    }
-    let records = batch::records(bytes)?;
-    let found = records.iter().find(|record| record.offset >= from.0 && record.timestamp >= timestamp_ms);
-    Ok(found.map(|record| (Offset(record.offset), record.timestamp)))
+    Ok(None)
 }
 
 fn invalid_data(e: BatchError) -> io::Error {

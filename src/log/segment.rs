@@ -1,28 +1,25 @@
 //! One segment of a log (Kafka's `LogSegment`): the `.log` file, its two index files, and the list of its
-//! batches in memory.
-//!
-//! Reads, truncation and lookups by time use the list; the index files are written in Kafka's format for
-//! whoever reads the directory, and never read back except to see whether they need rebuilding.
+//! batches in memory, which reads, truncation and lookups by time use.
 
 use std::io;
 
 use bytes::Bytes;
 
 use super::batch::{self, HEADER_BYTES, Header, NO_TIMESTAMP};
+use super::cleaner::CLEANED_SUFFIX;
+use super::index::{IndexConfig, Indexes, TimestampOffset};
 use crate::observe::BatchInfo;
 use crate::protocol::Offset;
 use crate::world::{Disk, File};
 
-/// `index.interval.bytes`, Kafka's default.
-const INDEX_INTERVAL_BYTES: u64 = 4096;
-/// Offset index entry: relative offset u32, position u32.
-const INDEX_ENTRY_BYTES: u64 = 8;
-/// Time index entry: timestamp i64, relative offset u32.
-const TIME_INDEX_ENTRY_BYTES: u64 = 12;
 /// Offsets in the indexes are relative and Java integers, and so are positions.
 const RELATIVE_MAX: i64 = i32::MAX as i64;
 /// How much of a file is read at once while it is scanned: large enough to be sequential on a real disk.
 const SCAN_BYTES: usize = 1 << 20;
+/// A segment's files, by extension; the log first.
+pub const EXTENSIONS: [&str; 3] = ["log", "index", "timeindex"];
+/// Suffix of files that are about to be deleted (`LogFileUtils.DELETED_FILE_SUFFIX`).
+pub const DELETED_SUFFIX: &str = ".deleted";
 
 /// One batch in a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,12 +46,13 @@ impl Stored {
     }
 }
 
-/// The largest timestamp of a segment and the last offset of the first batch that carries it
-/// (`shallowOffsetOfMaxTimestamp`).
-#[derive(Clone, Copy)]
-struct MaxTimestamp {
-    timestamp: i64,
-    offset: Offset,
+/// What an append brings, as far as it decides on rolling (`RollParams`).
+#[derive(Clone, Copy, Debug)]
+pub struct RollParams {
+    pub bytes: u64,
+    pub last_offset: Offset,
+    pub max_timestamp: i64,
+    pub wall_clock_ms: i64,
 }
 
 pub struct Segment {
@@ -62,16 +60,18 @@ pub struct Segment {
     path: String,
     base_offset: Offset,
     log: File,
-    index: File,
-    time_index: File,
+    indexes: Indexes,
     batches: Vec<Stored>,
     size_bytes: u64,
-    max_timestamp: MaxTimestamp,
-    bytes_since_index_entry: u64,
-    time_index_last: i64,
-    /// Content that may not survive a power loss: of the log file, of the index files.
+    max_timestamp: TimestampOffset,
+    /// The largest timestamp of the segment's first append: rolling by time counts from it. Negative: none.
+    first_timestamp: i64,
+    /// By the wall clock: the first append since the segment was created or loaded, and the last. They stand in for
+    /// timestamps where records have none.
+    created_ms: Option<i64>,
+    modified_ms: Option<i64>,
+    /// Content of the log file that may not survive a power loss.
     log_dirty: bool,
-    index_dirty: bool,
     /// A sealed segment whose headers cannot be followed to its end: what lies behind `batches` cannot be
     /// served, and must not be skipped silently either.
     is_broken: bool,
@@ -82,34 +82,39 @@ impl Segment {
     pub fn create(disk: &Disk, dir: &str, base_offset: Offset) -> io::Result<Segment> {
         let path = path(dir, base_offset);
         let log = disk.create(&format!("{path}.log"))?;
-        let index = disk.create(&format!("{path}.index"))?;
-        let time_index = disk.create(&format!("{path}.timeindex"))?;
-        Ok(Segment::new(path, base_offset, [log, index, time_index]))
+        let indexes = Indexes::create(disk, &path, "", base_offset)?;
+        Ok(Segment::new(path, base_offset, log, indexes))
+    }
+
+    /// An empty segment under another name, to be filled by the cleaner.
+    pub fn create_cleaned(disk: &Disk, dir: &str, base_offset: Offset) -> io::Result<Segment> {
+        let path = path(dir, base_offset);
+        let log = disk.create(&format!("{path}.log{CLEANED_SUFFIX}"))?;
+        let indexes = Indexes::create(disk, &path, CLEANED_SUFFIX, base_offset)?;
+        Ok(Segment::new(path, base_offset, log, indexes))
     }
 
     /// Opens a segment's files; missing index files are created empty. Call [`Segment::scan`] next.
     pub fn open(disk: &Disk, dir: &str, base_offset: Offset) -> io::Result<Segment> {
         let path = path(dir, base_offset);
         let log = disk.open(&format!("{path}.log"))?;
-        let index = open_or_create(disk, &format!("{path}.index"))?;
-        let time_index = open_or_create(disk, &format!("{path}.timeindex"))?;
-        Ok(Segment::new(path, base_offset, [log, index, time_index]))
+        let indexes = Indexes::open(disk, &path, base_offset)?;
+        Ok(Segment::new(path, base_offset, log, indexes))
     }
 
-    fn new(path: String, base_offset: Offset, [log, index, time_index]: [File; 3]) -> Segment {
+    fn new(path: String, base_offset: Offset, log: File, indexes: Indexes) -> Segment {
         Segment {
             path,
             base_offset,
             log,
-            index,
-            time_index,
+            indexes,
             batches: Vec::new(),
             size_bytes: 0,
-            max_timestamp: MaxTimestamp { timestamp: NO_TIMESTAMP, offset: base_offset },
-            bytes_since_index_entry: 0,
-            time_index_last: NO_TIMESTAMP,
+            max_timestamp: TimestampOffset::none(base_offset),
+            first_timestamp: NO_TIMESTAMP,
+            created_ms: None,
+            modified_ms: None,
             log_dirty: true,
-            index_dirty: true,
             is_broken: false,
         }
     }
@@ -135,29 +140,59 @@ impl Segment {
         self.max_timestamp.timestamp
     }
 
+    /// The largest timestamp, or when the segment was last modified if its records have none
+    /// (`LogSegment.largestTimestamp`): retention goes by it. One that was not modified since it was loaded counts as
+    /// modified at `wall_clock_ms`, when it is first asked.
+    pub fn largest_timestamp(&mut self, wall_clock_ms: i64) -> i64 {
+        if self.max_timestamp.timestamp >= 0 {
+            return self.max_timestamp.timestamp;
+        }
+        *self.modified_ms.get_or_insert(wall_clock_ms)
+    }
+
     pub fn is_dirty(&self) -> bool {
-        self.log_dirty || self.index_dirty
+        self.log_dirty || self.indexes.is_dirty()
     }
 
     /// Everything here is known to be durable: it lies below the recovery point, or the stop was clean.
     pub fn set_durable(&mut self) {
         self.log_dirty = false;
-        self.index_dirty = false;
+        self.indexes.set_durable();
     }
 
     pub fn set_broken(&mut self) {
         self.is_broken = true;
     }
 
-    /// Whether an append of `bytes` up to `last_offset` belongs into a new segment (`shouldRoll`).
-    pub fn should_roll(&self, bytes: u64, last_offset: Offset, segment_bytes: u64) -> bool {
-        let is_full = self.size_bytes + bytes > segment_bytes.min(RELATIVE_MAX as u64);
-        (self.size_bytes > 0 && is_full) || last_offset - self.base_offset > RELATIVE_MAX
+    /// Whether an append belongs into a new segment (`LogSegment.shouldRoll`). An empty segment takes anything.
+    pub fn should_roll(&self, append: RollParams, segment_bytes: u64, segment_ms: u64, indexes: IndexConfig) -> bool {
+        let is_too_far = append.last_offset - self.base_offset > RELATIVE_MAX;
+        if self.size_bytes == 0 {
+            return is_too_far;
+        }
+        let is_full = self.size_bytes + append.bytes > segment_bytes.min(RELATIVE_MAX as u64);
+        is_full || is_too_far || self.is_old_enough(append, segment_ms) || self.indexes.is_full(indexes)
+    }
+
+    /// By the records' own time where they have one (`timeWaitedForRoll`): a timestamp far ahead rolls at once, and
+    /// one far behind never does.
+    fn is_old_enough(&self, append: RollParams, segment_ms: u64) -> bool {
+        let (since, until) = match self.first_timestamp {
+            0.. => (self.first_timestamp, append.max_timestamp),
+            ..0 => (self.created_ms.unwrap_or(append.wall_clock_ms), append.wall_clock_ms),
+        };
+        u64::try_from(until.saturating_sub(since)).is_ok_and(|waited| waited > segment_ms)
     }
 
     /// Appends `data`, the batches of `staged`, in one write. When the write fails what may have reached the
     /// file is cut off again, as far as the disk lets us.
-    pub fn append(&mut self, data: &[u8], staged: &[Stored]) -> io::Result<()> {
+    pub fn append(
+        &mut self,
+        data: &[u8],
+        staged: &[Stored],
+        indexes: IndexConfig,
+        wall_clock_ms: i64,
+    ) -> io::Result<()> {
         self.log_dirty = true;
         if let Err(e) = self.log.append(data) {
             let _ = self.log.truncate(self.size_bytes);
@@ -165,41 +200,26 @@ impl Segment {
         }
         let position = self.size_bytes;
         self.size_bytes += data.len() as u64;
+        self.created_ms.get_or_insert(wall_clock_ms);
+        self.modified_ms = Some(wall_clock_ms);
         for batch in staged {
             self.note(Stored { position: position as u32 + batch.position, ..*batch });
         }
-        if self.bytes_since_index_entry > INDEX_INTERVAL_BYTES {
-            self.append_index_entries(position)?;
-            self.bytes_since_index_entry = 0;
+        if position == 0 {
+            self.first_timestamp = self.max_timestamp.timestamp;
         }
-        self.bytes_since_index_entry += data.len() as u64;
-        Ok(())
+        let last_offset = self.next_offset() + -1;
+        self.indexes.append(indexes, position, data.len() as u64, last_offset, self.max_timestamp)
     }
 
     fn note(&mut self, batch: Stored) {
-        if batch.max_timestamp > self.max_timestamp.timestamp {
-            self.max_timestamp = MaxTimestamp { timestamp: batch.max_timestamp, offset: batch.info.last_offset };
-        }
+        self.max_timestamp.note(&batch);
         self.batches.push(batch);
     }
 
-    fn append_index_entries(&mut self, position: u64) -> io::Result<()> {
-        let last_offset = self.next_offset() + -1;
-        self.index_dirty = true;
-        self.index.append(&index_entry(last_offset - self.base_offset, position))?;
-        self.append_time_index_entry()
-    }
-
-    /// `TimeIndex.maybeAppend` with the largest timestamp so far. Also done when the segment is sealed or
-    /// closed: retention goes by the last entry.
-    pub fn append_time_index_entry(&mut self) -> io::Result<()> {
-        if self.max_timestamp.timestamp > self.time_index_last {
-            self.index_dirty = true;
-            let MaxTimestamp { timestamp, offset } = self.max_timestamp;
-            self.time_index.append(&time_index_entry(timestamp, offset - self.base_offset))?;
-            self.time_index_last = timestamp;
-        }
-        Ok(())
+    /// Gives the time index its last entry: the segment is sealed or closed (`onBecomeInactiveSegment`).
+    pub fn seal(&mut self) -> io::Result<()> {
+        self.indexes.append_time(self.max_timestamp)
     }
 
     /// Whole batches from the one that holds `from`, or the next one if there is none; `None` if the segment
@@ -234,6 +254,12 @@ impl Segment {
         self.read_bytes(u64::from(batch.position), batch.end())
     }
 
+    pub fn read_header(&self, batch: &Stored) -> io::Result<Header> {
+        let start = u64::from(batch.position);
+        let bytes = self.read_bytes(start, start + HEADER_BYTES as u64)?;
+        Header::parse(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
     fn read_bytes(&self, start: u64, end: u64) -> io::Result<Bytes> {
         let bytes = self.log.read_at(start, (end - start) as usize)?;
         if bytes.len() as u64 != end - start {
@@ -250,7 +276,7 @@ impl Segment {
 
     /// Cuts at the start of the batch that holds `to`, or of the first one beyond it, durably if `is_durable`; rebuilds
     /// the indexes. Returns where the log ends now: `to`, or the base offset of the batch that held it.
-    pub fn truncate_to(&mut self, to: Offset, is_durable: bool) -> io::Result<Offset> {
+    pub fn truncate_to(&mut self, to: Offset, indexes: IndexConfig, is_durable: bool) -> io::Result<Offset> {
         let kept = self.batches.partition_point(|batch| batch.info.last_offset < to);
         let mut end = to;
         if let Some(cut) = self.batches.get(kept).copied() {
@@ -262,7 +288,7 @@ impl Segment {
             }
         }
         self.is_broken = false;
-        self.rebuild_indexes()?;
+        self.rebuild_indexes(indexes)?;
         Ok(end)
     }
 
@@ -272,47 +298,26 @@ impl Segment {
             self.log.sync()?;
             self.log_dirty = false;
         }
-        if self.index_dirty {
-            self.index.sync()?;
-            self.time_index.sync()?;
-            self.index_dirty = false;
-        }
-        Ok(())
+        self.indexes.sync()
     }
 
-    /// Lists the batches from the file, up to the first that is not whole, not valid, or whose offsets do not
-    /// increase; returns how many bytes lie behind that point. With `check_crc` content is checked too, as
-    /// Kafka's `LogSegment.recover` does; without, only headers are.
+    /// Lists the batches from the file, see [`list_batches`]; returns how many bytes lie behind the last.
     pub fn scan(&mut self, check_crc: bool) -> io::Result<u64> {
-        let file_bytes = self.log.len();
-        let mut batches = Vec::new();
-        let mut window = Window { file: &self.log, start: 0, bytes: Bytes::new() };
-        let mut position = 0;
-        let mut next_offset = self.base_offset;
-        while let Some(header) = window.batch(position, file_bytes, check_crc)? {
-            let is_in_order = header.base_offset >= next_offset && header.last_offset_delta >= 0;
-            let Some(last_offset) = header.base_offset.0.checked_add(i64::from(header.last_offset_delta)) else {
-                break;
-            };
-            let end = position + header.size_bytes as u64;
-            if !is_in_order || last_offset - self.base_offset.0 > RELATIVE_MAX || end > RELATIVE_MAX as u64 {
-                break;
-            }
-            batches.push(Stored::new(&header, position as usize));
-            next_offset = Offset(last_offset) + 1;
-            position = end;
-        }
+        let (batches, position) = list_batches(&self.log, self.base_offset, check_crc)?;
         self.size_bytes = position;
         self.batches.reserve(batches.len());
         for batch in batches {
             self.note(batch);
         }
-        Ok(file_bytes - position)
+        self.first_timestamp = self.batches.first().map_or(NO_TIMESTAMP, |batch| batch.max_timestamp);
+        Ok(self.log.len() - position)
     }
 
-    /// Cuts off what [`Segment::scan`] left behind.
+    /// Cuts off what [`Segment::scan`] left behind, durably: what is appended next must not be followed by what was
+    /// cut, should its end come back after a power loss.
     pub fn cut_tail(&mut self) -> io::Result<()> {
-        self.cut_file(self.size_bytes)
+        self.cut_file(self.size_bytes)?;
+        self.log.sync()
     }
 
     fn cut_file(&mut self, size_bytes: u64) -> io::Result<()> {
@@ -321,67 +326,53 @@ impl Segment {
         self.log.truncate(size_bytes)
     }
 
-    /// Kafka's `sanityCheck` of both indexes, and that their last entries lie within the segment.
+    /// Whether the index files agree with the segment's batches, see [`Indexes::are_sane`].
     pub fn indexes_are_sane(&self) -> io::Result<bool> {
-        let (index_bytes, time_index_bytes) = (self.index.len(), self.time_index.len());
-        if index_bytes % INDEX_ENTRY_BYTES != 0 || time_index_bytes % TIME_INDEX_ENTRY_BYTES != 0 {
-            return Ok(false);
-        }
-        let length = self.next_offset() - self.base_offset;
-        if index_bytes > 0 {
-            let entry = self.index.read_at(index_bytes - INDEX_ENTRY_BYTES, INDEX_ENTRY_BYTES as usize)?;
-            let (offset, position) = (be_u32(&entry, 0), be_u32(&entry, 4));
-            if i64::from(offset) >= length || u64::from(position) >= self.size_bytes {
-                return Ok(false);
-            }
-        }
-        let Some(last) = self.last_time_index_entry()? else {
-            return Ok(self.max_timestamp.timestamp == NO_TIMESTAMP || index_bytes == 0);
-        };
-        Ok(last.timestamp <= self.max_timestamp.timestamp && last.offset - self.base_offset < length)
+        self.indexes.are_sane(self.next_offset(), self.size_bytes, self.max_timestamp)
     }
 
-    fn last_time_index_entry(&self) -> io::Result<Option<MaxTimestamp>> {
-        let Some(at) = self.time_index.len().checked_sub(TIME_INDEX_ENTRY_BYTES) else { return Ok(None) };
-        let entry = self.time_index.read_at(at, TIME_INDEX_ENTRY_BYTES as usize)?;
-        let Some(timestamp) = entry.first_chunk() else { return Ok(None) };
-        let offset = self.base_offset + i64::from(be_u32(&entry, 8));
-        Ok(Some(MaxTimestamp { timestamp: i64::from_be_bytes(*timestamp), offset }))
+    /// Goes on after the last index entries that are there.
+    pub fn keep_indexes(&mut self) -> io::Result<()> {
+        self.indexes.keep()
     }
 
-    /// Goes on after the last entries that are there.
-    pub fn continue_indexes(&mut self) -> io::Result<()> {
-        self.time_index_last = self.last_time_index_entry()?.map_or(NO_TIMESTAMP, |entry| entry.timestamp);
-        Ok(())
-    }
-
-    /// Writes both indexes anew from the list of batches (`LogSegment.recover`).
-    pub fn rebuild_indexes(&mut self) -> io::Result<()> {
-        let (mut index, mut time_index) = (Vec::new(), Vec::new());
-        let mut max = MaxTimestamp { timestamp: NO_TIMESTAMP, offset: self.base_offset };
-        let mut time_index_last = NO_TIMESTAMP;
-        let mut last_indexed = 0;
+    /// Writes both indexes anew from the list of batches, and takes the largest timestamp from it.
+    pub fn rebuild_indexes(&mut self, indexes: IndexConfig) -> io::Result<()> {
+        self.max_timestamp = TimestampOffset::none(self.base_offset);
         for batch in &self.batches {
-            if batch.max_timestamp > max.timestamp {
-                max = MaxTimestamp { timestamp: batch.max_timestamp, offset: batch.info.last_offset };
-            }
-            let position = u64::from(batch.position);
-            if position - last_indexed > INDEX_INTERVAL_BYTES {
-                index.extend(index_entry(batch.info.last_offset - self.base_offset, position));
-                if max.timestamp > time_index_last {
-                    time_index.extend(time_index_entry(max.timestamp, max.offset - self.base_offset));
-                    time_index_last = max.timestamp;
-                }
-                last_indexed = position;
-            }
+            self.max_timestamp.note(batch);
         }
-        self.max_timestamp = max;
-        self.time_index_last = time_index_last;
-        self.bytes_since_index_entry = self.size_bytes - last_indexed;
-        self.index_dirty = true;
-        rewrite(&mut self.index, &index)?;
-        rewrite(&mut self.time_index, &time_index)?;
-        self.append_time_index_entry()
+        self.first_timestamp = self.batches.first().map_or(NO_TIMESTAMP, |batch| batch.max_timestamp);
+        self.indexes.rebuild(indexes, &self.batches, self.size_bytes)
+    }
+
+    /// Renames the files to `*.deleted`: they are no part of the log any more. Returns the new paths.
+    pub fn mark_deleted(self, disk: &Disk) -> io::Result<Vec<String>> {
+        let mut paths = Vec::with_capacity(EXTENSIONS.len());
+        for extension in EXTENSIONS {
+            let (from, to) =
+                (format!("{}.{extension}", self.path), format!("{}.{extension}{DELETED_SUFFIX}", self.path));
+            disk.rename(&from, &to)?;
+            paths.push(to);
+        }
+        Ok(paths)
+    }
+
+    /// Takes over when the segment was written last, as retention goes by it where records have no timestamps.
+    pub fn inherit_age(&mut self, from: &Segment) {
+        self.modified_ms = from.modified_ms;
+    }
+
+    /// Bytes of the larger index.
+    pub fn index_bytes(&self) -> u64 {
+        self.indexes.bytes()
+    }
+
+    /// Removes the files of a segment that the cleaner gives up.
+    pub fn remove_cleaned(self, disk: &Disk) -> io::Result<()> {
+        EXTENSIONS
+            .iter()
+            .try_for_each(|extension| disk.remove_file(&format!("{}.{extension}{CLEANED_SUFFIX}", self.path)))
     }
 
     /// Removes the files.
@@ -390,13 +381,38 @@ impl Segment {
     }
 }
 
+/// The batches of a segment's log file, up to the first that is not whole, not valid, or whose offsets do not
+/// increase, and where that is. With `check_crc` content is checked too, as Kafka's `LogSegment.recover` does;
+/// without, only headers are.
+pub fn list_batches(file: &File, base_offset: Offset, check_crc: bool) -> io::Result<(Vec<Stored>, u64)> {
+    let file_bytes = file.len();
+    let mut batches = Vec::new();
+    let mut window = Window { file, start: 0, bytes: Bytes::new() };
+    let mut position = 0;
+    let mut next_offset = base_offset;
+    while let Some(header) = window.batch(position, file_bytes, check_crc)? {
+        let is_in_order = header.base_offset >= next_offset && header.last_offset_delta >= 0;
+        let Some(last_offset) = header.base_offset.0.checked_add(i64::from(header.last_offset_delta)) else {
+            break;
+        };
+        let end = position + header.size_bytes as u64;
+        if !is_in_order || last_offset - base_offset.0 > RELATIVE_MAX || end > RELATIVE_MAX as u64 {
+            break;
+        }
+        batches.push(Stored::new(&header, position as usize));
+        next_offset = Offset(last_offset) + 1;
+        position = end;
+    }
+    Ok((batches, position))
+}
+
 /// Removes a segment's files, those that are there.
 pub fn remove(disk: &Disk, dir: &str, base_offset: Offset) -> io::Result<()> {
     remove_files(disk, &path(dir, base_offset))
 }
 
 fn remove_files(disk: &Disk, path: &str) -> io::Result<()> {
-    for extension in ["log", "index", "timeindex"] {
+    for extension in EXTENSIONS {
         match disk.remove_file(&format!("{path}.{extension}")) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -414,44 +430,16 @@ pub fn base_offset(file_name: &str, extension: &str) -> Option<Offset> {
 }
 
 pub fn log_path(dir: &str, base_offset: Offset) -> String {
-    format!("{}.log", path(dir, base_offset))
+    file(dir, base_offset, "log")
+}
+
+/// Path of one of a segment's files.
+pub fn file(dir: &str, base_offset: Offset, extension: &str) -> String {
+    format!("{}.{extension}", path(dir, base_offset))
 }
 
 fn path(dir: &str, base_offset: Offset) -> String {
     format!("{dir}/{:020}", base_offset.0)
-}
-
-fn open_or_create(disk: &Disk, path: &str) -> io::Result<File> {
-    match disk.open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => disk.create(path),
-        opened => opened,
-    }
-}
-
-fn rewrite(file: &mut File, content: &[u8]) -> io::Result<()> {
-    file.truncate(0)?;
-    if !content.is_empty() {
-        file.append(content)?;
-    }
-    Ok(())
-}
-
-fn index_entry(relative_offset: i64, position: u64) -> [u8; INDEX_ENTRY_BYTES as usize] {
-    let mut entry = [0; INDEX_ENTRY_BYTES as usize];
-    entry[..4].copy_from_slice(&(relative_offset as u32).to_be_bytes());
-    entry[4..].copy_from_slice(&(position as u32).to_be_bytes());
-    entry
-}
-
-fn time_index_entry(timestamp: i64, relative_offset: i64) -> [u8; TIME_INDEX_ENTRY_BYTES as usize] {
-    let mut entry = [0; TIME_INDEX_ENTRY_BYTES as usize];
-    entry[..8].copy_from_slice(&timestamp.to_be_bytes());
-    entry[8..].copy_from_slice(&(relative_offset as u32).to_be_bytes());
-    entry
-}
-
-fn be_u32(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_be_bytes(*chunk))
 }
 
 /// A file seen through large sequential reads.

@@ -10,11 +10,11 @@ use kafka_protocol::records::{
 use uuid::Uuid;
 
 use super::batch;
+use super::config::LogConfig;
 use super::directory::{LoadedLog, LogDirectory};
-use super::partition_log::LogConfig;
 use crate::protocol::{LeaderEpoch, Offset, TopicPartition};
 use crate::world::Disk;
-use crate::world::sim::{SimConfig, Simulation};
+use crate::world::sim::{Chooser, SimConfig, Simulation};
 
 /// A producer's batch of `count` records with values of `value_bytes`, at `timestamp`, `timestamp + 1`, ….
 pub fn batch_of(count: usize, value_bytes: usize, timestamp: i64) -> Bytes {
@@ -48,6 +48,21 @@ fn record(at: usize, timestamp: i64, value_bytes: usize) -> Record {
         value: Some(vec![timestamp as u8; value_bytes].into()),
         headers: Default::default(),
     }
+}
+
+/// A producer's batch of keyed records, at `timestamp`, `timestamp + 1`, …; a value of `None` is a tombstone.
+pub fn keyed_batch(records: &[(&str, Option<&str>)], timestamp: i64) -> Bytes {
+    let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let keyed = |(at, (key, value)): (usize, &(&str, Option<&str>))| Record {
+        key: Some(bytes(key)),
+        value: value.map(bytes),
+        ..record(at, timestamp + at as i64, 0)
+    };
+    let records: Vec<Record> = records.iter().enumerate().map(keyed).collect();
+    let mut buffer = BytesMut::new();
+    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+    RecordBatchEncoder::encode(&mut buffer, &records, &options).unwrap();
+    buffer.freeze()
 }
 
 /// The batch as a leader of `epoch` stores it at `base_offset`.
@@ -123,6 +138,20 @@ impl Machine {
         self.simulation.power_off(NAME);
         self.boot().await;
         self.disk()
+    }
+}
+
+impl Machine {
+    /// Cuts the power and boots again; `choose` says what survives of what was not synced.
+    pub async fn lose_power_choosing(&self, choose: &mut Chooser<'_>) -> Disk {
+        self.simulation.power_off_choosing(NAME, choose);
+        self.boot().await;
+        self.disk()
+    }
+
+    /// Flips the bits of `mask` in one byte of a file, on the medium and in the page cache.
+    pub fn rot(&self, path: &str, position: u64, mask: u8) -> std::io::Result<()> {
+        self.simulation.rot(NAME, path, position, mask)
     }
 }
 

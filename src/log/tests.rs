@@ -66,9 +66,9 @@ fn a_follower_keeps_offsets_and_epochs_skips_what_it_has_and_drops_a_partial_bat
         let (_, mut log) = create(&disk, &LogConfig::default());
         let batch = batch_of(2, 10, 0);
         let (a, b, c) = (stored(&batch, 0, 1), stored(&batch, 2, 1), stored(&batch, 4, 3));
-        log.append_as_follower(&a).unwrap();
+        log.append_as_follower(&a, 0).unwrap();
         let partial = c.slice(..c.len() - 5);
-        let appended = log.append_as_follower(&concat(&[a.clone(), b.clone(), c.clone(), partial])).unwrap();
+        let appended = log.append_as_follower(&concat(&[a.clone(), b.clone(), c.clone(), partial]), 0).unwrap();
         assert_eq!((appended.base_offset, appended.last_offset), (Offset(2), Offset(5)));
         assert_eq!(appended.batches.len(), 2);
         assert_eq!(read(&disk, SEGMENT_0), concat(&[a, b, c]));
@@ -82,17 +82,17 @@ fn a_follower_refuses_what_does_not_continue_its_log() {
     on_fresh_disk(|disk| {
         let (_, mut log) = create(&disk, &LogConfig::default());
         let batch = batch_of(3, 10, 0);
-        log.append_as_follower(&stored(&batch, 0, 1)).unwrap();
-        let error = log.append_as_follower(&stored(&batch, 2, 1)).unwrap_err();
+        log.append_as_follower(&stored(&batch, 0, 1), 0).unwrap();
+        let error = log.append_as_follower(&stored(&batch, 2, 1), 0).unwrap_err();
         assert!(matches!(error, AppendError::OutOfOrder { got: Offset(2), log_end: Offset(3) }), "{error}");
-        let error = log.append_as_follower(&concat(&[stored(&batch, 5, 1), stored(&batch, 4, 1)])).unwrap_err();
+        let error = log.append_as_follower(&concat(&[stored(&batch, 5, 1), stored(&batch, 4, 1)]), 0).unwrap_err();
         assert!(matches!(error, AppendError::OutOfOrder { got: Offset(4), log_end: Offset(8) }), "{error}");
         let mut corrupt = stored(&batch, 3, 1).to_vec();
         *corrupt.last_mut().unwrap() ^= 1;
-        assert!(matches!(log.append_as_follower(&corrupt.into()), Err(AppendError::Batch(_))));
+        assert!(matches!(log.append_as_follower(&corrupt.into(), 0), Err(AppendError::Batch(_))));
         assert_eq!(log.log_end(), Offset(3));
         // A gap is what compaction leaves.
-        assert_eq!(log.append_as_follower(&stored(&batch, 10, 1)).unwrap().last_offset, Offset(12));
+        assert_eq!(log.append_as_follower(&stored(&batch, 10, 1), 0).unwrap().last_offset, Offset(12));
     });
 }
 
@@ -100,7 +100,7 @@ fn a_follower_refuses_what_does_not_continue_its_log() {
 fn nothing_new_for_a_follower_is_no_error() {
     on_fresh_disk(|disk| {
         let (_, mut log) = create(&disk, &LogConfig::default());
-        let appended = log.append_as_follower(&Bytes::new()).unwrap();
+        let appended = log.append_as_follower(&Bytes::new(), 0).unwrap();
         assert_eq!((appended.base_offset, appended.last_offset), (Offset(0), Offset(-1)));
         assert!(appended.batches.is_empty());
     });
@@ -116,7 +116,7 @@ fn a_batch_beyond_max_message_bytes_is_refused_and_leaves_no_trace() {
         assert!(matches!(error, AppendError::TooLarge { bytes, bytes_max } if bytes == bytes_max + 1));
         assert_eq!((log.log_end(), log.latest_epoch()), (Offset(0), LeaderEpoch::NONE));
         // A follower takes what its leader accepted.
-        log.append_as_follower(&stored(&batch, 0, 1)).unwrap();
+        log.append_as_follower(&stored(&batch, 0, 1), 0).unwrap();
     });
 }
 
@@ -364,7 +364,7 @@ fn recovery_cuts_a_torn_tail() {
         disk.open(SEGMENT_0).unwrap().truncate(bytes - 7).unwrap();
         let (_, mut log, recovery) = reopen(&disk, &LogConfig::default());
         assert_eq!(log.log_end(), Offset(4));
-        assert_eq!(recovery.dropped_bytes, bytes / 3 - 7);
+        assert_eq!(recovery.dropped_bytes(), bytes / 3 - 7);
         assert_eq!(append(&mut log, 1, 2), (4, 4));
         assert_eq!(read_offsets(&log, 0, 5, usize::MAX), [(0, 1), (2, 3), (4, 4)]);
     });
@@ -384,7 +384,7 @@ fn recovery_cuts_at_a_flipped_bit_and_removes_the_segments_behind_it() {
         let (_, log, recovery) = reopen(&disk, &small_segments());
         assert_eq!(log.log_end(), Offset(3));
         assert_eq!(log.latest_epoch(), LeaderEpoch(3));
-        assert_eq!(recovery.dropped_bytes, bytes / 2 + bytes);
+        assert_eq!(recovery.dropped_bytes(), bytes / 2 + bytes);
         assert!(!disk.exists("data/orders-0/00000000000000000004.log"));
     });
 }
@@ -396,13 +396,13 @@ fn recovery_trusts_what_lies_below_the_recovery_point() {
         for _ in 0..6 {
             append(&mut log, 1, 1);
         }
-        directory.checkpoint_recovery_points([(&orders(), &log)].into_iter()).unwrap();
+        directory.checkpoint_truncation([(&orders(), &log)].into_iter()).unwrap();
         let disk = machine.kill().await;
         assert_eq!(read(&disk, "data/recovery-point-offset-checkpoint"), b"0\n1\norders 0 4\n");
         // Nothing checks the CRC of a sealed, flushed segment at start.
         flip_bit(&disk, SEGMENT_0, 100);
         let (_, log, recovery) = reopen(&disk, &small_segments());
-        assert_eq!((log.log_end(), recovery.dropped_bytes), (Offset(6), 0));
+        assert_eq!((log.log_end(), recovery.dropped_bytes()), (Offset(6), 0));
     });
 }
 
@@ -413,7 +413,7 @@ fn a_sealed_segment_that_cannot_be_followed_is_an_error_to_readers_not_a_gap() {
         for _ in 0..6 {
             append(&mut log, 1, 1);
         }
-        directory.checkpoint_recovery_points([(&orders(), &log)].into_iter()).unwrap();
+        directory.checkpoint_truncation([(&orders(), &log)].into_iter()).unwrap();
         let disk = machine.kill().await;
         let bytes = read(&disk, SEGMENT_0).len() as u64;
         flip_bit(&disk, SEGMENT_0, bytes / 2 + 16);
@@ -435,7 +435,7 @@ fn a_segment_that_comes_back_from_the_dead_is_removed() {
         stale.append(&stored(&batch_of(2, 10, 0), 4, 0)).unwrap();
         let (_, log, recovery) = reopen(&disk, &LogConfig::default());
         assert_eq!(log.log_end(), Offset(6));
-        assert_eq!(recovery.dropped_bytes, batch_of(2, 10, 0).len() as u64);
+        assert_eq!(recovery.dropped_bytes(), batch_of(2, 10, 0).len() as u64);
     });
 }
 
@@ -503,7 +503,7 @@ fn a_torn_tail_is_cut_even_after_an_orderly_stop() {
         let bytes = read(&disk, SEGMENT_0).len() as u64;
         disk.open(SEGMENT_0).unwrap().truncate(bytes - 1).unwrap();
         let (_, log, recovery) = reopen(&disk, &config);
-        assert_eq!((log.log_end(), recovery.dropped_bytes), (Offset(1), bytes / 2 - 1));
+        assert_eq!((log.log_end(), recovery.dropped_bytes()), (Offset(1), bytes / 2 - 1));
         assert_eq!(log.recovery_point(), Offset(1));
     });
 }

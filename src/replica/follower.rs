@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::Environment;
 use super::partition::{Partition, Role};
 use crate::defect::Defect;
-use crate::log::{AppendError, Appended, EpochCache};
-use crate::observe::{Observation, TruncationReason};
+use crate::log::{AppendError, Appended, EpochCache, LogStartMove};
+use crate::observe::{LogStartReason, Observation, TruncationReason};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 use crate::world::Time;
 
@@ -52,6 +52,7 @@ pub struct AskedFetch {
 pub struct LeaderData {
     pub error: Option<ErrorCode>,
     pub high_watermark: Offset,
+    pub log_start: Offset,
     pub diverging_epoch: Option<(LeaderEpoch, Offset)>,
     pub records: Bytes,
 }
@@ -165,13 +166,14 @@ impl Partition {
             || is_same_session && self.fetch_state().is_some_and(|f| f.offset == asked.offset)
     }
 
-    /// Applies the leader's answer to `asked` (`processFetchRequest`).
+    /// Applies the leader's answer to `asked` (`processFetchRequest`). `wall_clock_ms`: when it is appended.
     pub fn on_fetch_response(
         &mut self,
         now: Time,
         env: &Environment,
         asked: AskedFetch,
         data: &LeaderData,
+        wall_clock_ms: i64,
     ) -> io::Result<FetchOutcome> {
         if !self.still_asks(asked) || self.next_fetch().is_none() {
             return Ok(FetchOutcome::Ignored);
@@ -180,7 +182,7 @@ impl Partition {
             None => match data.diverging_epoch {
                 // Nothing else is taken from such an answer: its high watermark may lie in what we truncate.
                 Some((epoch, end)) => self.truncate_on_divergence(now, env, epoch, end),
-                None => self.append_fetched(now, env, data),
+                None => self.append_fetched(now, env, data, wall_clock_ms),
             },
             Some(ErrorCode::OffsetOutOfRange) => {
                 self.set_phase(FetchPhase::OutOfRange);
@@ -197,8 +199,14 @@ impl Partition {
         FetchOutcome::Failed
     }
 
-    fn append_fetched(&mut self, now: Time, env: &Environment, data: &LeaderData) -> io::Result<FetchOutcome> {
-        let appended = match self.append_as_follower(now, env, &data.records) {
+    fn append_fetched(
+        &mut self,
+        now: Time,
+        env: &Environment,
+        data: &LeaderData,
+        wall_clock_ms: i64,
+    ) -> io::Result<FetchOutcome> {
+        let appended = match self.append_as_follower(now, env, &data.records, wall_clock_ms) {
             Ok(appended) => appended,
             Err(AppendError::Io(error)) => return Err(error),
             // A bad batch may be a passing state of the leader's log: try again.
@@ -219,18 +227,27 @@ impl Partition {
         if high_watermark_changed {
             self.observe_high_watermark(now, env);
         }
+        self.follow_log_start(now, env, data.log_start)?;
         Ok(FetchOutcome::Applied { appended, high_watermark_changed })
     }
 
-    fn append_as_follower(&mut self, now: Time, env: &Environment, records: &Bytes) -> Result<bool, AppendError> {
+    fn append_as_follower(
+        &mut self,
+        now: Time,
+        env: &Environment,
+        records: &Bytes,
+        wall_clock_ms: i64,
+    ) -> Result<bool, AppendError> {
         if records.is_empty() {
             return Ok(false);
         }
-        let result = match self.log.append_as_follower(records) {
+        let result = match self.log.append_as_follower(records, wall_clock_ms) {
             // The leader's log start lies within the batch: an empty log may begin earlier.
             Err(AppendError::OutOfOrder { got, log_end }) if got < log_end && self.log.log_start() == log_end => {
+                let (from, to) = (self.log.log_start(), got);
                 self.log.truncate_fully_and_start_at(got)?;
-                self.log.append_as_follower(records)
+                self.observe_log_start(now, env, LogStartMove { from, to, reason: LogStartReason::Leader });
+                self.log.append_as_follower(records, wall_clock_ms)
             }
             result => result,
         };
@@ -289,9 +306,9 @@ impl Partition {
             self.truncate(now, env, leader.log_end, TruncationReason::OutOfRange)?;
         } else if leader.log_start > self.log.log_end() {
             // The leader has deleted what would follow our log.
-            let from = self.log.log_end();
+            let (from, to) = (self.log.log_start(), leader.log_start);
             self.log.truncate_fully_and_start_at(leader.log_start)?;
-            self.observe_truncated(now, env, from, TruncationReason::OutOfRange);
+            self.observe_log_start(now, env, LogStartMove { from, to, reason: LogStartReason::Leader });
         }
         self.fetch_on_from_log_end();
         Ok(FetchOutcome::Truncated)

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::isr::{AlterPartitionResult, CommittedIsr, IsrProposal, IsrState};
 use super::partition::{Effects, Partition, Role};
+use super::read::ReadRequest;
 use super::remote::RemoteReplica;
 use super::{Environment, ReplicaError};
 use crate::defect::Defect;
@@ -192,15 +193,15 @@ impl Partition {
         true
     }
 
-    /// Takes note of a follower's fetch from `offset` (`updateFollowerFetchState`): its log end, perhaps its way
-    /// into the ISR, perhaps a higher high watermark. `leader_log_end` is our log end when it was served.
+    /// Takes note of a follower's fetch (`updateFollowerFetchState`): its log end, perhaps its way into the ISR,
+    /// perhaps a higher high watermark; its log start. `leader_log_end` is our log end when it was served.
     pub(super) fn update_follower_fetch_state(
         &mut self,
         now: Time,
         env: &Environment,
         follower: BrokerId,
         follower_epoch: BrokerEpoch,
-        offset: Offset,
+        request: &ReadRequest,
         leader_log_end: Offset,
     ) -> Result<Effects, ErrorCode> {
         let takes_any_epoch = self.reads_epoch_twice();
@@ -212,10 +213,11 @@ impl Partition {
         if !takes_any_epoch {
             remote.check_incarnation(env, follower_epoch)?;
         }
-        remote.update_fetch_state(now, offset, leader_log_end, follower_epoch);
+        remote.update_fetch_state(now, request.offset, leader_log_end, follower_epoch);
+        let low_watermark_advanced = std::mem::replace(&mut remote.log_start, request.log_start) < request.log_start;
         let isr_proposal = self.maybe_expand_isr(now, env, follower);
-        let high_watermark_advanced = previous_log_end != offset && self.maybe_advance_high_watermark(now, env);
-        Ok(Effects { high_watermark_advanced, isr_proposal })
+        let high_watermark_advanced = previous_log_end != request.offset && self.maybe_advance_high_watermark(now, env);
+        Ok(Effects { high_watermark_advanced, low_watermark_advanced, isr_proposal })
     }
 
     fn maybe_expand_isr(&mut self, now: Time, env: &Environment, follower: BrokerId) -> Option<IsrProposal> {
@@ -269,7 +271,7 @@ impl Partition {
         }
         self.observe_isr(now, env);
         let high_watermark_advanced = acts_on_it && self.maybe_advance_high_watermark(now, env);
-        Effects { high_watermark_advanced, isr_proposal: Some(proposal) }
+        Effects { high_watermark_advanced, isr_proposal: Some(proposal), ..Effects::default() }
     }
 
     fn propose(&mut self, env: &Environment, isr: &[BrokerId]) -> IsrProposal {
@@ -321,7 +323,7 @@ impl Partition {
         }
         self.observe_isr(now, env);
         let high_watermark_advanced = self.maybe_advance_high_watermark(now, env);
-        Effects { high_watermark_advanced, isr_proposal: None }
+        Effects { high_watermark_advanced, ..Effects::default() }
     }
 
     fn on_isr_refused(&mut self, now: Time, env: &Environment, proposal: IsrProposal, error: ErrorCode) -> Effects {
@@ -342,7 +344,7 @@ impl Partition {
             | ErrorCode::InvalidUpdateVersion
             | ErrorCode::InvalidRequest
             | ErrorCode::NewLeaderElected => Effects::default(),
-            _ => Effects { high_watermark_advanced: false, isr_proposal: Some(proposal) },
+            _ => Effects { isr_proposal: Some(proposal), ..Effects::default() },
         }
     }
 

@@ -45,6 +45,8 @@ pub(super) enum Role {
 pub struct Effects {
     /// Waiting fetches and produce requests may be complete now.
     pub high_watermark_advanced: bool,
+    /// A follower's log start offset moved: DeleteRecords requests may be complete now.
+    pub low_watermark_advanced: bool,
     /// To be sent to the controller.
     pub isr_proposal: Option<IsrProposal>,
 }
@@ -179,7 +181,7 @@ impl Partition {
         self.observe_isr(now, env);
         // The ISR may be down to us alone.
         let high_watermark_advanced = self.maybe_advance_high_watermark(now, env);
-        Ok(Transition::BecameLeader(Effects { high_watermark_advanced, isr_proposal: None }))
+        Ok(Transition::BecameLeader(Effects { high_watermark_advanced, ..Effects::default() }))
     }
 
     fn make_follower(&mut self, now: Time, env: &Environment, state: &PartitionState) -> io::Result<Transition> {

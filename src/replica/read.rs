@@ -36,6 +36,8 @@ pub struct ReadRequest {
     pub current_leader_epoch: Option<LeaderEpoch>,
     /// The epoch of the last record that the reader has, if it says so (KIP-595).
     pub last_fetched_epoch: Option<LeaderEpoch>,
+    /// A follower's log start offset; below zero for a consumer.
+    pub log_start: Offset,
     pub bytes_max: usize,
     /// Return the first batch whatever its size (KIP-74).
     pub at_least_one: bool,
@@ -95,9 +97,8 @@ impl Partition {
         if !update_fetch_state || data.diverging_epoch.is_some() {
             return Ok((data, Effects::default()));
         }
-        let effects = self
-            .update_follower_fetch_state(now, env, id, epoch, request.offset, log_end)
-            .map_err(ReplicaError::Refused)?;
+        let effects =
+            self.update_follower_fetch_state(now, env, id, epoch, request, log_end).map_err(ReplicaError::Refused)?;
         Ok((data, effects))
     }
 

@@ -11,6 +11,8 @@ pub(super) struct RemoteReplica {
     pub id: BrokerId,
     /// The offset it fetched from last: everything below is on its log.
     pub log_end: Offset,
+    /// Its log start offset, as its last fetch says.
+    pub log_start: Offset,
     /// Our log end when it fetched last.
     last_fetch_leader_log_end: Offset,
     last_fetch: Option<Time>,
@@ -25,6 +27,7 @@ impl RemoteReplica {
         RemoteReplica {
             id,
             log_end: UNKNOWN_OFFSET,
+            log_start: UNKNOWN_OFFSET,
             last_fetch_leader_log_end: Offset::ZERO,
             last_fetch: None,
             last_caught_up: None,
@@ -69,6 +72,7 @@ impl RemoteReplica {
         self.last_caught_up = granted;
         if is_new_leader {
             self.log_end = UNKNOWN_OFFSET;
+            self.log_start = UNKNOWN_OFFSET;
             self.last_fetch_leader_log_end = UNKNOWN_OFFSET;
             self.last_fetch = None;
             self.broker_epoch = None;

@@ -156,12 +156,14 @@ impl Cluster {
         let request = ReadRequest {
             last_fetched_epoch: last_fetched,
             current_leader_epoch: Some(asked.leader_epoch),
+            log_start: self.node(follower).partition.log().log_start(),
             ..request(asked.offset.0, None, None)
         };
         let data = match self.read(leader, reader, &request) {
             Ok((data, _)) => LeaderData {
                 error: None,
                 high_watermark: data.high_watermark,
+                log_start: data.log_start,
                 diverging_epoch: data.diverging_epoch,
                 records: data.records,
             },
@@ -174,7 +176,7 @@ impl Cluster {
     fn answer(&mut self, follower: i32, asked: AskedFetch, data: &LeaderData) -> FetchOutcome {
         let now = self.now;
         let node = self.node(follower);
-        node.partition.on_fetch_response(now, &node.env, asked, data).unwrap()
+        node.partition.on_fetch_response(now, &node.env, asked, data, 0).unwrap()
     }
 
     /// Fetches until there is nothing new.
@@ -233,13 +235,20 @@ fn request(offset: i64, current: Option<i32>, last_fetched: Option<i32>) -> Read
         offset: Offset(offset),
         current_leader_epoch: current.map(LeaderEpoch),
         last_fetched_epoch: last_fetched.map(LeaderEpoch),
+        log_start: UNKNOWN_OFFSET,
         bytes_max: 1 << 20,
         at_least_one: true,
     }
 }
 
 fn refused(error: ErrorCode) -> LeaderData {
-    LeaderData { error: Some(error), high_watermark: Offset(-1), diverging_epoch: None, records: bytes::Bytes::new() }
+    LeaderData {
+        error: Some(error),
+        high_watermark: Offset(-1),
+        log_start: Offset(-1),
+        diverging_epoch: None,
+        records: bytes::Bytes::new(),
+    }
 }
 
 fn code<T: std::fmt::Debug>(result: Result<T, ReplicaError>) -> ErrorCode {
@@ -734,7 +743,13 @@ fn answer_to_an_old_question_is_ignored() {
         c.elect(1, 0, &[1, 2], &[1, 2]);
         c.append(1, 1);
         let (data, _) = c.fetch_at(1, 2, 0).unwrap();
-        let data = LeaderData { error: None, high_watermark: Offset(1), diverging_epoch: None, records: data.records };
+        let data = LeaderData {
+            error: None,
+            high_watermark: Offset(1),
+            log_start: Offset(0),
+            diverging_epoch: None,
+            records: data.records,
+        };
         let asked = c.node(2).partition.next_fetch().unwrap();
         c.elect(1, 1, &[1, 2], &[1, 2]);
         assert_eq!(c.answer(2, asked, &data), FetchOutcome::Ignored, "the leader epoch has changed");
@@ -812,6 +827,7 @@ fn followers_high_watermark_follows_the_leaders_even_backwards() {
         let answer = |high_watermark| LeaderData {
             error: None,
             high_watermark: Offset(high_watermark),
+            log_start: Offset(0),
             diverging_epoch: None,
             records: bytes::Bytes::new(),
         };

@@ -1,18 +1,19 @@
 //! The verdict on one run: what was found, held against what the scenario expects and what the
 //! configuration allows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::account;
-use super::model::{Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport};
+use super::model::{Account, Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport};
 use super::trace;
 use crate::check::{self, Anomalies, Context, Evidence, allowed};
 use crate::config::Acks;
+use crate::explain::{self, Case, Settings};
 use crate::history::{EventType, HistoryEvent, MicroOp};
 use crate::lab::outcome::{End, Phase, RunOutcome, TraceEvent, TraceKind, Violation};
+use crate::observe::Observation;
 use crate::scenario::{Expectation, Scenario, Variant, Workload};
 use crate::world::Time;
 
@@ -22,6 +23,9 @@ const UNAVAILABLE_BEYOND: Duration = Duration::from_secs(1);
 
 /// Evidence kept of each anomaly.
 const EVIDENCE_MAX: usize = 8;
+
+/// Events told of the first lost record.
+const ACCOUNT_EVENTS_MAX: usize = 8;
 
 /// Trace lines shown before a violation or the point where a run got stuck.
 const LEADING_EVENTS_MAX: usize = 12;
@@ -34,7 +38,7 @@ const LEADING_EVENTS_MAX: usize = 12;
 /// is unexpected: the scenario did not happen.
 pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunReport {
     let point = &scenario.variants[variant];
-    let values = Values::of(&outcome.history, final_read_at(&outcome.trace));
+    let values = Values::of(outcome);
     let complete = outcome.end == End::Complete;
     let mut anomalies = check::analyze(&outcome.history);
     if !complete {
@@ -59,7 +63,8 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
         expectations: Vec::new(),
         allowed: allowed(&Context::of_run(point, outcome)),
         faults: fault_reports(point, outcome),
-        account: if complete { account::first_lost(&values.lost(), point, outcome) } else { None },
+        settings: Settings::of(point),
+        account: None,
         leading_events: leading_events(outcome),
         digest: format!("{:016x}", outcome.digest),
         sim_ms: outcome.ended_at.as_millis(),
@@ -69,6 +74,9 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
         trace: None,
         history: None,
     };
+    if complete && report.counts.lost > 0 {
+        report.account = account(point, &report.settings, outcome);
+    }
     let (verdict, problems) = match &outcome.end {
         End::Panicked(message) => (Verdict::Panicked, vec![format!("panicked: {message}")]),
         End::Unfinished(waiting) => (Verdict::Unfinished, vec![format!("did not finish: {waiting}")]),
@@ -76,6 +84,19 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
     };
     (report.verdict, report.problems) = (verdict, problems);
     report
+}
+
+/// The first lost record, in short.
+fn account(variant: &Variant, settings: &Settings, outcome: &RunOutcome) -> Option<Account> {
+    let (explanation, all) = explain::first_lost(&Case::of_run(variant, settings, outcome))?;
+    let mut lines = explanation.lines(ACCOUNT_EVENTS_MAX);
+    let partition = explanation.partition;
+    lines.push(match all.text() {
+        Some(lost) => format!("Gone are offsets {lost} of {partition} that were acknowledged."),
+        None => format!("It is the only acknowledged record of {partition} that is gone."),
+    });
+    let (offset, value) = (explanation.offset, explanation.value.unwrap_or_default());
+    Some(Account { partition, offset, value, lines })
 }
 
 fn judge_complete(variant: &Variant, report: &mut RunReport) -> (Verdict, Vec<String>) {
@@ -139,6 +160,7 @@ fn metric_value(metric: &str, report: &RunReport) -> u64 {
         "unknown" => counts.unknown,
         "read" => counts.read,
         "lost" => counts.lost,
+        "compacted" => counts.compacted,
         "sent-and-missing" | "sent_and_missing" => counts.sent_and_missing,
         "unavailable-ms" | "unavailable_ms" => report.unavailable_ms,
         name => {
@@ -153,11 +175,17 @@ struct Values<'a> {
     /// (key, value) -> its place in `all`.
     known: FxHashMap<(&'a str, &'a serde_json::Value), usize>,
     all: Vec<ValueOutcome<'a>>,
+    /// Highest offset of each (key, record key) of the partitions that were compacted.
+    latest: FxHashMap<(&'a str, &'a str), i64>,
 }
 
 struct ValueOutcome<'a> {
     key: &'a str,
     value: &'a serde_json::Value,
+    record_key: Option<&'a str>,
+    is_tombstone: bool,
+    /// As acknowledged or as read.
+    offset: Option<i64>,
     sent: bool,
     failed: bool,
     acked: Option<LostRecord<'a>>,
@@ -171,32 +199,34 @@ pub struct LostRecord<'a> {
     pub value: &'a serde_json::Value,
     pub offset: Option<i64>,
     pub acked_at: Time,
-    /// Number of the history's process.
-    pub process: i64,
 }
 
 impl<'a> Values<'a> {
-    /// `read_from`: when the final read began; if it did not, every ok poll counts as read back.
-    fn of(history: &'a [HistoryEvent], read_from: Option<Time>) -> Values<'a> {
-        let mut values = Values { known: FxHashMap::default(), all: Vec::new() };
-        let read_from = read_from.unwrap_or(Time::ZERO);
-        for event in history {
+    /// If there was no final read, every ok poll counts as read back.
+    fn of(outcome: &'a RunOutcome) -> Values<'a> {
+        let mut values = Values { known: FxHashMap::default(), all: Vec::new(), latest: FxHashMap::default() };
+        let read_from = final_read_at(&outcome.trace).unwrap_or(Time::ZERO);
+        for event in &outcome.history {
             let at = Time::from_nanos(event.time);
             for op in event.ops() {
                 match op {
-                    MicroOp::Send { key, value, offset } => {
+                    MicroOp::Send { key, value, offset, record_key, tombstone } => {
                         let outcome = values.entry(key, value);
+                        outcome.record_key = record_key.as_deref();
+                        outcome.is_tombstone = *tombstone;
+                        outcome.offset = outcome.offset.max(*offset);
                         outcome.sent = true;
                         outcome.failed |= event.kind == EventType::Fail;
                         if event.kind == EventType::Ok {
-                            let (offset, process) = (*offset, event.process);
-                            outcome.acked.get_or_insert(LostRecord { key, value, offset, acked_at: at, process });
+                            outcome.acked.get_or_insert(LostRecord { key, value, offset: *offset, acked_at: at });
                         }
                     }
                     MicroOp::Poll { records } if event.kind == EventType::Ok && at >= read_from => {
                         for (key, records) in records {
-                            for (_, value) in records {
-                                values.entry(key, value).read_back = true;
+                            for (offset, value) in records {
+                                let outcome = values.entry(key, value);
+                                outcome.read_back = true;
+                                outcome.offset = outcome.offset.max(*offset);
                             }
                         }
                     }
@@ -204,13 +234,32 @@ impl<'a> Values<'a> {
                 }
             }
         }
+        values.note_latest(&compacted_partitions(&outcome.trace));
         values
+    }
+
+    fn note_latest(&mut self, compacted: &BTreeSet<String>) {
+        for outcome in self.all.iter().filter(|outcome| compacted.contains(outcome.key)) {
+            if let (Some(record_key), Some(offset)) = (outcome.record_key, outcome.offset) {
+                let latest = self.latest.entry((outcome.key, record_key)).or_insert(offset);
+                *latest = offset.max(*latest);
+            }
+        }
+    }
+
+    /// Compaction may have removed it: the partition was compacted, and it is a tombstone or not the latest of its
+    /// record key.
+    fn may_be_compacted(&self, outcome: &ValueOutcome<'a>) -> bool {
+        let latest = outcome.record_key.and_then(|record_key| self.latest.get(&(outcome.key, record_key)));
+        latest.is_some_and(|latest| outcome.is_tombstone || outcome.offset.is_some_and(|offset| offset < *latest))
     }
 
     fn entry(&mut self, key: &'a str, value: &'a serde_json::Value) -> &mut ValueOutcome<'a> {
         let all = &mut self.all;
         let at = *self.known.entry((key, value)).or_insert_with(|| {
-            all.push(ValueOutcome { key, value, sent: false, failed: false, acked: None, read_back: false });
+            let (record_key, is_tombstone, offset) = (None, false, None);
+            let (sent, failed, acked, read_back) = (false, false, None, false);
+            all.push(ValueOutcome { key, value, record_key, is_tombstone, offset, sent, failed, acked, read_back });
             all.len() - 1
         });
         &mut self.all[at]
@@ -226,7 +275,9 @@ impl<'a> Values<'a> {
             counts.unknown += u64::from(is_unknown);
             counts.read += u64::from(outcome.read_back);
             if complete && !outcome.read_back {
-                counts.lost += u64::from(outcome.acked.is_some());
+                let is_compacted = self.may_be_compacted(outcome);
+                counts.lost += u64::from(outcome.acked.is_some() && !is_compacted);
+                counts.compacted += u64::from(outcome.acked.is_some() && is_compacted);
                 counts.sent_and_missing += u64::from(is_unknown);
             }
         }
@@ -238,7 +289,7 @@ impl<'a> Values<'a> {
         let mut lost: Vec<LostRecord<'a>> = self
             .all
             .iter()
-            .filter(|outcome| !outcome.read_back)
+            .filter(|outcome| !outcome.read_back && !self.may_be_compacted(outcome))
             .filter_map(|outcome| {
                 debug_assert!(
                     outcome.acked.is_none_or(|acked| acked.key == outcome.key && acked.value == outcome.value)
@@ -256,8 +307,16 @@ pub fn lost_times(outcome: &RunOutcome) -> Vec<Time> {
     if outcome.end != End::Complete {
         return Vec::new();
     }
-    let values = Values::of(&outcome.history, final_read_at(&outcome.trace));
+    let values = Values::of(outcome);
     values.lost().iter().map(|record| record.acked_at).collect()
+}
+
+fn compacted_partitions(trace: &[TraceEvent]) -> BTreeSet<String> {
+    let partition = |event: &TraceEvent| match &event.what {
+        TraceKind::Observed(Observation::Compacted { partition, .. }) => Some(partition.to_string()),
+        _ => None,
+    };
+    trace.iter().filter_map(partition).collect()
 }
 
 fn final_read_at(trace: &[TraceEvent]) -> Option<Time> {

@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use crate::check::{Allowance, Evidence};
+use crate::explain::Settings;
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -44,8 +45,10 @@ pub struct Counts {
     pub unknown: u64,
     /// Distinct values that the final read returned.
     pub read: u64,
-    /// Acknowledged, and the final read did not return it.
+    /// Acknowledged, and the final read did not return it although compaction does not explain that.
     pub lost: u64,
+    /// Acknowledged, and compaction may have removed it: a tombstone, or not the latest value of its record key.
+    pub compacted: u64,
     /// Of the unknown ones, those that the final read did not return: with acks=0 all that is missing.
     pub sent_and_missing: u64,
 }
@@ -86,11 +89,12 @@ pub struct FaultReport {
     pub line: usize,
 }
 
-/// What became of the first lost record: lines of prose, times in seconds since the workloads began.
+/// What became of the first lost record, and why: lines of prose, times in seconds since the workloads began.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Account {
     pub partition: String,
-    pub offset: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<i64>,
     pub value: serde_json::Value,
     pub lines: Vec<String>,
 }
@@ -124,6 +128,8 @@ pub struct RunReport {
     pub expectations: Vec<ExpectationReport>,
     pub allowed: Vec<Allowance>,
     pub faults: Vec<FaultReport>,
+    /// What the configuration promised; `explain` argues from it.
+    pub settings: Settings,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<Account>,
     /// Trace lines that lead up to the first violation, or to where the run got stuck.

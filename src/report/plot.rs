@@ -86,6 +86,8 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             Observation::Truncated { partition, to, .. } => (partition, Some(*to), None),
             Observation::HighWatermark { partition, offset, .. } => (partition, None, Some(*offset)),
             Observation::Flushed { .. }
+            | Observation::LogStartMoved { .. }
+            | Observation::Compacted { .. }
             | Observation::BecameLeader { .. }
             | Observation::BecameFollower { .. }
             | Observation::IsrView { .. }

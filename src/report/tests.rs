@@ -160,7 +160,7 @@ fn push(history: &mut Vec<HistoryEvent>, kind: EventType, ms: u64, op: MicroOp) 
 }
 
 fn send(value: i64, offset: Option<i64>) -> MicroOp {
-    MicroOp::Send { key: "orders-0".to_owned(), value: value.into(), offset }
+    MicroOp::send("orders-0".to_owned(), value.into(), offset)
 }
 
 fn at(ms: u64, machine: &str, what: TraceKind) -> TraceEvent {
@@ -237,7 +237,7 @@ fn a_loss_under_acks_1_is_as_expected_and_accounted_for() {
     assert_eq!((report.counts.acked, report.counts.lost, report.counts.read), (10, 2, 8));
     assert_eq!(report.anomalies["lost-write"], 2);
     let account = report.account.expect("a record was lost");
-    assert_eq!((account.offset, account.value), (3, 3.into()));
+    assert_eq!((account.offset, account.value), (Some(3), 3.into()));
     insta::assert_snapshot!(account.lines.join("\n"));
 }
 

@@ -20,6 +20,7 @@ const PARTITIONS_MAX: i64 = 1_000;
 const LOG_DIRS_MAX: i64 = 16;
 /// A record's value carries its number, so that every value is unique.
 const VALUE_BYTES_MIN: i64 = 16;
+const KEY_PREFIX_DEFAULT: &str = "key-";
 const VALUE_BYTES_DEFAULT: usize = 100;
 
 /// One configuration key with its value.
@@ -64,7 +65,10 @@ pub(super) struct TopicDraft {
 
 #[derive(Debug)]
 pub(super) struct AxisDraft {
+    /// As the file has it, perhaps with the scope in front: `producer.compression.type`.
     pub name: Text,
+    /// The configuration key.
+    pub key: String,
     pub values: Vec<Spanned<String>>,
     /// The configurations that it sets; none for the defects.
     pub scopes: Vec<Scope>,
@@ -83,6 +87,8 @@ pub(super) enum Kind {
         rate: Option<u64>,
         value_bytes: usize,
         keys: Option<u64>,
+        key_prefix: String,
+        tombstones: Option<u64>,
         /// From `acks`, or from `config`.
         acks: Option<Setting>,
     },
@@ -352,12 +358,23 @@ fn produce(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -
         .integer("value-bytes", VALUE_BYTES_MIN..=i64::from(i32::MAX), mistakes)
         .map_or(VALUE_BYTES_DEFAULT, |bytes| bytes.value as usize);
     let keys = section.integer("keys", 1..=i64::MAX, mistakes).map(|keys| keys.value as u64);
+    let key_prefix =
+        section.text("key-prefix", mistakes).map_or_else(|| KEY_PREFIX_DEFAULT.to_owned(), |text| text.value);
+    let tombstones = section.integer("tombstones", 2..=i64::MAX, mistakes).map(|every| every.value as u64);
+    if !section.has("keys") {
+        let of_keys = |key: &&Text| ["key-prefix", "tombstones"].contains(&key.value.as_str());
+        if let Some(key) = section.entries().into_iter().map(|entry| entry.key).find(|key| of_keys(&key)) {
+            mistakes
+                .add(&key.span, format!("`{}` needs `keys`: the records have none", key.value))
+                .help("for example `keys = 10`");
+        }
+    }
     let acks = acks(section, config, mistakes);
     if !section.has("records") {
         section.missing("records", "records = 500", mistakes);
     }
     let records = section.integer("records", 1..=i64::MAX, mistakes)?.value as u64;
-    Some(Kind::Produce { records, rate, value_bytes, keys, acks })
+    Some(Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, acks })
 }
 
 fn acks(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -> Option<Setting> {
@@ -398,7 +415,7 @@ fn setting(key: Text, value: Option<&toml_edit::Value>, scope: Scope, mistakes: 
     };
     let span = value.span().unwrap_or_else(|| key.span.clone());
     let Some(text) = scalar(value) else {
-        let message = format!("`{}` must be a string, an integer or a boolean, not {}", key.value, type_of(value));
+        let message = format!("`{}` must be a string, a number or a boolean, not {}", key.value, type_of(value));
         mistakes.add(&span, message);
         return None;
     };
@@ -426,7 +443,8 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
     let mut axes: Vec<AxisDraft> = Vec::new();
     for entry in matrix.entries() {
         let is_of_defects = entry.key.value == DEFECTS_AXIS;
-        let scopes = if is_of_defects { Vec::new() } else { axis_scopes(&entry.key, mistakes) };
+        let (key, scopes) =
+            if is_of_defects { (entry.key.value.clone(), Vec::new()) } else { axis_key(&entry.key, mistakes) };
         let Some(array) = entry.item.as_array() else {
             let message = format!("axis `{}` must be an array of values", entry.key.value);
             mistakes.add(&entry.value_span(), message).help(format!("for example `\"{}\" = [1, 2]`", entry.key.value));
@@ -440,7 +458,7 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
             if is_of_defects {
                 defects_value(value, root.file(), mistakes)
             } else {
-                axis_value(&entry.key, value, &scopes, mistakes)
+                axis_value(&entry.key, &key, value, &scopes, mistakes)
             }
         });
         let mut unique: Vec<Spanned<String>> = Vec::new();
@@ -453,9 +471,8 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
                 unique.push(value);
             }
         }
-        let duplicate = axes.iter().find(|axis| {
-            axis.scopes == scopes && same_key(&axis.name.value, &entry.key.value, scopes.first().copied())
-        });
+        let duplicate =
+            axes.iter().find(|axis| axis.scopes == scopes && same_key(&axis.key, &key, scopes.first().copied()));
         if let Some(other) = duplicate {
             let message =
                 format!("`{}` and `{}` are two names of one configuration", other.name.value, entry.key.value);
@@ -463,7 +480,7 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
             continue;
         }
         if !unique.is_empty() && (is_of_defects || !scopes.is_empty()) {
-            axes.push(AxisDraft { name: entry.key, values: unique, scopes });
+            axes.push(AxisDraft { name: entry.key, key, values: unique, scopes });
         }
     }
     axes
@@ -473,6 +490,17 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
 pub(super) fn same_key(one: &str, other: &str, scope: Option<Scope>) -> bool {
     let name = |key| scope.map_or(key, |scope| config::canonical_name(scope, key));
     name(one) == name(other)
+}
+
+/// The configuration key of an axis, and the configurations that it sets.
+fn axis_key(name: &Text, mistakes: &mut Mistakes) -> (String, Vec<Scope>) {
+    for scope in [Scope::Broker, Scope::Producer, Scope::Consumer] {
+        let key = name.value.strip_prefix(&format!("{scope}."));
+        if let Some(key) = key.filter(|key| config::scopes_of(key).contains(&scope)) {
+            return (key.to_owned(), vec![scope]);
+        }
+    }
+    (name.value.clone(), axis_scopes(name, mistakes))
 }
 
 /// The configurations that an axis sets. The cluster's stands for its topics' too; a key that both servers and
@@ -485,7 +513,7 @@ fn axis_scopes(key: &Text, mistakes: &mut Mistakes) -> Vec<Scope> {
     if servers && !clients.is_empty() {
         mistakes
             .add(&key.span, format!("`{}` cannot be an axis: brokers and clients both have it", key.value))
-            .help("set it in [cluster.config] or in the `config` of a workload");
+            .help(format!("say whose: `broker.{}` or `{}.{}`", key.value, clients[0], key.value));
         return Vec::new();
     }
     if servers {
@@ -516,24 +544,25 @@ fn note_unknown_axis(key: &Text, mistakes: &mut Mistakes) {
 }
 
 fn axis_value(
-    key: &Text,
+    name: &Text,
+    key: &str,
     value: &toml_edit::Value,
     scopes: &[Scope],
     mistakes: &mut Mistakes,
 ) -> Option<Spanned<String>> {
-    let span = value.span().unwrap_or_else(|| key.span.clone());
+    let span = value.span().unwrap_or_else(|| name.span.clone());
     let Some(text) = scalar(value) else {
-        let message = format!("`{}` cannot be {}", key.value, type_of(value));
-        mistakes.add(&span, message).help("a value is a string, an integer or a boolean");
+        let message = format!("`{}` cannot be {}", name.value, type_of(value));
+        mistakes.add(&span, message).help("a value is a string, a number or a boolean");
         return None;
     };
     for scope in scopes {
-        if let Err(error) = config::check(*scope, &key.value, &text) {
-            note_config(&error, &key.span, &span, mistakes);
+        if let Err(error) = config::check(*scope, key, &text) {
+            note_config(&error, &name.span, &span, mistakes);
             return None;
         }
     }
-    Some(Spanned { value: normal(&key.value, &text), span })
+    Some(Spanned { value: normal(key, &text), span })
 }
 
 /// `none`, a defect, or several joined by `+`.

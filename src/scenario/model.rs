@@ -130,6 +130,10 @@ pub enum Workload {
         value_bytes: usize,
         /// Number of distinct keys; `None`: records without key.
         keys: Option<u64>,
+        /// Keys are named by this and a number from 0 on.
+        key_prefix: String,
+        /// Every so manieth record of a key has no value: a tombstone.
+        tombstones: Option<u64>,
         start: Duration,
         config: ProducerConfig,
     },

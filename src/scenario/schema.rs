@@ -220,6 +220,7 @@ fn setting(kind: Kind) -> Value {
         Kind::Int { min, max } => bounded(min, Some(max).filter(|max| *max != i64::MAX)),
         Kind::Millis { min } | Kind::Seconds { min } => bounded(min, None),
         Kind::Bool => json!({"enum": [true, false, "true", "false"]}),
+        Kind::Ratio => json!({"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string"}]}),
         Kind::Choice(words) => {
             let numbers = words.iter().filter_map(|word| word.parse::<i64>().ok()).map(|number| json!(number));
             let words = words.iter().map(|word| json!(word));

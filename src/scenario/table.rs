@@ -314,7 +314,8 @@ pub(super) fn scalar(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.value().clone()),
         Value::Integer(number) => Some(number.value().to_string()),
         Value::Boolean(value) => Some(value.value().to_string()),
-        Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::InlineTable(_) => None,
+        Value::Float(number) => Some(number.value().to_string()),
+        Value::Datetime(_) | Value::Array(_) | Value::InlineTable(_) => None,
     }
 }
 

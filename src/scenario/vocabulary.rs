@@ -27,7 +27,7 @@ pub const TOPIC_KEYS: &[&str] = &["name", "partitions", "replication-factor", "c
 pub const WORKLOAD_KINDS: &[&str] = &["produce", "consume"];
 /// Keys of `[[workload]]` with `kind = "produce"`.
 pub const PRODUCE_KEYS: &[&str] =
-    &["kind", "topic", "records", "rate", "value-bytes", "keys", "start", "acks", "config"];
+    &["kind", "topic", "records", "rate", "value-bytes", "keys", "key-prefix", "tombstones", "start", "acks", "config"];
 /// Keys of `[[workload]]` with `kind = "consume"`.
 pub const CONSUME_KEYS: &[&str] = &["kind", "topic", "start", "config"];
 /// Keys that every `[[fault]]` may have.
@@ -225,6 +225,8 @@ pub const METRICS: &[Metric] = &[
     metric_of("nonmonotonic-send", MetricKind::Anomaly),
     metric_of("aborted-read", MetricKind::Anomaly),
     metric_of("precommitted-read", MetricKind::Anomaly),
+    metric_of("lost-latest", MetricKind::Anomaly),
+    metric_of("tombstone-missed", MetricKind::Anomaly),
     metric_of("committed-too-far", MetricKind::Anomaly),
     metric_of("G0", MetricKind::Anomaly),
     metric_of("G0-process", MetricKind::Anomaly),
@@ -252,6 +254,7 @@ pub const METRICS: &[Metric] = &[
     metric_of("unknown", MetricKind::Count),
     metric_of("read", MetricKind::Count),
     metric_of("lost", MetricKind::Count),
+    metric_of("compacted", MetricKind::Count),
     metric_of("sent-and-missing", MetricKind::Count),
     metric_of("unavailable-ms", MetricKind::Millis),
 ];

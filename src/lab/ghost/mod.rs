@@ -6,9 +6,10 @@
 //! in-sync replica) the violation is stated once and the ghost goes on with what the new leader holds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::outcome::Violation;
-use crate::observe::{BatchInfo, Observation};
+use crate::observe::{BatchInfo, LogStartReason, Observation};
 use crate::protocol::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicPartition};
 use crate::world::Time;
 
@@ -36,6 +37,10 @@ pub struct PartitionGhost {
     /// The highest high watermark that a leader ever reached.
     pub true_high_watermark: Offset,
     committed: Vec<BatchInfo>,
+    /// The highest log start that retention or DeleteRecords made on any replica.
+    expired_to: Offset,
+    /// What some replica's compaction did to a batch, by base offset: any replica may have it so.
+    compacted: BTreeMap<Offset, Compacted>,
     logs: BTreeMap<String, ReplicaGhost>,
     leaders: BTreeMap<LeaderEpoch, String>,
 }
@@ -51,15 +56,26 @@ impl Default for PartitionGhost {
             replicas: Vec::new(),
             true_high_watermark: Offset::ZERO,
             committed: Vec::new(),
+            expired_to: Offset::ZERO,
+            compacted: BTreeMap::new(),
             logs: BTreeMap::new(),
             leaders: BTreeMap::new(),
         }
     }
 }
 
+/// What compaction left of a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Compacted {
+    /// Some of its records, or the same under another header.
+    Rewritten,
+    Removed,
+}
+
 #[derive(Default)]
 struct ReplicaGhost {
     batches: Vec<BatchInfo>,
+    log_start: i64,
     log_end: i64,
     high_watermark: i64,
     /// Below it the log was compared with the committed one.
@@ -109,8 +125,9 @@ impl Ghost {
     /// Updates the ghost by one fact and checks what it could break.
     pub fn observe(&mut self, at: Time, machine: &str, observation: &Observation) {
         match observation {
-            Observation::LogLoaded { partition, log_end, high_watermark, batches, .. } => {
+            Observation::LogLoaded { partition, log_start, log_end, high_watermark, batches, .. } => {
                 let replica = self.replica(partition, machine);
+                replica.log_start = log_start.0;
                 replica.batches.clone_from(batches);
                 replica.log_end = log_end.0;
                 replica.high_watermark = high_watermark.0;
@@ -137,6 +154,12 @@ impl Ghost {
                 replica.log_end = to.0;
                 replica.high_watermark = replica.high_watermark.min(to.0);
                 replica.compared = replica.compared.min(to.0);
+            }
+            Observation::LogStartMoved { partition, to, reason, .. } => {
+                self.log_start_moved(machine, partition, *to, *reason);
+            }
+            Observation::Compacted { partition, from, to, batches } => {
+                self.compacted(at, machine, partition, *from..*to, batches);
             }
             Observation::HighWatermark { partition, offset, as_leader } => {
                 self.high_watermark(at, machine, partition, *offset, *as_leader);
@@ -216,8 +239,11 @@ impl Ghost {
             Observation::Flushed { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
-            | Observation::Registered { .. }
             | Observation::CleanShutdown => {}
+            // A process that was started anew.
+            Observation::Registered { .. } => {
+                self.with_failed_dirs.remove(machine);
+            }
             Observation::LogDirFailed { .. } => {
                 self.with_failed_dirs.insert(machine.to_owned());
             }
@@ -266,6 +292,50 @@ impl Ghost {
             logs.insert(machine.to_owned(), ReplicaGhost::default());
         }
         logs.get_mut(machine).expect("inserted above")
+    }
+
+    /// Records below a log start are gone on that replica, and nothing is compared there any more.
+    fn log_start_moved(&mut self, machine: &str, partition: &TopicPartition, to: Offset, reason: LogStartReason) {
+        let replica = self.replica(partition, machine);
+        replica.log_start = to.0;
+        replica.batches.retain(|b| b.last_offset >= to);
+        replica.log_end = replica.log_end.max(to.0);
+        match reason {
+            LogStartReason::RetentionTime | LogStartReason::RetentionSize | LogStartReason::DeleteRecords => {
+                let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
+                ghost.expired_to = ghost.expired_to.max(to);
+            }
+            LogStartReason::Leader => {}
+        }
+    }
+
+    /// Compaction takes records out of a replica's log, below its high watermark. It adds nothing and moves nothing.
+    fn compacted(
+        &mut self,
+        at: Time,
+        machine: &str,
+        partition: &TopicPartition,
+        offsets: Range<Offset>,
+        batches: &[BatchInfo],
+    ) {
+        let replica = self.replica(partition, machine);
+        let start = replica.batches.partition_point(|b| b.base_offset < offsets.start);
+        let end = replica.batches.partition_point(|b| b.base_offset < offsets.end);
+        let before: Vec<BatchInfo> = replica.batches.splice(start..end, batches.iter().copied()).collect();
+        let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
+        let mut left = batches.iter().peekable();
+        for old in &before {
+            let new = left.next_if(|new| is_same_place(new, old));
+            match new {
+                None => drop(ghost.compacted.insert(old.base_offset, Compacted::Removed)),
+                Some(new) if new != old => drop(ghost.compacted.entry(old.base_offset).or_insert(Compacted::Rewritten)),
+                Some(_) => {}
+            }
+        }
+        if let Some(invented) = left.next() {
+            let detail = format!("compaction on {machine} left a batch at {} that was not there", invented.base_offset);
+            self.violate("log-matching", at, partition, detail);
+        }
     }
 
     /// Log matching, as far as it can newly break: what enters this replica's high watermark must be the
@@ -343,7 +413,7 @@ impl Ghost {
         let promised = ghost.logs[machine].range(base, last + 1);
         let lacks = |member: &&String| {
             let held = ghost.logs.get(member.as_str()).map_or(&[][..], |log| log.range(base, last + 1));
-            first_difference(held, promised).is_some()
+            first_difference(held, promised, &ghost.compacted).is_some()
         };
         if let Some(member) = ghost.isr_machines.iter().find(lacks) {
             let detail =
@@ -369,8 +439,11 @@ impl Ghost {
         let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
         let other = ghost.leaders.insert(epoch, machine.to_owned()).filter(|m| m != machine);
         let replica = &ghost.logs[machine];
+        // A log may begin where retention or a client made some replica's begin, and no later.
+        let start = ghost.expired_to.min(Offset(replica.log_start));
         let end = ghost.true_high_watermark;
-        let missing = first_difference(replica.range(Offset::ZERO, end), range(&ghost.committed, Offset::ZERO, end));
+        let missing =
+            first_difference(replica.range(start, end), range(&ghost.committed, start, end), &ghost.compacted);
         let mut lost = None;
         if let Some(from) = missing
             && epoch >= ghost.leader_epoch
@@ -416,8 +489,9 @@ impl PartitionGhost {
         if replica.compared >= end.0 {
             return None;
         }
-        let from = Offset(std::mem::replace(&mut replica.compared, end.0));
-        first_difference(range(&replica.batches, from, end), range(&self.committed, from, end))
+        let from = std::mem::replace(&mut replica.compared, end.0).max(replica.log_start);
+        let from = Offset(from).min(end);
+        first_difference(range(&replica.batches, from, end), range(&self.committed, from, end), &self.compacted)
     }
 
     /// Members of the controller's ISR that do not hold the committed log in [from, end): the violation, and why.
@@ -438,7 +512,9 @@ impl PartitionGhost {
         if log_end < end.0 {
             return Some(("candidate-completeness", format!("{machine} ends at {log_end}")));
         }
-        let differs = first_difference(replica?.range(from, end), news)?;
+        let replica = replica?;
+        let from = from.max(Offset(replica.log_start));
+        let differs = first_difference(replica.range(from, end), range(news, from, end), &self.compacted)?;
         Some(("strong-isr", format!("{machine} holds another record at offset {differs}")))
     }
 
@@ -457,14 +533,30 @@ fn numbers(brokers: &[BrokerId]) -> Vec<i32> {
     brokers.iter().map(|broker| broker.0).collect()
 }
 
-/// The offset from which `held` is not `expected`, which may be longer than `held` but must begin with it.
-fn first_difference(held: &[BatchInfo], expected: &[BatchInfo]) -> Option<Offset> {
-    for (i, batch) in expected.iter().enumerate() {
-        if held.get(i) != Some(batch) {
-            return Some(batch.base_offset);
+/// The offset from which `held` is not `expected`, which may be shorter than `held` but must be its beginning. What
+/// was `compacted` somewhere may be missing on either side, or have another content.
+fn first_difference(
+    held: &[BatchInfo],
+    expected: &[BatchInfo],
+    compacted: &BTreeMap<Offset, Compacted>,
+) -> Option<Offset> {
+    let may_be_missing = |batch: &BatchInfo| compacted.get(&batch.base_offset) == Some(&Compacted::Removed);
+    let mut held = held.iter().peekable();
+    for batch in expected {
+        while held.next_if(|h| h.base_offset < batch.base_offset && may_be_missing(h)).is_some() {}
+        match held.next_if(|h| h.base_offset == batch.base_offset) {
+            Some(same) if same == batch => {}
+            Some(other) if is_same_place(other, batch) && compacted.contains_key(&batch.base_offset) => {}
+            None if may_be_missing(batch) => {}
+            Some(_) | None => return Some(batch.base_offset),
         }
     }
     None
+}
+
+/// All but the content.
+fn is_same_place(one: &BatchInfo, other: &BatchInfo) -> bool {
+    BatchInfo { crc: 0, ..*one } == BatchInfo { crc: 0, ..*other }
 }
 
 #[cfg(test)]

@@ -91,6 +91,12 @@ impl Told {
         self
     }
 
+    fn compacts(self, broker: i32, to: i64, batches: &[BatchInfo]) -> Told {
+        let (partition, from, batches) = (orders(), Offset::ZERO, batches.to_vec());
+        let fact = Observation::Compacted { partition, from, to: Offset(to), batches };
+        self.observes(&machine_of(BrokerId(broker)), fact)
+    }
+
     fn high_watermark(mut self, broker: i32, offset: i64, as_leader: bool) -> Told {
         let fact = Observation::HighWatermark { partition: orders(), offset: Offset(offset), as_leader };
         self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
@@ -127,6 +133,27 @@ fn another_record_below_the_high_watermark_breaks_log_matching() {
     // Beyond its high watermark a replica may hold what it likes.
     let beyond = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 0, 99)]).high_watermark(3, 1, false);
     assert!(beyond.violations().is_empty());
+}
+
+#[test]
+fn compaction_is_not_loss_but_only_where_it_was() {
+    // Broker 2 loses offset 0 and rewrites offset 1; broker 3 starts anew from what broker 2 holds.
+    let compacted = || healthy().high_watermark(2, 2, false).compacts(2, 2, &[batch(1, 0, 91)]);
+    let told = compacted().elects(2, 1, &[2, 3]).truncates(3, 2, 0).appends(3, &[batch(1, 0, 91)]);
+    let told = told.high_watermark(3, 2, false).elects(3, 2, &[2, 3]);
+    assert!(told.violations().is_empty(), "{:?}", told.0.violations);
+    // Nobody compacted offset 1 away, nor moved it to another epoch.
+    assert!(compacted().truncates(3, 2, 0).elects(3, 1, &[3]).violations().contains(&"leader-completeness"));
+    let other_epoch = compacted().truncates(3, 2, 0).appends(3, &[batch(1, 1, 91)]).high_watermark(3, 2, false);
+    assert_eq!(other_epoch.violations(), ["log-matching"]);
+}
+
+#[test]
+fn compaction_that_adds_or_moves_a_batch_breaks_log_matching() {
+    for wrong in [batch(1, 4, 11), batch(7, 0, 11)] {
+        assert_eq!(healthy().compacts(2, 2, &[batch(0, 0, 10), wrong]).violations(), ["log-matching"]);
+    }
+    assert!(healthy().compacts(2, 2, &[batch(0, 0, 90)]).violations().is_empty());
 }
 
 #[test]
