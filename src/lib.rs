@@ -12,6 +12,7 @@ pub mod config;
 pub mod controller;
 pub mod defect;
 pub mod explain;
+pub mod fuzz;
 pub mod history;
 pub mod lab;
 pub mod log;

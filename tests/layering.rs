@@ -30,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("check", &["history", "lab", "observe", "protocol", "scenario", "config", "world"]),
     ("explain", &["check", "client", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
     ("report", &["check", "client", "explain", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
+    ("fuzz", &["check", "config", "defect", "history", "lab", "observe", "protocol", "report", "scenario", "world"]),
 ];
 
 fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {

@@ -6,12 +6,14 @@ mod bench;
 mod check;
 mod defects;
 mod explain;
+mod fuzz;
 mod pool;
 mod replay;
 mod run;
 mod saved;
 mod schema;
 mod serve;
+mod shrink;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -49,6 +51,8 @@ struct Cli {
 enum Command {
     Run(RunArgs),
     Replay(ReplayArgs),
+    Fuzz(fuzz::FuzzArgs),
+    Shrink(shrink::ShrinkArgs),
     Check(CheckArgs),
     Explain(ExplainArgs),
     Defects(DefectsArgs),
@@ -255,6 +259,8 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Replay(args) => replay::replay(args),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
+        Command::Shrink(args) => shrink::shrink(&args),
         Command::Check(args) => check::check(args),
         Command::Explain(args) => explain::explain(args),
         Command::Defects(args) => defects::defects(&args),

@@ -375,6 +375,8 @@ impl Follower<'_> {
             | Observation::IsrView { .. }
             | Observation::Refused { .. }
             | Observation::LatestOffset { .. }
+            | Observation::LogStartMoved { .. }
+            | Observation::Compacted { .. }
             | Observation::LogDirFailed { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }

@@ -20,8 +20,8 @@ const PARTITIONS_MAX: i64 = 1_000;
 const LOG_DIRS_MAX: i64 = 16;
 /// A record's value carries its number, so that every value is unique.
 const VALUE_BYTES_MIN: i64 = 16;
-const KEY_PREFIX_DEFAULT: &str = "key-";
-const VALUE_BYTES_DEFAULT: usize = 100;
+pub const KEY_PREFIX_DEFAULT: &str = "key-";
+pub(super) const VALUE_BYTES_DEFAULT: usize = 100;
 
 /// One configuration key with its value.
 #[derive(Clone, Debug)]
