@@ -20,14 +20,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Of the log a client knows the layout of a record batch (`log::batch`), as it is on the wire and on disk.
     ("client", &["config", "defect", "log", "protocol", "world"]),
     ("history", &[]),
-    // Of the world a scenario knows what its links, clocks, messages and disks can be like: plain data.
+    // Of the world a scenario knows what its links, clocks, messages and disks can suffer: plain data (`world::sim::model`,
+    // `world::sim::disk`).
     ("scenario", &["config", "defect", "protocol", "world"]),
     (
         "lab",
         &["broker", "client", "config", "controller", "history", "log", "observe", "protocol", "scenario", "world"],
     ),
     ("check", &["history", "lab", "observe", "protocol", "scenario", "config", "world"]),
-    ("report", &["check", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
+    ("explain", &["check", "client", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
+    ("report", &["check", "client", "explain", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
+    ("fuzz", &["check", "config", "defect", "history", "lab", "observe", "protocol", "report", "scenario", "world"]),
 ];
 
 fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {

@@ -226,9 +226,8 @@ impl Broker {
         for index in 0..self.partitions.len() {
             let (key, hosted) = self.partitions.get_index_mut(index).expect("below the length");
             let key = *key;
-            if let Some(proposal) = hosted.partition.maybe_shrink_isr(now, &self.env) {
-                self.submit_isr_proposal(now, key, proposal);
-            }
+            let effects = hosted.partition.maybe_shrink_isr(now, &self.env);
+            self.apply_effects(now, key, effects);
         }
     }
 

@@ -14,8 +14,8 @@ use crate::scenario::{Variant, Workload};
 use crate::world::Time;
 
 /// Violations that follow when records below the high watermark are lost for a legitimate reason.
-pub const VIOLATIONS_OF_LOSS: [&str; 4] =
-    ["candidate-completeness", "high-watermark-went-back", "leader-completeness", "log-matching"];
+pub const VIOLATIONS_OF_LOSS: [&str; 5] =
+    ["candidate-completeness", "high-watermark-went-back", "leader-completeness", "log-matching", "strong-isr"];
 
 /// One line of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -462,6 +462,12 @@ impl Events {
                 TraceKind::Phase(Phase::FinalRead) => events.read_back = true,
                 TraceKind::Observed(_)
                 | TraceKind::Sent { .. }
+                | TraceKind::BatchSent { .. }
+                | TraceKind::BatchRetried { .. }
+                | TraceKind::PositionReset { .. }
+                | TraceKind::ReadFailed { .. }
+                | TraceKind::Process { .. }
+                | TraceKind::Violated { .. }
                 | TraceKind::Acked { .. }
                 | TraceKind::Failed { .. }
                 | TraceKind::Unknown { .. }

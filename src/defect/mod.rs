@@ -127,6 +127,16 @@ mod tests {
     }
 
     #[test]
+    fn the_scenario_of_a_defect_shows_it_with_and_without() {
+        for defect in Defect::ALL {
+            let Some(stem) = defect.scenario() else { continue };
+            let text = std::fs::read_to_string(format!("scenarios/{stem}.toml")).expect(stem);
+            let axis = text.lines().find(|line| line.starts_with("defects = ")).unwrap_or_default();
+            assert!(axis.contains("\"none\"") && axis.contains(&format!("\"{defect}\"")), "{stem} lacks {defect}");
+        }
+    }
+
+    #[test]
     fn every_defect_is_told_in_whole_sentences_with_a_source() {
         for defect in Defect::ALL {
             assert!(defect.sentence().ends_with('.') && defect.sentence().len() > 30, "{defect}");

@@ -248,10 +248,10 @@ impl Partition {
     }
 
     /// Proposes an ISR without the followers that fell behind, if there are any (`maybeShrinkIsr`).
-    pub fn maybe_shrink_isr(&mut self, now: Time, env: &Environment) -> Option<IsrProposal> {
-        let Role::Leader(leader) = &self.role else { return None };
+    pub fn maybe_shrink_isr(&mut self, now: Time, env: &Environment) -> Effects {
+        let Role::Leader(leader) = &self.role else { return Effects::default() };
         if leader.isr.in_flight().is_some() {
-            return None;
+            return Effects::default();
         }
         let log_end = self.log.log_end();
         let is_in_sync = |id: &BrokerId| {
@@ -260,15 +260,18 @@ impl Partition {
         let committed = leader.isr.isr().to_vec();
         let remaining: Vec<BrokerId> = committed.iter().copied().filter(is_in_sync).collect();
         if remaining.len() == committed.len() {
-            return None;
+            return Effects::default();
         }
         let proposal = self.propose(env, &remaining);
         // Until the controller has confirmed it, who is to go may still be elected (KIP-497).
         let acts_on_it = self.defects().has(Defect::HwIsrBeforeCommit);
         let committed = if acts_on_it { remaining } else { committed };
-        self.leader_state_mut()?.isr = IsrState::PendingShrink { committed, proposal: proposal.id };
+        if let Some(leader) = self.leader_state_mut() {
+            leader.isr = IsrState::PendingShrink { committed, proposal: proposal.id };
+        }
         self.observe_isr(now, env);
-        Some(proposal)
+        let high_watermark_advanced = acts_on_it && self.maybe_advance_high_watermark(now, env);
+        Effects { high_watermark_advanced, isr_proposal: Some(proposal), ..Effects::default() }
     }
 
     fn propose(&mut self, env: &Environment, isr: &[BrokerId]) -> IsrProposal {

@@ -153,7 +153,12 @@ impl Partition {
                 leader.remotes.push(RemoteReplica::new(id));
             }
         }
-        leader.isr = IsrState::Committed(state.isr.clone());
+        // The state that AlterPartition's answer told us of comes once more with the metadata. It knows nothing of what
+        // we have proposed since, and the controller may be about to grant that (KIP-497).
+        let is_known = !is_new_leader_epoch && state.partition_epoch == self.partition_epoch;
+        if !is_known || self.defects().has(Defect::EqualEpochDropsPending) {
+            leader.isr = IsrState::Committed(state.isr.clone());
+        }
         self.leader = env.id;
         self.partition_epoch = state.partition_epoch;
         if is_new_leader_epoch {

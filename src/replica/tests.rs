@@ -209,7 +209,7 @@ impl Cluster {
     fn shrink(&mut self, leader: i32) -> Option<IsrProposal> {
         let now = self.now;
         let node = self.node(leader);
-        node.partition.maybe_shrink_isr(now, &node.env)
+        node.partition.maybe_shrink_isr(now, &node.env).isr_proposal
     }
 
     fn controller_answers(&mut self, leader: i32, proposal: &IsrProposal, result: AlterPartitionResult) -> Effects {

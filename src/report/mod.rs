@@ -3,7 +3,6 @@
 //!
 //! Plain data in, text out. Only [`files`] writes anything.
 
-mod account;
 pub mod files;
 mod html;
 mod human;
@@ -13,7 +12,7 @@ mod model;
 mod plot;
 pub mod trace;
 
-pub use human::{Look, human};
+pub use human::{Look, human, wrap};
 pub use judge::judge;
 pub use junit::junit;
 pub use model::{

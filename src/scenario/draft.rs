@@ -20,8 +20,8 @@ const PARTITIONS_MAX: i64 = 1_000;
 const LOG_DIRS_MAX: i64 = 16;
 /// A record's value carries its number, so that every value is unique.
 const VALUE_BYTES_MIN: i64 = 16;
-const KEY_PREFIX_DEFAULT: &str = "key-";
-const VALUE_BYTES_DEFAULT: usize = 100;
+pub const KEY_PREFIX_DEFAULT: &str = "key-";
+pub(super) const VALUE_BYTES_DEFAULT: usize = 100;
 
 /// One configuration key with its value.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub(super) struct Setting {
 #[derive(Debug)]
 pub(super) struct ClusterDraft {
     pub brokers: u32,
-    /// How many log directories each broker has.
+    /// How many each broker has; [`ClusterDraft::log_dirs`] are their names.
     pub log_dirs: u32,
     pub link: LinkModel,
     pub event_cost: Duration,
@@ -165,10 +165,14 @@ pub(super) fn read(root: &Section<'_>, mistakes: &mut Mistakes) -> Draft {
     draft
 }
 
-/// The claim: the file's first line, as a comment.
+/// The claim: the file's first line, as a comment. A line for editors (`#:schema …`) may come before it.
 fn title(file: &str, mistakes: &mut Mistakes) -> String {
-    let start = file.len() - file.trim_start().len();
-    let line = file[start..].lines().next().unwrap_or("");
+    let mut rest = file.trim_start();
+    while rest.starts_with("#:") {
+        rest = rest.split_once('\n').map_or("", |(_, after)| after).trim_start();
+    }
+    let start = file.len() - rest.len();
+    let line = rest.lines().next().unwrap_or("");
     match line.strip_prefix('#').map(str::trim) {
         Some(title) if !title.is_empty() => title.to_owned(),
         Some(_) | None => {

@@ -423,6 +423,36 @@ impl fmt::Display for Target {
     }
 }
 
+impl fmt::Display for Condition {
+    /// As a scenario file writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Condition::Count { what, of, compare, value } => {
+                let what = match what {
+                    Counter::Sent => "sent",
+                    Counter::Acked => "acked",
+                    Counter::Committed => "committed",
+                };
+                write!(f, "{what}({of}) {compare} {value}")
+            }
+            Condition::Isr { partition, equals } => {
+                let ids: Vec<String> = equals.iter().map(u32::to_string).collect();
+                write!(f, "isr({partition}) == [{}]", ids.join(", "))
+            }
+            Condition::IsrSize { partition, compare, value } => write!(f, "isr({partition}).size {compare} {value}"),
+            Condition::Leader { partition, negated, broker } => {
+                let sign = if *negated { "!=" } else { "==" };
+                match broker {
+                    0 => write!(f, "leader({partition}) {sign} none"),
+                    id => write!(f, "leader({partition}) {sign} {id}"),
+                }
+            }
+            Condition::Fault { index, ended: false } => write!(f, "fault({index}).started"),
+            Condition::Fault { index, ended: true } => write!(f, "fault({index}).ended"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -68,10 +68,8 @@ pub const FAULT_KEYS: &[&str] = &[
     "direction",
     "drift",
     "config",
-    // Disks.
     "pages",
     "entries",
-    "bytes-per-second",
     "free-bytes",
     "segment",
     "batch",
@@ -104,7 +102,6 @@ pub const ACTIONS: &[&str] = &[
     "clock-drift",
     "clock-strobe",
     "clock-freeze",
-    // Disks.
     "fsync-slow",
     "fsync-fail",
     "fsync-lie",
@@ -126,8 +123,8 @@ pub const ACTIONS: &[&str] = &[
 /// Keys that go with an action, besides those of [`START_KEYS`]: those it needs, then those it may have.
 pub fn keys_of(action: &str) -> Option<(&'static [&'static str], &'static [&'static str])> {
     Some(match action {
-        "crash" | "pause" | "isolate" | "controlled-shutdown" | "clock-freeze" => (&["target"], &["for"]),
         "power-loss" => (&["target"], &["pages", "entries", "for"]),
+        "crash" | "pause" | "isolate" | "controlled-shutdown" | "clock-freeze" => (&["target"], &["for"]),
         "restart" => (&["target"], &["config"]),
         "resume" | "elect-preferred" => (&["target"], &[]),
         "partition" => (&["groups"], &["one-way", "for"]),
@@ -146,13 +143,33 @@ pub fn keys_of(action: &str) -> Option<(&'static [&'static str], &'static [&'sta
         "fsync-slow" | "read-slow" | "write-slow" => (&["target", "by"], &["for"]),
         "fsync-fail" | "fsync-lie" | "read-fail" | "read-short" | "write-fail" | "write-lost" | "write-misdirected"
         | "disk-stall" | "disk-replace" => (&["target"], &["for"]),
-        "disk-throttle" => (&["target", "bytes-per-second"], &["for"]),
+        "disk-throttle" => (&["target", "bandwidth"], &["for"]),
         "disk-full" => (&["target", "free-bytes"], &["for"]),
         "drop-cache" => (&["target"], &[]),
         "bit-rot" => (&["target"], &["segment", "batch", "field", "byte", "bit"]),
         _ => return None,
     })
 }
+
+/// Values of `do` that are aimed at disks or files.
+pub const DISK_ACTIONS: &[&str] = &[
+    "fsync-slow",
+    "fsync-fail",
+    "fsync-lie",
+    "read-slow",
+    "read-fail",
+    "read-short",
+    "write-slow",
+    "write-fail",
+    "write-lost",
+    "write-misdirected",
+    "disk-stall",
+    "disk-throttle",
+    "disk-full",
+    "disk-replace",
+    "drop-cache",
+    "bit-rot",
+];
 
 /// Values of `direction` in `[[fault]]`.
 pub const DIRECTIONS: &[&str] = &["request", "response"];

@@ -5,7 +5,7 @@
 //! it are the *committed log*. When a run legitimately loses them (unclean election, power loss of the last
 //! in-sync replica) the violation is stated once and the ghost goes on with what the new leader holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::outcome::Violation;
@@ -21,6 +21,8 @@ pub struct Ghost {
     pub active: BTreeMap<BrokerId, bool>,
     broker_epochs: BTreeMap<BrokerId, BrokerEpoch>,
     pub violations: Vec<Violation>,
+    /// Brokers with a log directory that failed: nothing but a restart brings it back.
+    pub with_failed_dirs: BTreeSet<String>,
 }
 
 /// One partition: the controller's view, the committed log, each replica's log.
@@ -170,7 +172,13 @@ impl Ghost {
                 self.learnt_epoch(at, machine, partition, *leader_epoch);
             }
             Observation::PartitionChanged {
-                partition, leader, leader_epoch, partition_epoch, isr, replicas, ..
+                partition,
+                leader,
+                leader_epoch,
+                partition_epoch,
+                isr,
+                replicas,
+                unclean,
             } => {
                 let ghost = self.partitions.entry(partition.clone()).or_default();
                 if *leader_epoch < ghost.leader_epoch {
@@ -190,7 +198,10 @@ impl Ghost {
                     let detail = format!("the controller's partition epoch went from {before} to {partition_epoch}");
                     self.violate("partition-epoch-went-back", at, partition, detail);
                 }
-                self.joined_isr(at, partition, &added);
+                // What an unclean leader lacks is stated when it leads.
+                if !unclean {
+                    self.joined_isr(at, partition, &added);
+                }
                 self.quorum_superset(at, partition);
             }
             Observation::IsrView { partition, maximal_isr, .. } => {
@@ -228,9 +239,14 @@ impl Ghost {
             Observation::Flushed { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
-            | Observation::Registered { .. }
-            | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => {}
+            // A process that was started anew.
+            Observation::Registered { .. } => {
+                self.with_failed_dirs.remove(machine);
+            }
+            Observation::LogDirFailed { .. } => {
+                self.with_failed_dirs.insert(machine.to_owned());
+            }
         }
     }
 
@@ -239,9 +255,11 @@ impl Ghost {
         self.partitions.get(partition).is_some_and(PartitionGhost::is_led)
     }
 
-    /// Led, and every replica in sync.
+    /// Led, every replica in sync, and all that the leader holds committed: a reader gets everything.
     pub fn is_whole(&self, partition: &TopicPartition) -> bool {
-        self.partitions.get(partition).is_some_and(|p| p.is_led() && p.isr.len() == p.replicas.len())
+        self.partitions
+            .get(partition)
+            .is_some_and(|p| p.is_led() && p.isr.len() == p.replicas.len() && p.uncommitted() == 0)
     }
 
     /// A sentence for the verdict on a partition that is not whole.
@@ -252,13 +270,17 @@ impl Ghost {
             return format!("no leader; the in-sync replicas are {isr:?}");
         }
         format!(
-            "leader {} in epoch {}, in-sync replicas {isr:?} of {:?}",
-            ghost.leader, ghost.leader_epoch, ghost.replicas
+            "leader {} in epoch {}, in-sync replicas {isr:?} of {:?}, {} records above the high watermark",
+            ghost.leader,
+            ghost.leader_epoch,
+            ghost.replicas,
+            ghost.uncommitted()
         )
     }
 
     /// The machine's process ended: it leads nothing any more.
     pub fn stopped(&mut self, machine: &str) {
+        self.with_failed_dirs.remove(machine);
         for partition in self.partitions.values_mut() {
             if let Some(replica) = partition.logs.get_mut(machine) {
                 replica.leads = None;
@@ -457,6 +479,11 @@ impl PartitionGhost {
     fn is_led(&self) -> bool {
         let leader = self.logs.get(&machine_of(self.leader));
         leader.is_some_and(|replica| replica.leads == Some(self.leader_epoch))
+    }
+
+    /// Records of the leader above its high watermark.
+    fn uncommitted(&self) -> i64 {
+        self.logs.get(&machine_of(self.leader)).map_or(0, |replica| replica.log_end - replica.high_watermark)
     }
 
     /// Whether `machine` leads in the controller's leader epoch.

@@ -2,11 +2,10 @@
 //! moment a fault starts; whatever a fault did is undone when its duration is over. What is done is in a file by
 //! subject: `links`, `messages`, `machines`.
 
+mod disk;
 mod links;
 mod machines;
 mod messages;
-
-mod disk;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,10 +28,10 @@ struct Entry {
     state: EntryState,
     resolved: Vec<String>,
     links: Vec<Link>,
-    /// Running faults of disks, by machine.
-    disk_faults: Vec<(String, FaultId)>,
     /// While it runs, if it goes on and off.
     turn: Option<Turn>,
+    /// Running faults of disks, by machine.
+    disk_faults: Vec<(String, FaultId)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -155,6 +154,8 @@ impl Nemesis {
         }
         // Whoever still shuts down in an orderly way is booted when that is done.
         self.restarts.append(&mut self.shutting_down);
+        let with_failed_dirs = std::mem::take(&mut self.cluster.recorder.lock().ghost.with_failed_dirs);
+        with_failed_dirs.iter().for_each(|machine| self.stop(machine, None, now));
         for machine in self.cluster.server_machines() {
             if !self.restarts.contains(&machine) {
                 self.boot(&machine);

@@ -9,11 +9,12 @@ use super::super::expression::{self, Slip};
 use super::super::model::{Action, Target};
 use super::super::table::{Section, Text};
 use super::super::vocabulary::DISK_TARGETS;
+use super::network::needed_bandwidth;
 use super::{Names, Read, note, target};
 use crate::scenario::diagnostics::Mistakes;
 use crate::world::sim::{DiskFault, DiskScope, Survivors};
 
-/// Reads one of the actions about disks.
+/// Reads an action on disks.
 pub(super) fn read(
     section: &Section<'_>,
     what: &Text,
@@ -35,11 +36,14 @@ pub(super) fn read(
         "write-misdirected" => DiskAction::Fault(DiskFault::WriteMisdirected),
         "disk-stall" => DiskAction::Fault(DiskFault::Stall),
         "disk-throttle" => {
-            let bytes_per_second = amount(section, "bytes-per-second", 1, "bytes-per-second = 1000000", mistakes)?;
+            let (bytes_per_second, _) = needed_bandwidth(section, mistakes)?;
             DiskAction::Fault(DiskFault::Throttle { bytes_per_second })
         }
         "disk-full" => {
-            let free_bytes = amount(section, "free-bytes", 0, "free-bytes = 0", mistakes)?;
+            if !section.has("free-bytes") {
+                section.missing("free-bytes", "free-bytes = 0", mistakes);
+            }
+            let free_bytes = section.integer("free-bytes", 0..=i64::MAX, mistakes)?.value.unsigned_abs();
             DiskAction::Fault(DiskFault::Full { free_bytes })
         }
         "disk-replace" => DiskAction::Replace,
@@ -83,13 +87,6 @@ fn by(section: &Section<'_>, mistakes: &mut Mistakes) -> Option<std::time::Durat
         section.missing("by", "by = \"50ms\"", mistakes);
     }
     section.positive_duration("by", mistakes).map(|by| by.value)
-}
-
-fn amount(section: &Section<'_>, key: &str, least: i64, example: &str, mistakes: &mut Mistakes) -> Option<u64> {
-    if !section.has(key) {
-        section.missing(key, example, mistakes);
-    }
-    section.integer(key, least..=i64::MAX, mistakes).map(|amount| amount.value.unsigned_abs())
 }
 
 fn bit_rot(section: &Section<'_>, mistakes: &mut Mistakes) -> Option<BitRot> {

@@ -4,7 +4,7 @@
 mod machine;
 mod network;
 
-pub(super) use network::loss;
+pub(super) use network::{loss, requests};
 
 mod disk;
 
@@ -355,8 +355,7 @@ fn action(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mis
         "crash" => aimed(Action::Crash, mistakes),
         "power-loss" => {
             let (survivors, leaving) = disk::survivors(section, mistakes)?;
-            let (action, target, text) = aimed(Action::PowerLoss(survivors), mistakes)?;
-            Some((action, target, text + &leaving))
+            at_target(Some((Action::PowerLoss(survivors), leaving)), mistakes)
         }
         "restart" => at_target(machine::restart(section, mistakes), mistakes),
         "crash-loop" => at_target(machine::crash_loop(section, mistakes), mistakes),

@@ -73,14 +73,15 @@ impl<T> Inbox<T> {
         if is_due { self.queue.pop().map(|due| due.what) } else { None }
     }
 
-    /// When the next value arrives, or arrived.
-    pub(super) fn next_arrival(&self) -> Option<Time> {
-        self.queue.peek().map(|next| next.at)
+    /// The next value, and when it arrives or arrived.
+    pub(super) fn peek(&self) -> Option<(Time, &T)> {
+        self.queue.peek().map(|next| (next.at, &next.what))
     }
 
     /// Arranges for the receiver to be woken by the next arrival or at `deadline`, which must be in the future.
     pub(super) fn wait(&mut self, deadline: Option<Time>, context: &mut Context<'_>) {
-        let until = [self.next_arrival(), deadline].into_iter().flatten().min();
+        let arrival = self.queue.peek().map(|next| next.at);
+        let until = [arrival, deadline].into_iter().flatten().min();
         self.wait_until(until, context);
     }
 
@@ -96,6 +97,13 @@ impl<T> Inbox<T> {
         self.is_waiting = true;
         if let Some(at) = until {
             self.alarm.arm(at, waker);
+        }
+    }
+
+    /// Wakes the receiver if it waits: what it waits for has changed.
+    pub(super) fn nudge(&mut self) {
+        if let (true, Some(waker)) = (self.is_waiting, &self.waker) {
+            waker.wake_by_ref();
         }
     }
 

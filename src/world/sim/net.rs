@@ -400,7 +400,7 @@ impl Network {
             let Machine { inbox, pace: Some(pace), .. } = self.machine_mut(id) else {
                 unreachable!("only a process with a pace comes here")
             };
-            match pace.pull(inbox.next_arrival(), deadline, now) {
+            match pace.pull(inbox.peek(), deadline, now) {
                 Pull::Wait(until) => {
                     inbox.wait_until(until, context);
                     return Poll::Pending;
@@ -408,7 +408,6 @@ impl Network {
                 Pull::Deadline => return Poll::Ready(None),
                 Pull::Event => {
                     let event = inbox.pop_due(now).expect("it has arrived");
-                    pace.read(&event, now);
                     if self.deliver(id, &event, now) {
                         return Poll::Ready(Some(event));
                     }
@@ -652,6 +651,7 @@ impl Network {
             Some(pace) if load != Load::default() => pace.load = load,
             Some(_) | None => machine.pace = Pace::of(load),
         }
+        machine.inbox.nudge();
     }
 
     /// Whatever was done to the machine's wall clock is undone.

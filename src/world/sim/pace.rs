@@ -11,8 +11,8 @@ pub(super) struct Pace {
     pub(super) load: Load,
     /// When the handling of what came next is done, once it has begun.
     done_at: Option<Time>,
-    /// When the connections are read again.
-    readable_at: Time,
+    /// When what was read last had been read.
+    read_until: Time,
 }
 
 /// What a process does next.
@@ -28,18 +28,18 @@ pub(super) enum Pull {
 impl Pace {
     /// None for no load.
     pub(super) fn of(load: Load) -> Option<Box<Pace>> {
-        (load != Load::default()).then(|| Box::new(Pace { load, done_at: None, readable_at: Time::ZERO }))
+        (load != Load::default()).then(|| Box::new(Pace { load, done_at: None, read_until: Time::ZERO }))
     }
 
     /// Another process begins.
     pub(super) fn start_over(&mut self) {
-        (self.done_at, self.readable_at) = (None, Time::ZERO);
+        (self.done_at, self.read_until) = (None, Time::ZERO);
     }
 
-    /// What to do `now`. The time that handling takes passes before its effects are seen, so that an answer leaves
+    /// What to do `now`; `next` is what arrived first, or will, and when. The time that handling takes passes before its effects are seen, so that an answer leaves
     /// when it has been computed.
-    pub(super) fn pull(&mut self, next_arrival: Option<Time>, deadline: Option<Time>, now: Time) -> Pull {
-        let readable = next_arrival.map(|at| at.max(self.readable_at));
+    pub(super) fn pull(&mut self, next: Option<(Time, &Event)>, deadline: Option<Time>, now: Time) -> Pull {
+        let readable = next.map(|(at, event)| at.max(self.read_until) + self.reading(event));
         let Some(due) = [readable, deadline].into_iter().flatten().min().filter(|due| *due <= now) else {
             self.done_at = None;
             return Pull::Wait([readable, deadline].into_iter().flatten().min());
@@ -51,18 +51,23 @@ impl Pace {
             }
             self.done_at = None;
         }
-        if readable.is_some_and(|at| at <= now) { Pull::Event } else { Pull::Deadline }
+        match readable {
+            Some(at) if at <= now => {
+                self.read_until = at;
+                Pull::Event
+            }
+            Some(_) | None => Pull::Deadline,
+        }
     }
 
-    /// The process takes an event out of its connections.
-    pub(super) fn read(&mut self, event: &Event, now: Time) {
-        let Some(drain) = self.load.drain else { return };
-        let took = match event {
-            Event::Frame(_, bytes) => transmission(bytes.len() + 4, drain),
-            Event::Accepted(_) | Event::Connected(_) | Event::Closed(_) | Event::IoReady | Event::Terminate => {
+    /// How long it takes to read an event from its connection.
+    fn reading(&self, event: &Event) -> Duration {
+        match (self.load.drain, event) {
+            (Some(drain), Event::Frame(_, bytes)) => transmission(bytes.len() + 4, drain),
+            (None, Event::Frame(..))
+            | (_, Event::Accepted(_) | Event::Connected(_) | Event::Closed(_) | Event::IoReady | Event::Terminate) => {
                 Duration::ZERO
             }
-        };
-        self.readable_at = now + took;
+        }
     }
 }
