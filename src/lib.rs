@@ -10,6 +10,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod controller;
+pub mod defect;
 pub mod history;
 pub mod lab;
 pub mod log;

@@ -70,6 +70,14 @@ pub enum Observation {
         to: Offset,
         reason: TruncationReason,
     },
+    /// Broker: compaction took records out of the log's segments between `from` and `to` (exclusive), which hold
+    /// `batches` now: some of those before, unchanged or with fewer records.
+    Compacted {
+        partition: TopicPartition,
+        from: Offset,
+        to: Offset,
+        batches: Vec<BatchInfo>,
+    },
     /// Broker: the log begins at `to` now, what lies below is not served any more.
     LogStartMoved {
         partition: TopicPartition,
@@ -125,6 +133,11 @@ pub enum Observation {
         from: Offset,
         to: Offset,
     },
+    /// Broker: a client was told that the partition ends there (ListOffsets -1).
+    LatestOffset {
+        partition: TopicPartition,
+        offset: Offset,
+    },
     /// Broker: registered with the controller under a new epoch.
     Registered {
         broker_epoch: BrokerEpoch,
@@ -144,6 +157,10 @@ pub enum Observation {
         isr: Vec<BrokerId>,
         replicas: Vec<BrokerId>,
         unclean: bool,
+    },
+    /// Broker: a log directory failed, and all of its partitions with it.
+    LogDirFailed {
+        log_dir: String,
     },
     /// The process shut down in an orderly way.
     CleanShutdown,

@@ -1,8 +1,9 @@
 //! The command line as programs use it: exit codes, what is on stdout, replay, check.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -134,5 +135,77 @@ fn check_judges_a_saved_history() {
     assert_eq!(code(&fine), 0, "{}", text(&fine.stdout));
     let broken = faultline(&["check", "broken.jsonl"], dir);
     assert_eq!(code(&broken), 2);
-    assert!(text(&broken.stderr).contains('1'), "the line: {}", text(&broken.stderr));
+    assert!(text(&broken.stderr).contains("broken.jsonl: line 1: "), "the line: {}", text(&broken.stderr));
+    assert!(broken.stdout.is_empty(), "nothing is said of half a history");
+    assert_eq!(report["measured"]["values"]["acknowledged"], 2, "{report}");
+    let lost = faultline(&["check", "lost.jsonl"], dir);
+    assert!(text(&lost.stdout).starts_with("lost.jsonl: not valid: lost-write, unseen\n"), "{}", text(&lost.stdout));
+    assert!(
+        text(&lost.stdout).contains("orders-0: operation 0 sent 7@0, and nobody read it; operation 2 read offset 1")
+    );
+    write(dir, "empty.jsonl", "");
+    assert_eq!(code(&faultline(&["check", "empty.jsonl"], dir)), 2);
+}
+
+#[test]
+fn check_reads_what_other_tools_write_from_standard_input() {
+    let history = r#"{"config":{"sub-via":"assign","ww_deps":true},"tool":"x"}
+{"process":7,"type":"ok","f":"txn","node":"n1","value":[{"op":"send","key":"x","value":"a"},{"op":"poll","records":{"y":[[0,null]]}}]}
+{"process":8,"type":"ok","f":"txn","index":40,"value":[{"op":"send","key":"y","value":null},{"op":"poll","records":{"x":[[0,"a"]]}}]}
+"#;
+    let check = |history: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_faultline"))
+            .args(["check", "-", "--format", "json"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        stdin.write_all(history.as_bytes()).expect("the binary reads all of it");
+        drop(stdin);
+        child.wait_with_output().expect("the binary ends")
+    };
+    let with_ww = check(history);
+    assert_eq!(code(&with_ww), 0, "{}{}", text(&with_ww.stdout), text(&with_ww.stderr));
+    let without = check(&history.replace("true", "false"));
+    assert_eq!(code(&without), 1, "{}", text(&without.stdout));
+    let report: Value = serde_json::from_slice(&without.stdout).expect("JSON and nothing else");
+    assert_eq!(report["anomalies"]["G1c"][0]["operations"], serde_json::json!([0, 40]));
+    assert_eq!(report["anomalies"]["G1c"][0]["steps"][1]["value"], Value::Null);
+    let bad = check(&history.replace("\"assign\"", "\"guess\""));
+    assert_eq!(code(&bad), 2);
+    assert!(text(&bad.stderr).contains("standard input: line 1: config: `sub_via`"), "{}", text(&bad.stderr));
+}
+
+#[test]
+fn several_scenarios_share_a_report_that_can_be_replayed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for name in ["one.toml", "two.toml"] {
+        write(dir.path(), name, &scenario(r#"lost-write = "> 0""#));
+    }
+    assert_eq!(code(&faultline(&["run", "one.toml", "two.toml", "--out", "all"], dir.path())), 0);
+    let combined = fs::read(dir.path().join("all/report.json")).expect("the combined report");
+    let combined: Value = serde_json::from_slice(&combined).expect("JSON");
+    assert_eq!(combined["summary"]["runs"], 2);
+    for (run, name) in combined["runs"].as_array().expect("runs").iter().zip(["one", "two"]) {
+        assert_eq!(run["scenario"], name);
+        let trace = run["trace"].as_str().expect("kept whole");
+        assert!(dir.path().join("all").join(trace).is_file(), "{trace}");
+    }
+    assert_eq!(code(&faultline(&["replay", "all/report.json"], dir.path())), 0);
+}
+
+#[test]
+fn defects_are_listed_with_the_scenarios_that_show_them() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = faultline(&["defects", "--format", "json"], here);
+    assert_eq!(code(&output), 0);
+    let listed: Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON");
+    let defects = listed["defects"].as_array().expect("a list");
+    assert!(defects.len() >= 24, "{}", defects.len());
+    let shown = defects.iter().filter_map(|defect| defect["scenario"].as_str()).collect::<Vec<_>>();
+    assert!(shown.len() >= 24 && shown.iter().all(|path| here.join(path).exists()), "{shown:?}");
+    let human = text(&faultline(&["defects"], here).stdout);
+    assert!(defects.iter().all(|defect| human.contains(defect["name"].as_str().expect("a name"))));
 }

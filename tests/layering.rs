@@ -7,18 +7,22 @@ use std::path::{Path, PathBuf};
 /// Each module and what it may name, as ARCHITECTURE.md draws it.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("world", &[]),
+    // The names of known defects; whoever decides asks whether one is on.
+    ("defect", &[]),
     ("protocol", &["world"]),
     ("observe", &["protocol", "world"]),
-    ("log", &["observe", "protocol", "world"]),
-    ("config", &["log"]),
+    ("log", &["defect", "observe", "protocol", "world"]),
+    ("config", &["defect", "log"]),
     ("metadata", &["protocol", "world"]),
-    ("replica", &["config", "log", "metadata", "observe", "protocol", "world"]),
-    ("controller", &["config", "log", "metadata", "observe", "protocol", "world"]),
-    ("broker", &["config", "log", "metadata", "observe", "protocol", "replica", "world"]),
+    ("replica", &["config", "defect", "log", "metadata", "observe", "protocol", "world"]),
+    ("controller", &["config", "defect", "log", "metadata", "observe", "protocol", "world"]),
+    ("broker", &["config", "defect", "log", "metadata", "observe", "protocol", "replica", "world"]),
     // Of the log a client knows the layout of a record batch (`log::batch`), as it is on the wire and on disk.
-    ("client", &["config", "log", "protocol", "world"]),
+    ("client", &["config", "defect", "log", "protocol", "world"]),
     ("history", &[]),
-    ("scenario", &["config", "protocol"]),
+    // Of the world a scenario knows what its links, clocks, messages and disks can suffer: plain data (`world::sim::model`,
+    // `world::sim::disk`).
+    ("scenario", &["config", "defect", "protocol", "world"]),
     (
         "lab",
         &["broker", "client", "config", "controller", "history", "log", "observe", "protocol", "scenario", "world"],

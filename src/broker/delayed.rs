@@ -109,7 +109,7 @@ impl Broker {
     fn is_complete(&mut self, id: u64) -> Option<bool> {
         Some(match self.purgatory.get_mut(id)? {
             Delayed::Fetch(fetch) => fetch.is_complete(&self.partitions),
-            Delayed::Produce(produce) => produce.is_complete(&self.partitions),
+            Delayed::Produce(produce) => produce.is_complete(&self.partitions, &self.offline),
             Delayed::DeleteRecords(delete) => delete.is_complete(&self.partitions, &self.env),
         })
     }

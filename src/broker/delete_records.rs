@@ -10,6 +10,7 @@ use kafka_protocol::messages::delete_records_response::{
 
 use super::connections::ReplyTo;
 use super::delayed::Delayed;
+use super::log_dirs::not_here;
 use super::{Broker, Key, Partitions, Touched};
 use crate::protocol::{ErrorCode, Offset};
 use crate::replica::{Environment, ReplicaError};
@@ -106,23 +107,27 @@ impl Broker {
         let keys: Vec<Key> = delayed.keys().collect();
         let id = self.purgatory.add(Delayed::DeleteRecords(delayed));
         for key in keys {
-            self.partitions.get_mut(&key).expect("we have just deleted from it").waiting_delete.push(id);
+            // Another partition of the request may have taken its directory offline since.
+            match self.partitions.get_mut(&key) {
+                Some(hosted) => hosted.waiting_delete.push(id),
+                None => self.purgatory.orphan([id].into_iter()),
+            }
         }
     }
 
     fn delete_on_leader(&mut self, now: Time, key: Option<Key>, up_to: Offset) -> Result<(Key, Offset), ErrorCode> {
         let key = self.known_partition(key)?;
-        let hosted = self.partitions.get_mut(&key).ok_or(ErrorCode::NotLeaderOrFollower)?;
+        let hosted = self
+            .partitions
+            .get_mut(&key)
+            .ok_or_else(|| not_here(&self.offline, key, ErrorCode::NotLeaderOrFollower))?;
         match hosted.partition.delete_records(now, &self.env, up_to) {
             Ok(required) => {
                 self.touched.push((key, Touched::LowWatermark));
                 Ok((key, required))
             }
             Err(ReplicaError::Refused(error)) => Err(error),
-            Err(ReplicaError::Io(error)) => {
-                self.halt_on_disk_failure(&error);
-                Err(ErrorCode::KafkaStorageError)
-            }
+            Err(ReplicaError::Io(error)) => Err(self.storage_failed(now, key, error)),
         }
     }
 

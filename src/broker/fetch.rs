@@ -18,13 +18,15 @@ use super::{Broker, Key, Partitions};
 use crate::observe::Observation;
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset};
 use crate::replica::{Effects, FetchProgress, FetchedData, ReadRequest, Reader, ReplicaError};
-use crate::world::{Endpoint, Time};
+use crate::world::{Endpoint, IoWait, Time};
 
 /// A fetch that waits for data.
 pub(super) struct DelayedFetch {
     to: ReplyTo,
     fetch: Fetch,
     pub deadline: Time,
+    /// The disk's part in looking for data the first time.
+    wait: Option<IoWait>,
 }
 
 /// A fetch request, resolved.
@@ -96,7 +98,7 @@ impl Broker {
         if wait.is_zero() || !has_partitions || outcome.bytes >= fetch.bytes_min || outcome.is_urgent {
             return self.answer_fetch(now, to, &fetch, outcome.response, net);
         }
-        let delayed = DelayedFetch { to, fetch, deadline: now + wait };
+        let delayed = DelayedFetch { to, fetch, deadline: now + wait, wait: self.connections.take_wait() };
         // Noting the follower's progress may have moved the very high watermark that is waited for.
         if delayed.is_complete(&self.partitions) {
             return self.finish_fetch(now, delayed, net);
@@ -104,7 +106,8 @@ impl Broker {
         let keys: Vec<Key> = delayed.keys().collect();
         let id = self.purgatory.add(Delayed::Fetch(delayed));
         for key in keys {
-            self.partitions.get_mut(&key).expect("read without an error").waiting_fetch.push(id);
+            let hosted = self.partitions.get_mut(&key);
+            hosted.expect("read without an error, or the answer would not wait").waiting_fetch.push(id);
         }
     }
 
@@ -178,7 +181,7 @@ impl Broker {
         let read = read_request(asked, bytes_max, outcome.bytes == 0);
         let result = match self.partitions.get_mut(&key) {
             Some(hosted) => hosted.partition.fetch(now, &self.env, fetch.reader, &read, update_fetch_state),
-            None => Err(ReplicaError::Refused(ErrorCode::NotLeaderOrFollower)),
+            None => Err(ReplicaError::Refused(self.why_not_here(key))),
         };
         match result {
             Ok((data, effects)) => {
@@ -194,8 +197,8 @@ impl Broker {
                 partition_error(asked.partition, error)
             }
             Err(ReplicaError::Io(error)) => {
-                self.halt_on_disk_failure(&error);
-                partition_error(asked.partition, ErrorCode::KafkaStorageError)
+                outcome.is_urgent = true;
+                partition_error(asked.partition, self.storage_failed(now, key, error))
             }
         }
     }
@@ -203,6 +206,7 @@ impl Broker {
     pub(super) fn finish_fetch(&mut self, now: Time, delayed: DelayedFetch, net: &mut Endpoint) {
         let outcome = self.read_from_logs(now, &delayed.fetch, false);
         if !self.is_finished {
+            self.connections.owe(delayed.wait);
             self.answer_fetch(now, delayed.to, &delayed.fetch, outcome.response, net);
         }
     }

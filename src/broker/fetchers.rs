@@ -2,7 +2,6 @@
 //! (`ReplicaFetcherManager`, `ReplicaFetcherThread`, `RemoteLeaderEndPoint`).
 
 use std::collections::BTreeMap;
-use std::io;
 use std::time::Duration;
 
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ReplicaState};
@@ -10,11 +9,11 @@ use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{FetchRequest, ListOffsetsRequest};
 
-use super::{Broker, BrokerOptions, Key, Partitions, Touched, rpc_config};
+use super::{Broker, BrokerOptions, DirFailure, Key, Partitions, Touched, rpc_config};
 use crate::protocol::rpc::{Completion, PeerId, Reply, RpcClient};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 use crate::replica::{AskedFetch, Environment, FetchOutcome, FetchPhase, LeaderData, LeaderOffsets, Partition};
-use crate::world::{Endpoint, HostPort, Time, World};
+use crate::world::{Endpoint, HostPort, IoWait, Time, World};
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -41,6 +40,8 @@ struct Fetcher {
     in_flight: Option<InFlight>,
     /// When a delay ends, if nothing can be fetched before.
     wake_at: Option<Time>,
+    /// The disk is still at what the last answer brought.
+    io_wait: Option<IoWait>,
 }
 
 struct InFlight {
@@ -80,6 +81,7 @@ impl Fetchers {
             partitions: Vec::new(),
             in_flight: None,
             wake_at: None,
+            io_wait: None,
         });
         fetcher.peer = peer;
         fetcher.partitions.push(key);
@@ -104,6 +106,11 @@ impl Fetchers {
         }
     }
 
+    /// The disk goes on after a stall.
+    pub fn wake_all(&mut self) {
+        self.ready.extend(self.by_leader.keys());
+    }
+
     /// Notes the fetchers whose delay is over.
     pub fn wake(&mut self, now: Time) {
         let due = self.by_leader.iter().filter(|(_, f)| f.wake_at.is_some_and(|at| at <= now));
@@ -120,6 +127,14 @@ impl Broker {
                 continue;
             }
             fetcher.wake_at = None;
+            if let Some(wait) = fetcher.io_wait {
+                if !self.connections.disk().is_over(now, wait) {
+                    let is_timed = !(wait.is_stalled && self.connections.disk().is_stalled());
+                    fetcher.wake_at = is_timed.then_some(wait.until);
+                    continue;
+                }
+                fetcher.io_wait = None;
+            }
             for key in &fetcher.partitions {
                 if let Some(hosted) = self.partitions.get_mut(key) {
                     hosted.partition.end_delay(now);
@@ -175,15 +190,14 @@ impl Broker {
             let Some(fetcher) = self.fetchers.by_leader.get_mut(&leader) else { continue };
             let Some(in_flight) = fetcher.in_flight.take_if(|f| f.number == reply.tag.number) else { continue };
             self.fetchers.ready.push(leader);
-            let result = match reply.result {
+            match reply.result {
                 Ok(reply) => self.on_fetcher_answer(now, leader, in_flight.question, &reply, net),
-                Err(_) => {
-                    self.delay_all(now, leader);
-                    Ok(())
-                }
-            };
-            if let Err(error) = result {
-                return self.halt_on_disk_failure(&error);
+                Err(_) => self.delay_all(now, leader),
+            }
+            // The thread that fetches from this leader is the one that writes what it gets.
+            let wait = self.connections.take_wait();
+            if let Some(fetcher) = self.fetchers.by_leader.get_mut(&leader) {
+                fetcher.io_wait = wait;
             }
         }
     }
@@ -195,7 +209,7 @@ impl Broker {
         question: Question,
         reply: &Reply,
         net: &mut Endpoint,
-    ) -> io::Result<()> {
+    ) {
         match question {
             Question::Fetch(asked) => self.on_fetched(now, leader, &asked, reply),
             Question::LogEnd(asked) => {
@@ -209,7 +223,6 @@ impl Broker {
                 if !known.is_empty() {
                     self.ask(now, leader, Question::LogStart(known), net);
                 }
-                Ok(())
             }
             Question::LogStart(asked) => {
                 let ends: BTreeMap<Key, Offset> = asked.iter().map(|(key, _, end)| (*key, *end)).collect();
@@ -218,14 +231,16 @@ impl Broker {
                     match (answer, self.partitions.get_mut(&key)) {
                         (Ok(log_start), Some(hosted)) => {
                             let offsets = LeaderOffsets { log_start, log_end: ends[&key] };
-                            let _ = hosted.partition.on_leader_offsets(now, &self.env, asked, offsets)?;
-                            self.checkpoint_truncation()?;
+                            let dir = hosted.dir;
+                            match hosted.partition.on_leader_offsets(now, &self.env, asked, offsets) {
+                                Ok(_) => self.checkpoint_truncation(now),
+                                Err(error) => self.fail_log_dir(now, DirFailure { dir, error }),
+                            }
                         }
                         (Err(error), Some(_)) => self.on_leader_offsets_refused(now, key, asked, error),
                         (_, None) => {}
                     }
                 }
-                Ok(())
             }
         }
     }
@@ -258,19 +273,10 @@ impl Broker {
         }
     }
 
-    fn on_fetched(
-        &mut self,
-        now: Time,
-        leader: BrokerId,
-        asked: &[(Key, AskedFetch)],
-        reply: &Reply,
-    ) -> io::Result<()> {
+    fn on_fetched(&mut self, now: Time, leader: BrokerId, asked: &[(Key, AskedFetch)], reply: &Reply) {
         let response = match reply.decode::<FetchRequest>() {
             Ok(response) if response.error_code == 0 => response,
-            _ => {
-                self.delay_all(now, leader);
-                return Ok(());
-            }
+            _ => return self.delay_all(now, leader),
         };
         // Answers come in the order of the questions.
         let mut questions = asked.iter().cycle();
@@ -280,23 +286,20 @@ impl Broker {
                 let Some((_, asked)) = questions.by_ref().take(asked.len()).find(|(other, _)| *other == key) else {
                     continue;
                 };
-                self.on_fetched_partition(now, leader, key, *asked, data)?;
+                self.on_fetched_partition(now, leader, key, *asked, data);
             }
         }
-        Ok(())
     }
 
-    fn on_fetched_partition(
-        &mut self,
-        now: Time,
-        leader: BrokerId,
-        key: Key,
-        asked: AskedFetch,
-        data: PartitionData,
-    ) -> io::Result<()> {
-        let Some(hosted) = self.partitions.get_mut(&key) else { return Ok(()) };
-        let wall_clock_ms = self.world.wall_clock_ms();
-        match hosted.partition.on_fetch_response(now, &self.env, asked, &leader_data(data), wall_clock_ms)? {
+    fn on_fetched_partition(&mut self, now: Time, leader: BrokerId, key: Key, asked: AskedFetch, data: PartitionData) {
+        let Some(hosted) = self.partitions.get_mut(&key) else { return };
+        let (dir, wall_clock_ms) = (hosted.dir, self.world.wall_clock_ms());
+        let outcome = match hosted.partition.on_fetch_response(now, &self.env, asked, &leader_data(data), wall_clock_ms)
+        {
+            Ok(outcome) => outcome,
+            Err(error) => return self.fail_log_dir(now, DirFailure { dir, error }),
+        };
+        match outcome {
             FetchOutcome::Applied { appended, high_watermark_changed } => {
                 if high_watermark_changed {
                     self.touched.push((key, Touched::LogEnd));
@@ -310,10 +313,9 @@ impl Broker {
             FetchOutcome::Retry => {
                 hosted.partition.delay_fetching(now + self.options.config.replica_fetch_backoff);
             }
-            FetchOutcome::Truncated => self.checkpoint_truncation()?,
+            FetchOutcome::Truncated => self.checkpoint_truncation(now),
             FetchOutcome::Ignored | FetchOutcome::OutOfRange | FetchOutcome::Failed => {}
         }
-        Ok(())
     }
 
     /// The whole request failed: none of the leader's partitions is asked for before the backoff is over.

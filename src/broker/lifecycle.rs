@@ -1,5 +1,6 @@
 //! Registration, heartbeats, controlled shutdown (`BrokerLifecycleManager`).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kafka_protocol::messages::broker_registration_request::Listener;
@@ -8,8 +9,7 @@ use kafka_protocol::protocol::StrBytes;
 use rand::RngExt;
 use uuid::Uuid;
 
-use super::{Broker, BrokerOptions, rpc_config};
-use crate::log::LogDirectory;
+use super::{Broker, BrokerOptions, LogDirs, rpc_config};
 use crate::observe::Observation;
 use crate::protocol::BrokerEpoch;
 use crate::protocol::rpc::{Completion, PeerId, Reply, RpcClient, RpcError};
@@ -48,7 +48,10 @@ pub(super) struct Lifecycle {
     controller: PeerId,
     /// Tells this run of the process from every other.
     incarnation: Uuid,
-    directory: Uuid,
+    /// The log directories that were online when the broker was started.
+    directories: Vec<Uuid>,
+    /// Those that failed since; until when the controller must know of it, where it does not.
+    offline_dirs: BTreeMap<Uuid, OfflineDir>,
     previous_broker_epoch: BrokerEpoch,
     state: BrokerState,
     is_registered: bool,
@@ -67,6 +70,42 @@ pub(super) struct Lifecycle {
     rng: Rng,
 }
 
+/// A log directory that failed, and what the controller knows of it.
+#[derive(Clone, Copy, Debug)]
+enum OfflineDir {
+    Unknown {
+        deadline: Time,
+    },
+    /// Named in the heartbeat in flight, or in one whose answer was lost.
+    Told {
+        deadline: Time,
+    },
+    Known,
+}
+
+impl OfflineDir {
+    fn deadline(&self) -> Option<Time> {
+        match *self {
+            OfflineDir::Unknown { deadline } | OfflineDir::Told { deadline } => Some(deadline),
+            OfflineDir::Known => None,
+        }
+    }
+
+    /// A heartbeat that names it is sent.
+    fn tell(&mut self) {
+        if let OfflineDir::Unknown { deadline } = *self {
+            *self = OfflineDir::Told { deadline };
+        }
+    }
+
+    /// The controller has answered the heartbeat.
+    fn told(&mut self) {
+        if let OfflineDir::Told { .. } = *self {
+            *self = OfflineDir::Known;
+        }
+    }
+}
+
 /// What the controller's answer means for the broker.
 enum News {
     None,
@@ -76,7 +115,7 @@ enum News {
 }
 
 impl Lifecycle {
-    pub fn new(world: &World, options: &BrokerOptions, log_dir: &LogDirectory) -> Lifecycle {
+    pub fn new(world: &World, options: &BrokerOptions, log_dirs: &LogDirs) -> Lifecycle {
         let mut rng = world.rng("broker-lifecycle");
         let mut rpc =
             RpcClient::new(rpc_config(options, "heartbeat", Duration::from_millis(50)), world.rng("heartbeat"));
@@ -85,8 +124,9 @@ impl Lifecycle {
             controller: rpc.peer(&options.controller),
             rpc,
             incarnation: random_uuid(&mut rng),
-            directory: log_dir.directory_id(),
-            previous_broker_epoch: log_dir.previous_broker_epoch(),
+            directories: log_dirs.online_ids(),
+            offline_dirs: BTreeMap::new(),
+            previous_broker_epoch: log_dirs.previous_broker_epoch(),
             state: BrokerState::Starting,
             is_registered: false,
             is_ready_to_unfence: false,
@@ -111,7 +151,7 @@ impl Lifecycle {
 
     pub fn deadline(&self) -> Option<Time> {
         let send_at = self.send_at.filter(|_| !self.is_in_flight);
-        self.rpc.deadline().into_iter().chain(send_at).chain(self.shut_down_by).min()
+        self.rpc.deadline().into_iter().chain(send_at).chain(self.shut_down_by).chain(self.failure_deadline()).min()
     }
 
     pub fn is_in_controlled_shutdown(&self) -> bool {
@@ -154,6 +194,9 @@ impl Lifecycle {
         let timeout = (self.called_at + self.request_timeout).since(now);
         if self.is_registered {
             let request = self.heartbeat(env);
+            for dir in self.offline_dirs.values_mut() {
+                dir.tell();
+            }
             self.rpc.send(now, self.controller, 1, &request, timeout, Call::Heartbeat, net);
         } else {
             let request = self.registration(options);
@@ -171,7 +214,8 @@ impl Lifecycle {
             .with_cluster_id(StrBytes::from_static_str(super::admin::CLUSTER_ID))
             .with_incarnation_id(self.incarnation)
             .with_listeners(vec![listener])
-            .with_log_dirs(vec![self.directory])
+            .with_log_dirs(self.directories.clone())
+            .with_rack(options.rack.clone().map(StrBytes::from_string))
             .with_previous_broker_epoch(self.previous_broker_epoch.0)
     }
 
@@ -182,6 +226,20 @@ impl Lifecycle {
             .with_current_metadata_offset(env.image.next_offset - 1)
             .with_want_fence(!self.is_ready_to_unfence)
             .with_want_shut_down(self.state == BrokerState::PendingControlledShutdown)
+            .with_offline_log_dirs(self.offline_dirs.keys().copied().collect())
+    }
+
+    /// Tells the controller of a log directory that failed, at once. If that does not succeed before `deadline`, the
+    /// broker stops (`log.dir.failure.timeout.ms`).
+    pub fn propagate_directory_failure(&mut self, now: Time, directory: Uuid, deadline: Time) {
+        self.offline_dirs.insert(directory, OfflineDir::Unknown { deadline });
+        if self.is_registered {
+            self.schedule(now, Duration::ZERO);
+        }
+    }
+
+    fn failure_deadline(&self) -> Option<Time> {
+        self.offline_dirs.values().filter_map(|dir| dir.deadline()).min()
     }
 
     fn on_reply(&mut self, now: Time, call: Call, reply: &Reply) -> News {
@@ -201,6 +259,7 @@ impl Lifecycle {
             Call::Heartbeat => match reply.decode::<BrokerHeartbeatRequest>() {
                 Ok(response) if response.error_code == 0 => {
                     self.failed_attempts = 0;
+                    self.offline_dirs.values_mut().for_each(OfflineDir::told);
                     self.on_heartbeat(now, response.is_caught_up, response.is_fenced, response.should_shut_down)
                 }
                 _ => {
@@ -266,6 +325,10 @@ impl Broker {
             return;
         }
         if self.lifecycle.shut_down_by.is_some_and(|by| by <= now) {
+            return self.shut_down(now);
+        }
+        if self.lifecycle.failure_deadline().is_some_and(|by| by <= now) {
+            tracing::error!(broker = self.env.id.0, "the controller could not be told of an offline log directory");
             return self.shut_down(now);
         }
         if !self.lifecycle.is_in_flight && self.lifecycle.send_at.is_some_and(|at| at <= now) {

@@ -3,7 +3,6 @@
 //!
 //! Other than Kafka's, a broker keeps only the image in memory and fetches the log anew after a restart.
 
-use std::io;
 use std::time::Duration;
 
 use kafka_protocol::messages::FetchRequest;
@@ -11,10 +10,13 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, Replic
 use kafka_protocol::messages::fetch_response::PartitionData;
 use uuid::Uuid;
 
-use super::{Broker, BrokerOptions, Hosted, Key, Touched, effective_topic_config, rpc_config};
+use super::{
+    Broker, BrokerOptions, DirFailure, DirIndex, Hosted, InDir, Key, Touched, effective_topic_config, rpc_config,
+};
+use crate::defect::Defect;
 use crate::metadata::{ImageChanges, MetadataImage, PartitionState, decode_records};
 use crate::protocol::rpc::{Completion, PeerId, RpcClient};
-use crate::protocol::{BrokerId, TopicPartition};
+use crate::protocol::{BrokerId, PartitionEpoch, TopicPartition};
 use crate::replica::{Environment, Partition, Transition};
 use crate::world::{Endpoint, Time, World};
 
@@ -159,8 +161,9 @@ impl Broker {
             return;
         }
         let changes = std::mem::take(&mut self.metadata.unpublished);
-        if let Err(error) = self.publish(now, &changes, net) {
-            return self.halt_on_disk_failure(&error);
+        self.publish(now, &changes, net);
+        if self.is_finished {
+            return;
         }
         self.metadata.is_published = true;
         self.lifecycle.set_ready_to_unfence(now);
@@ -168,14 +171,14 @@ impl Broker {
     }
 
     /// Makes the image true on this broker: deletions first, as names may come back, then leaders, then followers.
-    fn publish(&mut self, now: Time, changes: &ImageChanges, net: &mut Endpoint) -> io::Result<()> {
+    fn publish(&mut self, now: Time, changes: &ImageChanges, net: &mut Endpoint) {
         if std::mem::take(&mut self.metadata.is_rebuilt) {
-            self.drop_strays()?;
+            self.drop_strays(now);
         }
         for topic_id in changes.removed_topics.keys() {
             let of_topic = |key: &&Key| key.0 == *topic_id;
             for key in self.partitions.keys().filter(of_topic).copied().collect::<Vec<_>>() {
-                self.drop_replica(key)?;
+                self.drop_replica(now, key);
             }
         }
         for topic_id in &changes.configs {
@@ -186,29 +189,37 @@ impl Broker {
             match self.partition_state(key) {
                 Some(state) if state.leader == self.env.id => leading.push(key),
                 Some(state) if state.replicas.contains(&self.env.id) => following.push(key),
-                Some(_) | None => self.drop_replica(key)?,
+                Some(_) | None => self.drop_replica(now, key),
             }
         }
         for key in leading {
             self.fetchers.remove(key);
-            self.apply_partition_state(now, key)?;
+            let applied = self.apply_partition_state(now, key);
+            self.or_fail(now, applied);
         }
         for key in following {
-            self.apply_partition_state(now, key)?;
+            let applied = self.apply_partition_state(now, key);
+            self.or_fail(now, applied);
         }
-        self.fetchers.stop_idle(net);
-        Ok(())
+        // The fetch under way belongs to an epoch that is over.
+        if !self.options.config.defects.has(Defect::KeepOldFetchSession) {
+            self.fetchers.stop_idle(net);
+        }
     }
 
     fn partition_state(&self, (topic_id, index): Key) -> Option<&PartitionState> {
         self.env.image.topics.get(&topic_id)?.partitions.get(&index)
     }
 
-    fn apply_partition_state(&mut self, now: Time, key: Key) -> io::Result<()> {
+    fn apply_partition_state(&mut self, now: Time, key: Key) -> Result<(), DirFailure> {
         self.ensure_hosted(key)?;
+        if self.is_finished || self.offline.contains(&key) {
+            return Ok(());
+        }
+        self.maybe_assign(key);
         let state = &self.env.image.topics[&key.0].partitions[&key.1];
         let hosted = self.partitions.get_mut(&key).expect("made sure above");
-        match hosted.partition.apply(now, &self.env, state)? {
+        match hosted.partition.apply(now, &self.env, state).in_dir(hosted.dir)? {
             Transition::Stale => {}
             Transition::BecameLeader(effects) => {
                 // The ISR or the epoch may have changed: waiting requests have to look again.
@@ -234,49 +245,64 @@ impl Broker {
     }
 
     /// Takes up the partition's log, or creates it.
-    fn ensure_hosted(&mut self, key: Key) -> io::Result<()> {
-        if self.partitions.contains_key(&key) {
+    fn ensure_hosted(&mut self, key: Key) -> Result<(), DirFailure> {
+        if self.partitions.contains_key(&key) || self.offline.contains(&key) {
             return Ok(());
         }
         let topic = &self.env.image.topics[&key.0];
         let topic_partition = TopicPartition::new(&topic.name, key.1);
+        let state = &topic.partitions[&key.1];
+        let (assigned, is_new) = (state.directory_of(self.env.id), state.partition_epoch == PartitionEpoch(0));
         let config = effective_topic_config(&topic.config, &self.options.config);
-        let log = match self.unclaimed.remove(&topic_partition) {
-            Some(mut loaded) if loaded.topic_id == key.0 || loaded.topic_id.is_nil() => {
+        let (dir, log) = match self.unclaimed.remove(&topic_partition) {
+            Some((dir, mut loaded)) if loaded.topic_id == key.0 || loaded.topic_id.is_nil() => {
                 loaded.log.set_config(config.log);
-                loaded.log
+                (dir, loaded.log)
             }
             stray => {
-                if stray.is_some() {
+                if let Some((dir, _)) = stray {
                     // Another topic of the same name, deleted while we were away.
-                    self.log_dir.delete_log(&topic_partition)?;
+                    self.delete_log(dir, &topic_partition)?;
                 }
-                self.log_dir.create_log(&topic_partition, key.0, config.log)?
+                let Some(dir) = self.dir_for(assigned, is_new) else {
+                    self.offline.insert(key);
+                    return Ok(());
+                };
+                let directory = self.log_dirs.get_mut(dir).expect("chosen among those online");
+                (dir, directory.create_log(&topic_partition, key.0, config.log).in_dir(dir)?)
             }
         };
         let partition = Partition::new(topic_partition, key.0, log, config.min_insync_replicas);
-        self.partitions.insert(key, Hosted::new(partition));
+        self.partitions.insert(key, Hosted::new(partition, dir));
         Ok(())
     }
 
+    fn delete_log(&mut self, dir: DirIndex, partition: &TopicPartition) -> Result<(), DirFailure> {
+        match self.log_dirs.get_mut(dir) {
+            Some(directory) => directory.delete_log(partition).in_dir(dir),
+            None => Ok(()),
+        }
+    }
+
     /// We are no replica of this partition any more, or it is gone.
-    fn drop_replica(&mut self, key: Key) -> io::Result<()> {
+    fn drop_replica(&mut self, now: Time, key: Key) {
         self.fetchers.remove(key);
-        let Some(hosted) = self.partitions.swap_remove(&key) else { return Ok(()) };
+        self.offline.remove(&key);
+        let Some(hosted) = self.partitions.swap_remove(&key) else { return };
+        let dir = hosted.dir;
         let topic_partition = hosted.partition.topic_partition().clone();
-        drop(hosted.partition);
-        let waiting = hosted.waiting_produce.into_iter().chain(hosted.waiting_fetch).chain(hosted.waiting_delete);
-        self.purgatory.orphan(waiting);
-        self.log_dir.delete_log(&topic_partition)
+        self.purgatory.orphan(hosted.into_waiting());
+        let deleted = self.delete_log(dir, &topic_partition);
+        self.or_fail(now, deleted);
     }
 
     /// Replicas that a complete image does not assign to us (`LogManager.recoverAbandonedFutureLogs`,
     /// `updateStrayLogs`).
-    fn drop_strays(&mut self) -> io::Result<()> {
+    fn drop_strays(&mut self, now: Time) {
         let is_ours = |key: &Key| self.partition_state(*key).is_some_and(|s| s.replicas.contains(&self.env.id));
         let strays: Vec<Key> = self.partitions.keys().filter(|key| !is_ours(key)).copied().collect();
         for key in strays {
-            self.drop_replica(key)?;
+            self.drop_replica(now, key);
         }
         let image = &self.env.image;
         let is_known = |p: &TopicPartition| {
@@ -285,10 +311,11 @@ impl Broker {
         };
         let strays: Vec<TopicPartition> = self.unclaimed.keys().filter(|p| !is_known(p)).cloned().collect();
         for partition in strays {
-            self.unclaimed.remove(&partition);
-            self.log_dir.delete_log(&partition)?;
+            if let Some((dir, _)) = self.unclaimed.remove(&partition) {
+                let deleted = self.delete_log(dir, &partition);
+                self.or_fail(now, deleted);
+            }
         }
-        Ok(())
     }
 
     fn reconfigure(&mut self, topic_id: Uuid) {

@@ -9,6 +9,8 @@
 //! What it does not do: keep fetch sessions, coordinate groups or transactions, or keep the metadata log on disk.
 
 mod admin;
+mod assignments;
+mod cleaner;
 mod connections;
 mod delayed;
 mod delete_records;
@@ -16,6 +18,7 @@ mod fetch;
 mod fetchers;
 mod isr;
 mod lifecycle;
+mod log_dirs;
 mod log_tasks;
 mod metadata;
 mod offsets;
@@ -24,7 +27,7 @@ mod requests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -34,15 +37,17 @@ use rustc_hash::FxBuildHasher;
 use uuid::Uuid;
 
 use self::admin::Forwarding;
+use self::assignments::Assignments;
 use self::connections::Connections;
 use self::delayed::Purgatory;
 use self::fetchers::Fetchers;
 use self::isr::AlterPartitionManager;
-use self::lifecycle::{Lifecycle, random_uuid};
+use self::lifecycle::Lifecycle;
+use self::log_dirs::{DirFailure, DirIndex, InDir, LogDirs};
 use self::log_tasks::LogTasks;
 use self::metadata::MetadataFetcher;
 use crate::config::{BrokerConfig, EffectiveTopicConfig, TopicConfig};
-use crate::log::{LoadedLog, LogDirectory};
+use crate::log::{LoadedLog, Rewritten};
 use crate::metadata::MetadataImage;
 use crate::observe::{Observation, Observer};
 use crate::protocol::rpc::RpcConfig;
@@ -58,8 +63,10 @@ pub struct BrokerOptions {
     pub listen: HostPort,
     pub controller: HostPort,
     pub config: BrokerConfig,
-    /// The log directory, relative to the machine's disk.
-    pub log_dir: String,
+    /// The log directories (`log.dirs`), relative to the machine's disk: at least one.
+    pub log_dirs: Vec<String>,
+    /// `broker.rack`
+    pub rack: Option<String>,
 }
 
 /// A partition, by topic id and index.
@@ -70,14 +77,20 @@ type Partitions = IndexMap<Key, Hosted, FxBuildHasher>;
 /// A partition that this broker has a replica of, and the requests that wait for it.
 struct Hosted {
     partition: Partition,
+    dir: DirIndex,
     waiting_produce: Vec<u64>,
     waiting_fetch: Vec<u64>,
     waiting_delete: Vec<u64>,
 }
 
 impl Hosted {
-    fn new(partition: Partition) -> Hosted {
-        Hosted { partition, waiting_produce: Vec::new(), waiting_fetch: Vec::new(), waiting_delete: Vec::new() }
+    fn new(partition: Partition, dir: DirIndex) -> Hosted {
+        Hosted { partition, dir, waiting_produce: Vec::new(), waiting_fetch: Vec::new(), waiting_delete: Vec::new() }
+    }
+
+    /// The requests that wait for it.
+    fn into_waiting(self) -> impl Iterator<Item = u64> {
+        self.waiting_produce.into_iter().chain(self.waiting_fetch).chain(self.waiting_delete)
     }
 }
 
@@ -97,10 +110,12 @@ pub struct Broker {
     world: World,
     options: BrokerOptions,
     env: Environment,
-    log_dir: LogDirectory,
+    log_dirs: LogDirs,
     partitions: Partitions,
+    /// Our replicas whose log directory is offline.
+    offline: BTreeSet<Key>,
     /// Logs found on disk that no metadata has claimed yet.
-    unclaimed: BTreeMap<TopicPartition, LoadedLog>,
+    unclaimed: BTreeMap<TopicPartition, (DirIndex, LoadedLog)>,
     connections: Connections,
     purgatory: Purgatory,
     touched: Vec<(Key, Touched)>,
@@ -108,8 +123,11 @@ pub struct Broker {
     lifecycle: Lifecycle,
     metadata: MetadataFetcher,
     isr: AlterPartitionManager,
+    assignments: Assignments,
     forwarding: Forwarding,
     log_tasks: LogTasks,
+    /// Logs whose compaction met a batch that cannot be read; until the next start.
+    uncleanable: BTreeSet<TopicPartition>,
     isr_shrink_at: Time,
     /// Producer ids given out in this registration.
     producer_ids: i64,
@@ -122,8 +140,7 @@ impl Broker {
     pub fn open(world: World, options: BrokerOptions, observer: Observer) -> io::Result<Broker> {
         let now = world.now();
         let config = &options.config;
-        let new_id = || random_uuid(&mut world.rng("directory-id"));
-        let (log_dir, loaded) = LogDirectory::open(world.disk(), &options.log_dir, |_| config.log.clone(), new_id)?;
+        let (log_dirs, loaded) = LogDirs::open(&world, &options)?;
         let env = Environment {
             id: options.id,
             machine: format!("broker-{}", options.id),
@@ -133,30 +150,36 @@ impl Broker {
             image: MetadataImage::default(),
         };
         let mut unclaimed = BTreeMap::new();
-        for log in loaded {
+        for (dir, log) in loaded {
             for dropped in &log.recovery.dropped {
                 let (partition, segment) = (&log.partition, dropped.segment);
                 let (position, bytes, reason) = (dropped.position, dropped.bytes, dropped.reason);
                 tracing::warn!(%partition, %segment, position, bytes, %reason, "recovery dropped part of a log");
             }
+            if let Some(finished) = finished_swap(&log) {
+                env.observe(now, finished);
+            }
             env.observe(now, log_loaded(&log));
-            unclaimed.insert(log.partition.clone(), log);
+            unclaimed.insert(log.partition.clone(), (dir, log));
         }
         Ok(Broker {
             fetchers: Fetchers::new(&world, &options),
-            lifecycle: Lifecycle::new(&world, &options, &log_dir),
+            lifecycle: Lifecycle::new(&world, &options, &log_dirs),
             log_tasks: LogTasks::new(now, config),
+            uncleanable: BTreeSet::new(),
             isr_shrink_at: now + config.replica_lag_time_max / 2,
             metadata: MetadataFetcher::new(&world, &options),
             isr: AlterPartitionManager::new(&world, &options),
+            assignments: Assignments::new(&world, &options),
             forwarding: Forwarding::new(&world, &options),
+            connections: Connections::new(world.disk()),
             world,
             options,
             env,
-            log_dir,
+            log_dirs,
             partitions: Partitions::default(),
+            offline: BTreeSet::new(),
             unclaimed,
-            connections: Connections::default(),
             purgatory: Purgatory::default(),
             touched: Vec::new(),
             producer_ids: 0,
@@ -193,41 +216,40 @@ impl Broker {
             return;
         }
         self.isr.send_pending(now, &self.env, net);
+        self.assignments.send_pending(now, &self.env, net);
         self.drive_fetchers(now, net);
-    }
-
-    /// The only log directory failed: the broker halts without a clean shutdown (KIP-112).
-    fn halt_on_disk_failure(&mut self, error: &io::Error) {
-        tracing::error!(broker = self.env.id.0, %error, "the log directory failed, the broker halts");
-        self.is_finished = true;
+        // What background work did on the disk keeps nobody waiting.
+        self.connections.take_wait();
     }
 
     fn shrink_isrs(&mut self, now: Time) {
         for index in 0..self.partitions.len() {
             let (key, hosted) = self.partitions.get_index_mut(index).expect("below the length");
             let key = *key;
-            if let Some(proposal) = hosted.partition.maybe_shrink_isr(now, &self.env) {
-                self.submit_isr_proposal(now, key, proposal);
-            }
+            let effects = hosted.partition.maybe_shrink_isr(now, &self.env);
+            self.apply_effects(now, key, effects);
         }
     }
 
     /// The end of an orderly stop: flush, checkpoint, leave the marker (`LogManager.shutdown`).
     fn shut_down(&mut self, now: Time) {
-        let hosted = self.partitions.values_mut().map(|h| h.partition.named_log_mut());
-        let unclaimed = self.unclaimed.iter_mut().map(|(partition, loaded)| (partition, &mut loaded.log));
-        let closed = self.log_dir.close(hosted.chain(unclaimed), self.env.broker_epoch);
-        match closed {
-            Ok(()) => {
-                for hosted in self.partitions.values() {
-                    let (partition, log) = (hosted.partition.topic_partition().clone(), hosted.partition.log());
-                    self.env.observe(now, Observation::Flushed { partition, offset: log.recovery_point() });
-                }
-                self.env.observe(now, Observation::CleanShutdown);
-                self.is_finished = true;
+        for dir in self.log_dirs.indexes() {
+            let Some(directory) = self.log_dirs.get_mut(dir) else { continue };
+            let hosted = self.partitions.values_mut().filter(|h| h.dir == dir).map(|h| h.partition.named_log_mut());
+            let unclaimed = self.unclaimed.iter_mut().filter(|(_, (of, _))| *of == dir);
+            let unclaimed = unclaimed.map(|(partition, (_, loaded))| (partition, &mut loaded.log));
+            let closed = directory.close(hosted.chain(unclaimed), self.env.broker_epoch);
+            self.or_fail(now, closed.in_dir(dir));
+            if self.is_finished {
+                return;
             }
-            Err(error) => self.halt_on_disk_failure(&error),
         }
+        for hosted in self.partitions.values() {
+            let (partition, log) = (hosted.partition.topic_partition().clone(), hosted.partition.log());
+            self.env.observe(now, Observation::Flushed { partition, offset: log.recovery_point() });
+        }
+        self.env.observe(now, Observation::CleanShutdown);
+        self.is_finished = true;
     }
 }
 
@@ -249,6 +271,10 @@ impl Process for Broker {
             }
             Event::Closed(conn) if self.connections.owns(conn) => self.connections.forget(conn),
             Event::Terminate => self.begin_shutdown(now, net),
+            Event::IoReady => {
+                self.connections.release(now, net);
+                self.fetchers.wake_all();
+            }
             Event::Connected(_) | Event::Frame(..) | Event::Closed(_) => self.on_peer_event(now, &event, net),
         }
         self.settle(now, net);
@@ -256,10 +282,8 @@ impl Process for Broker {
 
     fn on_timer(&mut self, net: &mut Endpoint) {
         let now = self.world.now();
-        if let Err(error) = self.run_log_tasks(now) {
-            self.halt_on_disk_failure(&error);
-            return;
-        }
+        self.run_log_tasks(now);
+        self.connections.release(now, net);
         if self.isr_shrink_at <= now {
             // Twice per replica.lag.time.max.ms: a laggard is out after 1.5 times that at the latest.
             self.isr_shrink_at = now + self.options.config.replica_lag_time_max / 2;
@@ -273,9 +297,11 @@ impl Process for Broker {
     fn deadline(&self) -> Option<Time> {
         let others = [
             self.purgatory.deadline(),
+            self.connections.deadline(),
             self.lifecycle.deadline(),
             self.metadata.deadline(),
             self.isr.deadline(),
+            self.assignments.deadline(),
             self.forwarding.deadline(),
             self.fetchers.deadline(),
         ];
@@ -307,6 +333,10 @@ impl Broker {
             return self.on_isr_replies(now, replies);
         }
         let mut replies = Vec::new();
+        if self.assignments.rpc.on_event(now, event, net, &mut replies) {
+            return self.on_assignments_replies(now, replies);
+        }
+        let mut replies = Vec::new();
         if self.forwarding.rpc.on_event(now, event, net, &mut replies) {
             self.on_forwarding_replies(now, replies, net);
         }
@@ -329,18 +359,18 @@ impl Broker {
         self.isr.rpc.on_timer(now, net, &mut replies);
         self.on_isr_replies(now, replies);
         let mut replies = Vec::new();
+        self.assignments.rpc.on_timer(now, net, &mut replies);
+        self.on_assignments_replies(now, replies);
+        let mut replies = Vec::new();
         self.forwarding.rpc.on_timer(now, net, &mut replies);
         self.on_forwarding_replies(now, replies, net);
     }
 }
 
-/// Every log with its partition.
-fn logs<'a>(
-    partitions: &'a Partitions,
-    unclaimed: &'a BTreeMap<TopicPartition, LoadedLog>,
-) -> impl Iterator<Item = (&'a TopicPartition, &'a crate::log::Log)> + Clone {
-    let hosted = partitions.values().map(|h| (h.partition.topic_partition(), h.partition.log()));
-    hosted.chain(unclaimed.iter().map(|(partition, loaded)| (partition, &loaded.log)))
+/// A compaction that a crash had interrupted, and that loading the log finished.
+fn finished_swap(loaded: &LoadedLog) -> Option<Observation> {
+    let Rewritten { from, to, batches } = loaded.recovery.finished_swap.clone()?;
+    Some(Observation::Compacted { partition: loaded.partition.clone(), from, to, batches })
 }
 
 fn log_loaded(loaded: &LoadedLog) -> Observation {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
@@ -13,9 +13,10 @@ use kafka_protocol::messages::{ListOffsetsRequest, OffsetForLeaderEpochRequest, 
 
 use super::Broker;
 use super::connections::ReplyTo;
-use crate::protocol::{ErrorCode, LeaderEpoch};
+use crate::observe::Observation;
+use crate::protocol::{ErrorCode, LeaderEpoch, TopicPartition};
 use crate::replica::{OffsetAndTimestamp, Partition, ReplicaError};
-use crate::world::Endpoint;
+use crate::world::{Endpoint, Time};
 
 /// Timestamps of ListOffsets that mean something else, and the first version that knows them.
 const LATEST: i64 = -1;
@@ -32,7 +33,13 @@ fn epoch(epoch: i32) -> Option<LeaderEpoch> {
 }
 
 impl Broker {
-    pub(super) fn handle_list_offsets(&mut self, to: ReplyTo, request: &ListOffsetsRequest, net: &mut Endpoint) {
+    pub(super) fn handle_list_offsets(
+        &mut self,
+        now: Time,
+        to: ReplyTo,
+        request: &ListOffsetsRequest,
+        net: &mut Endpoint,
+    ) {
         let mut seen = BTreeSet::new();
         let mut duplicates = BTreeSet::new();
         for topic in &request.topics {
@@ -54,15 +61,32 @@ impl Broker {
                 (partition.partition_index, result)
             };
             let answers: Vec<_> = topic.partitions.iter().map(answer).collect();
+            if request.replica_id.0 == CONSUMER_REPLICA_ID {
+                self.observe_latest(now, topic, &answers);
+            }
             let mut partitions = Vec::with_capacity(answers.len());
             for (index, result) in answers {
-                let result = result.map_err(|error| self.code_of(error));
+                let result = result.map_err(|error| self.code_of(&topic.name, index, error));
                 partitions.push(offset_response(to.api_version, index, result));
             }
             topics.push(ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(partitions));
         }
         let response = ListOffsetsResponse::default().with_topics(topics);
         self.connections.respond::<ListOffsetsRequest>(to, &response, net);
+    }
+
+    fn observe_latest(
+        &self,
+        now: Time,
+        topic: &ListOffsetsTopic,
+        answers: &[(i32, Result<Option<OffsetAndTimestamp>, ReplicaError>)],
+    ) {
+        for (asked, (index, answer)) in topic.partitions.iter().zip(answers) {
+            if let (LATEST, Ok(Some(found))) = (asked.timestamp, answer) {
+                let partition = TopicPartition { topic: topic.name.clone(), partition: *index };
+                self.env.observe(now, Observation::LatestOffset { partition, offset: found.offset });
+            }
+        }
     }
 
     fn list_offset(
@@ -94,16 +118,17 @@ impl Broker {
     fn partition_by_name(&self, topic: &TopicName, index: i32) -> Result<&Partition, ErrorCode> {
         let id = self.env.image.topic_ids.get(topic.as_str());
         let key = self.known_partition(id.map(|id| (*id, index)))?;
-        self.partitions.get(&key).map(|h| &h.partition).ok_or(ErrorCode::NotLeaderOrFollower)
+        self.partitions.get(&key).map(|h| &h.partition).ok_or_else(|| self.why_not_here(key))
     }
 
-    fn code_of(&mut self, error: ReplicaError) -> ErrorCode {
-        match error {
-            ReplicaError::Refused(code) => code,
-            ReplicaError::Io(error) => {
-                self.halt_on_disk_failure(&error);
-                ErrorCode::KafkaStorageError
+    fn code_of(&mut self, topic: &TopicName, index: i32, error: ReplicaError) -> ErrorCode {
+        match (error, self.env.image.topic_ids.get(topic.as_str())) {
+            (ReplicaError::Refused(code), _) => code,
+            (ReplicaError::Io(error), Some(id)) => {
+                let (now, key) = (self.world.now(), (*id, index));
+                self.storage_failed(now, key, error)
             }
+            (ReplicaError::Io(_), None) => ErrorCode::UnknownTopicOrPartition,
         }
     }
 
@@ -123,7 +148,7 @@ impl Broker {
                     .and_then(|p| {
                         p.offset_for_leader_epoch(epoch(asked.current_leader_epoch), LeaderEpoch(asked.leader_epoch))
                     })
-                    .map_err(|error| self.code_of(error));
+                    .map_err(|error| self.code_of(&topic.topic, asked.partition, error));
                 let answer = EpochEndOffset::default().with_partition(asked.partition);
                 partitions.push(match result {
                     Ok(Some((epoch, end))) => answer.with_leader_epoch(epoch.0).with_end_offset(end.0),

@@ -1,5 +1,6 @@
 //! Produce (`KafkaApis.handleProduceRequest`, `ReplicaManager.appendRecords`, `DelayedProduce`).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,11 +12,13 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::connections::ReplyTo;
 use super::delayed::Delayed;
+use super::log_dirs::not_here;
 use super::{Broker, Key, Partitions, Touched};
+use crate::defect::Defect;
 use crate::observe::Observation;
 use crate::protocol::{ErrorCode, Offset, TopicPartition};
 use crate::replica::{Acknowledgement, ReplicaError};
-use crate::world::{Endpoint, Time};
+use crate::world::{Endpoint, IoWait, Time};
 
 /// An acks=all request whose records wait for their replicas.
 pub(super) struct DelayedProduce {
@@ -23,6 +26,8 @@ pub(super) struct DelayedProduce {
     response: ProduceResponse,
     appended: Vec<AppendedPartition>,
     pub deadline: Time,
+    /// The disk's part in the append.
+    wait: Option<IoWait>,
 }
 
 /// One partition of a request, appended.
@@ -42,11 +47,11 @@ impl DelayedProduce {
     }
 
     /// Settles what can be settled; true once nothing is pending.
-    pub fn is_complete(&mut self, partitions: &Partitions) -> bool {
+    pub fn is_complete(&mut self, partitions: &Partitions, offline: &BTreeSet<Key>) -> bool {
         for appended in self.appended.iter_mut().filter(|a| a.is_pending) {
             let acknowledgement = match partitions.get(&appended.key) {
                 Some(hosted) => hosted.partition.acknowledgement(appended.last_offset + 1),
-                None => Acknowledgement::Failed(ErrorCode::UnknownTopicOrPartition),
+                None => Acknowledgement::Failed(not_here(offline, appended.key, ErrorCode::UnknownTopicOrPartition)),
             };
             let error_code = match acknowledgement {
                 Acknowledgement::Waiting => continue,
@@ -66,7 +71,8 @@ impl Broker {
         if self.is_finished {
             return;
         }
-        if request.acks != -1 || appended.is_empty() {
+        let answers_at_once = self.options.config.defects.has(Defect::AckAfterLeader);
+        if request.acks != -1 || appended.is_empty() || answers_at_once {
             self.observe_produced(now, request.acks, &response, &appended);
             return self.answer_produce(to, request.acks, &mut response, net);
         }
@@ -76,14 +82,19 @@ impl Broker {
                 ErrorCode::RequestTimedOut.code();
         }
         let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-        let mut delayed = DelayedProduce { to, response, appended, deadline: now + timeout };
-        if delayed.is_complete(&self.partitions) {
+        let mut delayed =
+            DelayedProduce { to, response, appended, deadline: now + timeout, wait: self.connections.take_wait() };
+        if delayed.is_complete(&self.partitions, &self.offline) {
             return self.finish_produce(now, delayed, net);
         }
         let keys: Vec<Key> = delayed.keys().collect();
         let id = self.purgatory.add(Delayed::Produce(delayed));
         for key in keys {
-            self.partitions.get_mut(&key).expect("we have just appended to it").waiting_produce.push(id);
+            // Another partition of the request may have taken its directory offline since.
+            match self.partitions.get_mut(&key) {
+                Some(hosted) => hosted.waiting_produce.push(id),
+                None => self.purgatory.orphan([id].into_iter()),
+            }
         }
     }
 
@@ -107,7 +118,8 @@ impl Broker {
                     Ok(partition) => {
                         response.base_offset = partition.base_offset.0;
                         response.log_append_time_ms = partition.log_append_time.unwrap_or(-1);
-                        response.log_start_offset = self.partitions[&partition.key].partition.log().log_start().0;
+                        let hosted = self.partitions.get(&partition.key);
+                        response.log_start_offset = hosted.map_or(-1, |h| h.partition.log().log_start().0);
                         appended.push(AppendedPartition { at, ..partition });
                     }
                     Err(error) => response.error_code = error.code(),
@@ -137,7 +149,8 @@ impl Broker {
         let key = self.known_partition(key)?;
         let records = records.ok_or(ErrorCode::InvalidRecord)?;
         validate_records(api_version, records)?;
-        let hosted = self.partitions.get_mut(&key).ok_or(ErrorCode::NotLeaderOrFollower)?;
+        let missing = self.why_not_here(key);
+        let hosted = self.partitions.get_mut(&key).ok_or(missing)?;
         let wall_clock_ms = self.world.wall_clock_ms();
         match hosted.partition.append_as_leader(now, &self.env, records, acks, wall_clock_ms) {
             Ok(append) => {
@@ -153,10 +166,7 @@ impl Broker {
                 })
             }
             Err(ReplicaError::Refused(error)) => Err(error),
-            Err(ReplicaError::Io(error)) => {
-                self.halt_on_disk_failure(&error);
-                Err(ErrorCode::KafkaStorageError)
-            }
+            Err(ReplicaError::Io(error)) => Err(self.storage_failed(now, key, error)),
         }
     }
 
@@ -168,6 +178,7 @@ impl Broker {
 
     pub(super) fn finish_produce(&mut self, now: Time, mut produce: DelayedProduce, net: &mut Endpoint) {
         self.observe_produced(now, -1, &produce.response, &produce.appended);
+        self.connections.owe(produce.wait);
         self.answer_produce(produce.to, -1, &mut produce.response, net);
     }
 
@@ -178,7 +189,7 @@ impl Broker {
             if partitions.any(|p| p.error_code != 0) {
                 self.connections.close(to.conn, net);
             } else {
-                self.connections.unmute(to.conn);
+                self.connections.finish_silently(to.conn, net);
             }
             return;
         }

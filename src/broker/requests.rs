@@ -83,7 +83,7 @@ impl Broker {
             }
             ApiKey::ListOffsets => {
                 if let Some(body) = self.decode::<ListOffsetsRequest>(to, request, net) {
-                    self.handle_list_offsets(to, &body, net);
+                    self.handle_list_offsets(now, to, &body, net);
                 }
             }
             ApiKey::OffsetForLeaderEpoch => {

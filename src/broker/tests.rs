@@ -148,7 +148,8 @@ fn add_broker(simulation: &Simulation, id: i32, controller: &HostPort, config: &
         listen: host(id),
         controller: controller.clone(),
         config: config.clone(),
-        log_dir: "data".to_owned(),
+        log_dirs: vec!["data".to_owned()],
+        rack: None,
     };
     let observer = observer.clone();
     simulation.add_machine(&host(id).host, true, move |world, mut net| {

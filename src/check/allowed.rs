@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::config::{Acks, OffsetReset};
-use crate::history::{EventType, Function, HistoryConfig, HistoryEvent};
+use crate::history::{EventType, Function, HistoryConfig, HistoryEvent, MicroOp};
 use crate::lab::outcome::{Phase, RunOutcome, TraceEvent, TraceKind};
 use crate::observe::{LogStartReason, Observation};
 use crate::protocol::{BrokerId, LeaderEpoch, TopicPartition};
@@ -14,8 +14,8 @@ use crate::scenario::{Variant, Workload};
 use crate::world::Time;
 
 /// Violations that follow when records below the high watermark are lost for a legitimate reason.
-pub const VIOLATIONS_OF_LOSS: [&str; 4] =
-    ["candidate-completeness", "high-watermark-went-back", "leader-completeness", "log-matching"];
+pub const VIOLATIONS_OF_LOSS: [&str; 5] =
+    ["candidate-completeness", "high-watermark-went-back", "leader-completeness", "log-matching", "strong-isr"];
 
 /// One line of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -48,8 +48,12 @@ pub struct Context {
     pub flushes_every_record: bool,
     /// `auto.offset.reset=latest`
     pub offset_reset_latest: bool,
-    /// Retention or compaction may have removed records.
+    /// Retention may have removed records.
     pub records_expire: bool,
+    /// Compaction may have.
+    pub records_compacted: bool,
+    /// Sends name record keys.
+    pub has_record_keys: bool,
     /// Someone read every partition from its beginning.
     pub reads_from_beginning: bool,
     /// Consumers subscribe: a group rebalances between their polls.
@@ -63,7 +67,7 @@ pub struct Context {
 /// The table for a context: for each name at most one reason, the weightiest.
 pub fn allowed(context: &Context) -> Vec<Allowance> {
     let mut table = Table::default();
-    for name in ["int-send-skip", "G0"] {
+    for name in ["int-send-skip", "G0", "G0-process", "G0-realtime"] {
         table.allow(name, "Kafka does not isolate writes: sends of several producers interleave");
     }
     allow_weak_acks(context, &mut table);
@@ -87,25 +91,24 @@ pub fn allowed(context: &Context) -> Vec<Allowance> {
             table.allow(name, "subscribed consumers are rebalanced between two polls");
         }
     }
-    if context.offset_reset_latest {
-        let reason = "auto.offset.reset=latest jumps to the end of the log";
-        table.allow("poll-skip", reason);
-        if !context.reads_from_beginning {
-            table.allow("unseen", reason);
-        }
-    }
-    if context.records_expire {
-        for name in ["lost-write", "poll-skip", "unseen"] {
-            table.allow(name, "retention or compaction removes records that nobody has read");
-        }
-    }
+    allow_gaps(context, &mut table);
     if context.read_uncommitted {
         for name in ["aborted-read", "precommitted-read"] {
             table.allow(name, "isolation.level=read_uncommitted hands out records of open and aborted transactions");
         }
     }
+    let cycles = if context.ww_deps {
+        "with write-write edges cycles follow from interleaved writes (ww_deps)"
+    } else {
+        "isolation.level=read_uncommitted: transactions read each other before they commit"
+    };
     if context.ww_deps || context.read_uncommitted {
-        table.allow("G1c", "with write-write edges, or under read_uncommitted, cycles follow from interleaved writes");
+        for name in ["G1c", "G1c-process", "G1c-realtime"] {
+            table.allow(name, cycles);
+        }
+    }
+    if !context.has_record_keys {
+        table.rows.retain(|row| row.anomaly != "lost-latest");
     }
     table.rows
 }
@@ -120,8 +123,37 @@ fn allow_weak_acks(context: &Context, table: &mut Table) {
         }
         Acks::One | Acks::All => return,
     };
-    for name in ["lost-write", "unseen", "inconsistent-offsets", "nonmonotonic-send"] {
+    for name in ["lost-write", "unseen", "inconsistent-offsets", "nonmonotonic-send", "lost-latest"] {
         table.allow(name, reason);
+    }
+}
+
+/// Consumers that rightly pass over records. A lost write is inferred from somebody having read beyond it,
+/// which means nothing where reading beyond is no reading past; the same goes for a commit before anything
+/// was handed out.
+fn allow_gaps(context: &Context, table: &mut Table) {
+    if context.offset_reset_latest {
+        let reason = "auto.offset.reset=latest jumps to the end of the log";
+        for name in ["poll-skip", "committed-too-far"] {
+            table.allow(name, reason);
+        }
+        if !context.reads_from_beginning {
+            for name in ["unseen", "lost-write", "lost-latest"] {
+                table.allow(name, reason);
+            }
+        }
+    }
+    if context.records_expire {
+        for name in ["poll-skip", "unseen", "lost-write", "committed-too-far", "lost-latest"] {
+            table.allow(name, "retention removes records that nobody has read");
+        }
+    }
+    if context.records_compacted {
+        for name in ["poll-skip", "unseen", "lost-write", "committed-too-far"] {
+            table.allow(name, "compaction removes records that nobody has read");
+        }
+        table.allow("int-poll-skip", "compaction removes records between those that one poll returns");
+        table.allow("tombstone-missed", "compaction removes a tombstone after delete.retention.ms, read or not");
     }
 }
 
@@ -166,7 +198,7 @@ impl Table {
     }
 
     fn allow_loss_and_what_follows(&mut self, reason: &'static str) {
-        for name in ["lost-write", "unseen", "inconsistent-offsets", "nonmonotonic-send"] {
+        for name in ["lost-write", "unseen", "inconsistent-offsets", "nonmonotonic-send", "lost-latest"] {
             self.allow(name, reason);
         }
         for name in ["poll-skip", "nonmonotonic-poll"] {
@@ -191,13 +223,15 @@ impl Context {
             retries_without_idempotence: false,
             several_in_flight: false,
             leader_changed: events.leader_changed,
-            unclean_election: events.unclean_election,
+            unclean_election: events.unclean_election && may_elect_uncleanly(variant),
             lossy_crashes: events.lossy_crashes,
             last_replica_lost_power: events.last_replica_lost_power,
             min_insync_replicas: min_insync_replicas(variant),
             flushes_every_record: flushes_every_record(variant),
             offset_reset_latest: false,
             records_expire: events.records_expired,
+            records_compacted: events.records_compacted,
+            has_record_keys: false,
             reads_from_beginning: events.read_back,
             subscribes: false,
             ww_deps: false,
@@ -205,7 +239,8 @@ impl Context {
         };
         for workload in &variant.workloads {
             match workload {
-                Workload::Produce { config, .. } => {
+                Workload::Produce { config, keys, .. } => {
+                    context.has_record_keys |= keys.is_some();
                     context.acks = weaker(context.acks, config.acks);
                     context.retries_without_idempotence |= disturbed && config.retries > 0 && config.acks != Acks::Zero;
                     context.several_in_flight |= config.max_in_flight_requests_per_connection > 1;
@@ -233,6 +268,7 @@ impl Context {
         let in_flight = config.number("max_in_flight_requests_per_connection").or(config.number("max_in_flight"));
         let count = |key: &str| config.number(key).and_then(|n| u32::try_from(n).ok());
         let seeks = |e: &HistoryEvent| e.seek_to_beginning == Some(true) && e.kind == EventType::Ok;
+        let records_compacted = config.text("cleanup_policy").is_some_and(|policy| policy.contains("compact"));
         let expires = |key: &str| config.number(key).is_some_and(|n| n >= 0);
         Context {
             acks,
@@ -246,9 +282,9 @@ impl Context {
             min_insync_replicas: count("min_insync_replicas").unwrap_or(1),
             flushes_every_record: config.number("flush_messages") == Some(1),
             offset_reset_latest: config.text("auto_offset_reset").as_deref() == Some("latest"),
-            records_expire: expires("retention_ms")
-                || expires("retention_bytes")
-                || config.text("cleanup_policy").is_some_and(|policy| policy.contains("compact")),
+            records_expire: expires("retention_ms") || expires("retention_bytes"),
+            records_compacted,
+            has_record_keys: history.iter().any(names_record_key),
             reads_from_beginning: config.flag("reads_from_beginning").unwrap_or(false) || history.iter().any(seeks),
             subscribes: match config.words("sub_via") {
                 Some(via) => via.iter().any(|word| word == "subscribe"),
@@ -273,6 +309,9 @@ impl Context {
             flushes_every_record,
             offset_reset_latest,
             records_expire,
+            records_compacted,
+            // Each send says it.
+            has_record_keys: _,
             reads_from_beginning,
             subscribes,
             ww_deps,
@@ -292,8 +331,11 @@ impl Context {
             config.set("flush_messages", 1);
         }
         config.set("auto_offset_reset", if *offset_reset_latest { "latest" } else { "earliest" });
-        if *records_expire {
+        if *records_compacted {
             config.set("cleanup_policy", "compact");
+        }
+        if *records_expire {
+            config.set("retention_ms", 0);
         }
         config.set("reads_from_beginning", *reads_from_beginning);
         config.set("sub_via", vec![if *subscribes { "subscribe" } else { "assign" }]);
@@ -301,6 +343,10 @@ impl Context {
         config.set("isolation_level", if *read_uncommitted { "read_uncommitted" } else { "read_committed" });
         config
     }
+}
+
+fn names_record_key(event: &HistoryEvent) -> bool {
+    event.ops().iter().any(|op| matches!(op, MicroOp::Send { record_key: Some(_), .. }))
 }
 
 /// As in configuration: `0`, `1`, `all`.
@@ -318,6 +364,15 @@ fn weaker(a: Acks, b: Acks) -> Acks {
         (Acks::One, _) | (_, Acks::One) => Acks::One,
         (Acks::All, Acks::All) => Acks::All,
     }
+}
+
+/// An unclean election is a reason only where it is allowed: elsewhere it is a defect.
+fn may_elect_uncleanly(variant: &Variant) -> bool {
+    let is_on = |config: &BTreeMap<String, String>| {
+        config.get("unclean.leader.election.enable").map(|value| value.trim().eq_ignore_ascii_case("true"))
+    };
+    let of_cluster = variant.cluster.config.unclean_leader_election_enable;
+    variant.topics.iter().any(|topic| is_on(&topic.config).unwrap_or(of_cluster))
 }
 
 /// The smallest of the topics, overrides included.
@@ -344,9 +399,11 @@ struct Events {
     unclean_election: bool,
     refused: bool,
     read_back: bool,
-    records_expired: bool,
     lossy_crashes: u32,
     last_replica_lost_power: bool,
+    /// A log lost its beginning.
+    records_expired: bool,
+    records_compacted: bool,
 }
 
 /// One partition as the controller has committed it.
@@ -386,6 +443,7 @@ impl Events {
                     state.replicas.clone_from(replicas);
                 }
                 TraceKind::Observed(Observation::Refused { .. }) => events.refused = true,
+                TraceKind::Observed(Observation::Compacted { .. }) => events.records_compacted = true,
                 TraceKind::Observed(Observation::LogStartMoved { reason, .. }) => {
                     events.records_expired |= match reason {
                         LogStartReason::RetentionTime
@@ -410,6 +468,7 @@ impl Events {
                 | TraceKind::Unknown { .. }
                 | TraceKind::FaultStarted { .. }
                 | TraceKind::FaultEnded { .. }
+                | TraceKind::FaultHit { .. }
                 | TraceKind::Started
                 | TraceKind::Stopped { power_lost: false }
                 | TraceKind::Phase(Phase::Workload | Phase::Healed | Phase::Done) => {}
@@ -442,6 +501,8 @@ mod tests {
             flushes_every_record: false,
             offset_reset_latest: false,
             records_expire: false,
+            records_compacted: false,
+            has_record_keys: false,
             reads_from_beginning: true,
             subscribes: false,
             ww_deps: false,
@@ -449,8 +510,10 @@ mod tests {
         }
     }
 
+    const ALWAYS: [&str; 4] = ["int-send-skip", "G0", "G0-process", "G0-realtime"];
+
     fn names(context: &Context) -> Vec<&'static str> {
-        allowed(context).iter().map(|row| row.anomaly).filter(|name| !["int-send-skip", "G0"].contains(name)).collect()
+        allowed(context).iter().map(|row| row.anomaly).filter(|name| !ALWAYS.contains(name)).collect()
     }
 
     #[test]
@@ -499,8 +562,47 @@ mod tests {
     #[test]
     fn latest_excuses_unseen_only_if_nobody_read_from_the_beginning() {
         let context = Context { offset_reset_latest: true, ..calm(Acks::All) };
-        assert_eq!(names(&context), ["poll-skip"]);
-        assert_eq!(names(&Context { reads_from_beginning: false, ..context }), ["poll-skip", "unseen"]);
+        assert_eq!(names(&context), ["poll-skip", "committed-too-far"]);
+        assert_eq!(
+            names(&Context { reads_from_beginning: false, ..context }),
+            ["poll-skip", "committed-too-far", "unseen", "lost-write"]
+        );
+    }
+
+    #[test]
+    fn a_gap_within_a_poll_is_excused_by_compaction_only() {
+        let retention = Context { records_expire: true, ..calm(Acks::All) };
+        assert_eq!(names(&retention), ["poll-skip", "unseen", "lost-write", "committed-too-far"]);
+        assert!(names(&Context { records_compacted: true, ..retention }).contains(&"int-poll-skip"));
+    }
+
+    #[test]
+    fn cycles_through_reads_are_excused_by_write_write_edges_or_read_uncommitted() {
+        let cycles = ["G1c", "G1c-process", "G1c-realtime"];
+        assert_eq!(names(&Context { ww_deps: true, ..calm(Acks::All) }), cycles);
+        let uncommitted = names(&Context { read_uncommitted: true, ..calm(Acks::All) });
+        assert!(cycles.iter().all(|name| uncommitted.contains(name)) && uncommitted.contains(&"aborted-read"));
+    }
+
+    #[test]
+    fn the_table_names_only_anomalies_and_violations_that_exist() {
+        let everything = Context {
+            acks: Acks::Zero,
+            retries_without_idempotence: true,
+            unclean_election: true,
+            offset_reset_latest: true,
+            records_expire: true,
+            records_compacted: true,
+            has_record_keys: true,
+            reads_from_beginning: false,
+            subscribes: true,
+            ww_deps: true,
+            read_uncommitted: true,
+            ..calm(Acks::All)
+        };
+        for Allowance { anomaly, .. } in allowed(&everything) {
+            assert!(crate::check::ANOMALIES.contains(&anomaly) || VIOLATIONS_OF_LOSS.contains(&anomaly), "{anomaly}");
+        }
     }
 
     #[test]
@@ -517,12 +619,15 @@ mod tests {
             flushes_every_record: true,
             offset_reset_latest: true,
             records_expire: true,
+            records_compacted: true,
+            has_record_keys: false,
             reads_from_beginning: false,
             subscribes: true,
             ww_deps: true,
             read_uncommitted: true,
         };
-        for context in [calm(Acks::All), calm(Acks::One), odd] {
+        let expiring = Context { records_expire: true, ..calm(Acks::All) };
+        for context in [calm(Acks::All), calm(Acks::One), expiring, odd] {
             assert_eq!(Context::of_history(&context.to_config(), &[]), context);
         }
     }
@@ -589,8 +694,6 @@ mod tests {
         };
         assert!(moved(LogStartReason::RetentionSize) && moved(LogStartReason::DeleteRecords));
         assert!(!moved(LogStartReason::Leader), "a follower only follows");
-        let context = Context { records_expire: true, ..calm(Acks::All) };
-        assert_eq!(names(&context), ["lost-write", "poll-skip", "unseen"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A history in compact form: keys and values interned, completions with their records, who wrote and who
 //! read each value. Built in one pass; everything the detectors ask is an index away.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use rustc_hash::FxHashMap;
@@ -32,19 +33,35 @@ pub struct Op<'a> {
     pub event: &'a HistoryEvent,
     sends: Range<usize>,
     polls: Range<usize>,
-    /// Where in the history the operation began: its invocation if one names its first sent value,
-    /// otherwise the completion itself.
-    pub began: usize,
+    /// Where in the history the completion is.
+    pub position: usize,
+    /// Where its invocation is, if the history has one.
+    pub invoked: Option<usize>,
+}
+
+impl Op<'_> {
+    /// Where in the history the operation began, as far as is known.
+    pub fn began(&self) -> usize {
+        self.invoked.unwrap_or(self.position)
+    }
 }
 
 /// What is known of one value of one key.
 pub struct ValueFacts<'a> {
     pub key: KeyId,
     pub value: &'a serde_json::Value,
+    /// The record's own key, if a send says it.
+    pub record_key: Option<&'a str>,
+    /// It deletes the record key.
+    pub is_tombstone: bool,
     /// The completion that sent it: an ok one if there is any, then an info one, then a failed one.
     pub writer: Option<OpId>,
     /// First event that mentions sending it, invocations included: a position in the history.
     pub sent_at: Option<usize>,
+    /// Last invocation that mentions sending it.
+    invoked: Option<usize>,
+    /// An invocation that mentions sending it has no completion: how that ended, nobody knows.
+    pub has_open_send: bool,
     /// First ok operation that read it.
     pub reader: Option<OpId>,
     /// First operation of any outcome that read it.
@@ -64,6 +81,15 @@ pub struct Facts<'a> {
     value_ids: FxHashMap<(KeyId, &'a serde_json::Value), ValueId>,
 }
 
+/// Invocations of one process that have no completion yet, as positions in the history. A producer has
+/// several sends in flight.
+#[derive(Default)]
+struct Open {
+    sending: BTreeSet<usize>,
+    /// Polls, and transactions that only poll.
+    polling: BTreeSet<usize>,
+}
+
 impl<'a> Facts<'a> {
     pub fn of(history: &'a [HistoryEvent]) -> Facts<'a> {
         let mut facts = Facts {
@@ -76,11 +102,31 @@ impl<'a> Facts<'a> {
             key_ids: FxHashMap::default(),
             value_ids: FxHashMap::default(),
         };
+        let mut open: BTreeMap<i64, Open> = BTreeMap::new();
         for (position, event) in history.iter().enumerate() {
-            match event.kind {
-                EventType::Invoke => facts.add_invocation(position, event),
-                EventType::Ok | EventType::Fail | EventType::Info => facts.add_completion(position, event),
+            if !is_transactional(event) {
+                if event.kind != EventType::Invoke {
+                    facts.add_completion(position, event, None, &[]);
+                }
+                continue;
             }
+            let open = open.entry(event.process).or_default();
+            match event.kind {
+                EventType::Invoke => facts.add_invocation(position, event, open),
+                EventType::Ok | EventType::Fail | EventType::Info => {
+                    let invoked = facts.invocation_of(event, open, history);
+                    // A completion that says nothing of its sends is that of what was invoked.
+                    let silent = event.value.is_none() && event.kind != EventType::Ok;
+                    let ops = match invoked.filter(|_| silent) {
+                        Some(invoked) => history[invoked].ops(),
+                        None => event.ops(),
+                    };
+                    facts.add_completion(position, event, invoked, ops);
+                }
+            }
+        }
+        for position in open.values().flat_map(|open| &open.sending) {
+            facts.note_unknown_sends(&history[*position]);
         }
         facts.committed = facts.ops.iter().map(|op| facts.must_have_committed(op)).collect();
         facts
@@ -90,12 +136,22 @@ impl<'a> Facts<'a> {
         self.keys[id.0 as usize]
     }
 
+    /// The key of this name, if the history sends to it or polls from it.
+    pub fn key_id(&self, name: &str) -> Option<KeyId> {
+        self.key_ids.get(name).copied()
+    }
+
     pub fn value(&self, id: ValueId) -> &ValueFacts<'a> {
         &self.values[id.0 as usize]
     }
 
     pub fn op(&self, id: OpId) -> &Op<'a> {
         &self.ops[id.0 as usize]
+    }
+
+    /// An operation's index as the history has it.
+    pub fn index(&self, id: OpId) -> u64 {
+        self.op(id).event.index
     }
 
     pub fn op_ids(&self) -> impl Iterator<Item = OpId> + use<> {
@@ -123,27 +179,69 @@ impl<'a> Facts<'a> {
         }
     }
 
-    fn add_invocation(&mut self, position: usize, event: &'a HistoryEvent) {
-        for micro_op in transactional_ops(event) {
+    fn add_invocation(&mut self, position: usize, event: &'a HistoryEvent, open: &mut Open) {
+        let mut is_sending = false;
+        for micro_op in event.ops() {
             if let MicroOp::Send { key, value, .. } = micro_op {
                 let key = self.intern_key(key);
                 let id = self.intern_value(key, value);
-                self.values[id.0 as usize].sent_at.get_or_insert(position);
+                let facts = &mut self.values[id.0 as usize];
+                facts.sent_at.get_or_insert(position);
+                facts.invoked = Some(position);
+                is_sending = true;
             }
         }
+        if is_sending {
+            open.sending.insert(position)
+        } else {
+            open.polling.insert(position)
+        };
     }
 
-    fn add_completion(&mut self, position: usize, event: &'a HistoryEvent) {
+    /// The invocation of a completion: the last one of its process that names its first sent value;
+    /// without sends the process's last open one without. A completion that names nothing belongs to the
+    /// only open one.
+    fn invocation_of(&mut self, event: &'a HistoryEvent, open: &mut Open, history: &[HistoryEvent]) -> Option<usize> {
+        let first_sent = event.ops().iter().find_map(|micro_op| match micro_op {
+            MicroOp::Send { key, value, .. } => Some((key, value)),
+            MicroOp::Poll { .. } => None,
+        });
+        if let Some((key, value)) = first_sent {
+            let key = self.intern_key(key);
+            let id = self.intern_value(key, value);
+            let named = self.values[id.0 as usize].invoked.filter(|position| open.sending.remove(position));
+            if named.is_some() {
+                return named;
+            }
+        }
+        let same_f = |position: &usize| history[*position].f == event.f;
+        let polling = open.polling.iter().next_back().copied().filter(same_f);
+        if let Some(position) = polling {
+            open.polling.remove(&position);
+            return polling;
+        }
+        let only = open.sending.first().copied().filter(|_| open.sending.len() == 1).filter(same_f);
+        only.filter(|position| first_sent.is_none() && open.sending.remove(position))
+    }
+
+    fn add_completion(
+        &mut self,
+        position: usize,
+        event: &'a HistoryEvent,
+        invoked: Option<usize>,
+        micro_ops: &'a [MicroOp],
+    ) {
         let id = OpId(self.ops.len() as u32);
         let (sends_from, polls_from) = (self.sends.len(), self.polls.len());
-        let mut began = None;
-        for micro_op in transactional_ops(event) {
+        for micro_op in micro_ops {
             match micro_op {
-                MicroOp::Send { key, value, offset } => {
+                MicroOp::Send { key, value, offset, record_key, tombstone } => {
                     let key = self.intern_key(key);
                     let record = Record { key, value: self.intern_value(key, value), offset: *offset };
-                    let sent_at = *self.values[record.value.0 as usize].sent_at.get_or_insert(position);
-                    began.get_or_insert(sent_at);
+                    let facts = &mut self.values[record.value.0 as usize];
+                    facts.sent_at.get_or_insert(position);
+                    facts.record_key = record_key.as_deref();
+                    facts.is_tombstone = *tombstone;
                     self.add_writer(record.value, id, event.kind);
                     self.sends.push(record);
                 }
@@ -161,12 +259,18 @@ impl<'a> Facts<'a> {
         }
         group_by_key(&mut self.sends[sends_from..]);
         group_by_key(&mut self.polls[polls_from..]);
-        self.ops.push(Op {
-            event,
-            sends: sends_from..self.sends.len(),
-            polls: polls_from..self.polls.len(),
-            began: began.unwrap_or(position),
-        });
+        let (sends, polls) = (sends_from..self.sends.len(), polls_from..self.polls.len());
+        self.ops.push(Op { event, sends, polls, position, invoked });
+    }
+
+    fn note_unknown_sends(&mut self, invocation: &'a HistoryEvent) {
+        for micro_op in invocation.ops() {
+            if let MicroOp::Send { key, value, .. } = micro_op {
+                let key = self.intern_key(key);
+                let id = self.intern_value(key, value);
+                self.values[id.0 as usize].has_open_send = true;
+            }
+        }
     }
 
     fn add_writer(&mut self, value: ValueId, op: OpId, kind: EventType) {
@@ -202,17 +306,28 @@ impl<'a> Facts<'a> {
     fn intern_value(&mut self, key: KeyId, value: &'a serde_json::Value) -> ValueId {
         let values = &mut self.values;
         *self.value_ids.entry((key, value)).or_insert_with(|| {
-            values.push(ValueFacts { key, value, writer: None, sent_at: None, reader: None, any_reader: None });
+            values.push(ValueFacts {
+                key,
+                value,
+                record_key: None,
+                is_tombstone: false,
+                writer: None,
+                sent_at: None,
+                invoked: None,
+                has_open_send: false,
+                reader: None,
+                any_reader: None,
+            });
             ValueId(values.len() as u32 - 1)
         })
     }
 }
 
-/// The micro-operations of sends, polls and transactions.
-fn transactional_ops(event: &HistoryEvent) -> &[MicroOp] {
+/// Sends, polls and transactions; the others move or end consumers.
+fn is_transactional(event: &HistoryEvent) -> bool {
     match event.f {
-        Function::Send | Function::Poll | Function::Txn => event.ops(),
-        Function::Assign | Function::Subscribe | Function::Crash => &[],
+        Function::Send | Function::Poll | Function::Txn => true,
+        Function::Assign | Function::Subscribe | Function::Crash => false,
     }
 }
 

@@ -1,11 +1,19 @@
 //! Checkers: what of a history is wrong ([`analyze`], Jepsen's names), and what of that is allowed under a
 //! configuration ([`allowed`]). Pure functions over plain data; detecting is separate from judging, which
-//! is `report`'s. Cycles (G0, G1c) are not looked for.
+//! is `report`'s.
 //!
 //! The definitions follow Jepsen's Kafka workload. Every detector is linear or n log n in the history.
 
 mod allowed;
+mod availability;
+pub mod bench;
+mod commits;
+mod compaction;
+mod cycles;
+mod evidence;
 mod facts;
+mod graph;
+mod measure;
 mod order;
 mod positions;
 mod values;
@@ -16,30 +24,44 @@ use crate::history::HistoryEvent;
 
 pub(crate) use allowed::broker_of;
 pub use allowed::{Allowance, Context, VIOLATIONS_OF_LOSS, acks_name, allow_claimed_loss, allowed};
+pub use availability::without_successful_send;
+pub use evidence::{
+    AbortedRead, Because, CommittedTooFar, Cycle, Dependency, Duplicate, Evidence, InconsistentOffsets, Jump,
+    LostLatest, LostWrite, Phantom, PrecommittedRead, TombstoneMissed, Unseen,
+};
+pub use measure::{Consumed, Fates, Lag, Measured, MostConsumed, Spread, measure};
 
 /// The names of all anomalies that [`analyze`] looks for.
-pub const ANOMALIES: [&str; 14] = [
+pub const ANOMALIES: [&str; 23] = [
+    "G0",
+    "G0-process",
+    "G0-realtime",
+    "G1c",
+    "G1c-process",
+    "G1c-realtime",
     "aborted-read",
+    "committed-too-far",
     "duplicate",
     "inconsistent-offsets",
     "int-nonmonotonic-poll",
     "int-nonmonotonic-send",
     "int-poll-skip",
     "int-send-skip",
+    "lost-latest",
     "lost-write",
     "nonmonotonic-poll",
     "nonmonotonic-send",
     "phantom",
     "poll-skip",
     "precommitted-read",
+    "tombstone-missed",
     "unseen",
 ];
 
-/// Name -> evidence, one entry per case: operations by their `index`, keys, offsets, values. Names without
-/// a case are absent.
+/// Name -> evidence, one entry per case. Names without a case are absent.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Anomalies {
-    found: BTreeMap<&'static str, Vec<serde_json::Value>>,
+    found: BTreeMap<&'static str, Vec<Evidence>>,
 }
 
 impl Anomalies {
@@ -47,11 +69,11 @@ impl Anomalies {
         self.evidence(name).len() as u64
     }
 
-    pub fn evidence(&self, name: &str) -> &[serde_json::Value] {
+    pub fn evidence(&self, name: &str) -> &[Evidence] {
         self.found.get(name).map_or(&[], Vec::as_slice)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[serde_json::Value])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[Evidence])> {
         self.found.iter().map(|(name, evidence)| (*name, evidence.as_slice()))
     }
 
@@ -64,115 +86,57 @@ impl Anomalies {
         self.found.remove(name);
     }
 
-    fn add(&mut self, name: &'static str, evidence: serde_json::Value) {
+    fn add(&mut self, name: &'static str, evidence: Evidence) {
         debug_assert!(ANOMALIES.contains(&name));
         self.found.entry(name).or_default().push(evidence);
     }
 }
 
-/// Finds every anomaly of a history.
+/// Finds every anomaly of a history. Cycles are those of write-read edges, process order and real time.
 pub fn analyze(history: &[HistoryEvent]) -> Anomalies {
+    analyze_with(history, Options::default())
+}
+
+/// What is taken as evidence. Options only ever find more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Neighbours in the version order of a key depend on each other: G0 can be found then, and G1c follows
+    /// from interleaved writes. Jepsen's `ww-deps`.
+    pub ww_deps: bool,
+}
+
+/// [`analyze`] with options.
+pub fn analyze_with(history: &[HistoryEvent], options: Options) -> Anomalies {
     let facts = facts::Facts::of(history);
     let orders = order::VersionOrders::of(&facts);
     let mut anomalies = Anomalies::default();
     values::detect(&facts, &orders, &mut anomalies);
     positions::detect(&facts, &orders, &mut anomalies);
+    commits::detect(&facts, &orders, &mut anomalies);
+    compaction::detect(&facts, &orders, &mut anomalies);
+    cycles::detect(&facts, &orders, options.ww_deps, &mut anomalies);
     anomalies
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    //! Histories in one line of text each: `process type f value…`.
+mod honest;
+#[cfg(test)]
+mod planted;
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+pub(crate) mod testing;
 
+#[cfg(test)]
+mod tests {
     use super::*;
-    use crate::history::{EventType, Function, MicroOp, Rebalance, Value};
+    use crate::scenario::{METRICS, MetricKind};
 
-    /// Parses lines like `0 ok send x:a@0 x:b@1`, `1 ok poll x:a@0`, `1 ok txn send x:a@0 poll y:b@1`,
-    /// `1 ok assign x y`, `1 ok assign! x` (seeks to the beginning), `0 fail poll x:a@0 rebalanced x`.
-    /// An offset `?` is unknown.
-    pub fn history(text: &str) -> Vec<HistoryEvent> {
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        lines.enumerate().map(|(index, line)| event(index as u64, line)).collect()
-    }
-
-    /// Names and counts of what is found.
-    pub fn found(text: &str) -> Vec<(&'static str, u64)> {
-        analyze(&history(text)).iter().map(|(name, evidence)| (name, evidence.len() as u64)).collect()
-    }
-
-    fn event(index: u64, line: &str) -> HistoryEvent {
-        let mut words = line.split_whitespace();
-        let mut word = || words.next().expect("process, type and function");
-        let process = word().parse().expect("a process number");
-        let kind = match word() {
-            "invoke" => EventType::Invoke,
-            "ok" => EventType::Ok,
-            "fail" => EventType::Fail,
-            "info" => EventType::Info,
-            other => panic!("no event type {other}"),
-        };
-        let name = word();
-        let f = match name.trim_end_matches('!') {
-            "send" => Function::Send,
-            "poll" => Function::Poll,
-            "txn" => Function::Txn,
-            "assign" => Function::Assign,
-            "subscribe" => Function::Subscribe,
-            "crash" => Function::Crash,
-            other => panic!("no function {other}"),
-        };
-        let (rest, rebalanced): (Vec<&str>, Vec<&str>) = {
-            let rest: Vec<&str> = words.collect();
-            match rest.iter().position(|w| *w == "rebalanced") {
-                Some(at) => (rest[..at].to_vec(), rest[at + 1..].to_vec()),
-                None => (rest, Vec::new()),
-            }
-        };
-        let strings = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
-        let value = match f {
-            Function::Assign | Function::Subscribe => Value::Keys(strings(&rest)),
-            Function::Send | Function::Poll | Function::Txn | Function::Crash => Value::Ops(micro_ops(f, &rest)),
-        };
-        HistoryEvent {
-            index,
-            process,
-            kind,
-            f,
-            time: index,
-            value: Some(value),
-            error: None,
-            seek_to_beginning: name.ends_with('!').then_some(true),
-            rebalance_log: (!rebalanced.is_empty()).then(|| vec![Rebalance { keys: strings(&rebalanced) }]),
-        }
-    }
-
-    fn micro_ops(f: Function, words: &[&str]) -> Vec<MicroOp> {
-        let mut is_send = f == Function::Send;
-        let mut ops = Vec::new();
-        for word in words {
-            match *word {
-                "send" => is_send = true,
-                "poll" => {
-                    is_send = false;
-                    ops.push(MicroOp::Poll { records: Default::default() });
-                }
-                record => {
-                    let (key, rest) = record.split_once(':').expect("key:value");
-                    let (value, offset) = rest.split_once('@').unwrap_or((rest, "?"));
-                    let (value, offset) = (serde_json::Value::from(value), offset.parse().ok());
-                    if is_send {
-                        ops.push(MicroOp::Send { key: key.to_owned(), value, offset });
-                        continue;
-                    }
-                    if !matches!(ops.last(), Some(MicroOp::Poll { .. })) {
-                        ops.push(MicroOp::Poll { records: Default::default() });
-                    }
-                    if let Some(MicroOp::Poll { records }) = ops.last_mut() {
-                        records.entry(key.to_owned()).or_default().push((offset, value));
-                    }
-                }
-            }
-        }
-        ops
+    #[test]
+    fn every_anomaly_can_be_expected_by_a_scenario() {
+        let mut metrics: Vec<&str> =
+            METRICS.iter().filter(|metric| metric.kind == MetricKind::Anomaly).map(|metric| metric.name).collect();
+        metrics.sort_unstable();
+        assert_eq!(metrics, ANOMALIES);
     }
 }

@@ -32,6 +32,13 @@ impl KeyOrder {
         self.offsets.binary_search(&offset).ok()
     }
 
+    /// The entries from offset `from` to before offset `until`.
+    pub fn between(&self, from: i64, until: i64) -> &[(i64, ValueId)] {
+        let first = self.entries.partition_point(|entry| entry.0 < from);
+        let end = self.entries.partition_point(|entry| entry.0 < until);
+        self.entries.get(first..end).unwrap_or_default()
+    }
+
     fn values_at(&self, offset: i64) -> &[(i64, ValueId)] {
         let from = self.entries.partition_point(|entry| entry.0 < offset);
         let to = from + self.entries[from..].partition_point(|entry| entry.0 == offset);
@@ -116,6 +123,11 @@ impl VersionOrders {
         let order = self.key(record.key);
         let own = record.offset.filter(|o| order.values_at(*o).iter().any(|entry| entry.1 == record.value));
         own.and_then(|offset| order.index_of_offset(offset)).or(Some(span.last))
+    }
+
+    /// The last offset at which a record's value is known.
+    pub fn last_offset(&self, record: &Record) -> Option<i64> {
+        self.offset_at(record.key, self.span(record.value)?.last)
     }
 
     /// The offset at a dense index.

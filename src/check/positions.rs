@@ -1,10 +1,12 @@
 //! Anomalies of positions: records of a key skipped or repeated, within one operation or from one
 //! operation of a process to its next.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rustc_hash::FxHashMap;
-use serde_json::json;
 
 use super::Anomalies;
+use super::evidence::{Evidence, Jump};
 use super::facts::{Facts, KeyId, Op, OpId, Record};
 use super::order::VersionOrders;
 use crate::history::{EventType, Function};
@@ -23,7 +25,7 @@ pub fn detect(facts: &Facts<'_>, orders: &VersionOrders, anomalies: &mut Anomali
 }
 
 /// Where each process stands: key -> the last record and the operation that it came from.
-type Positions = FxHashMap<i64, Vec<(KeyId, Record, OpId)>>;
+type Positions = FxHashMap<i64, BTreeMap<KeyId, (Record, OpId)>>;
 
 struct Detector<'f, 'a> {
     facts: &'f Facts<'a>,
@@ -42,7 +44,11 @@ impl Detector<'_, '_> {
         }
     }
 
+    /// What failed has no order: its values may have been sent again, one by one.
     fn within_sends(&self, op: &Op<'_>, anomalies: &mut Anomalies) {
+        if op.event.kind == EventType::Fail {
+            return;
+        }
         for pair in self.facts.sends(op).windows(2).filter(|pair| pair[0].key == pair[1].key) {
             let distance = self.orders.distance(&pair[0], &pair[1]);
             if distance == 1 {
@@ -63,8 +69,7 @@ impl Detector<'_, '_> {
             let keys = positions.entry(op.event.process).or_default();
             for records in self.facts.polls(op).chunk_by(|a, b| a.key == b.key) {
                 let (first, last) = ends(records);
-                let known = keys.iter_mut().find(|(key, ..)| *key == first.key);
-                if let Some((_, before, before_op)) = &known {
+                if let Some((before, before_op)) = keys.get(&first.key) {
                     let distance = self.orders.distance(before, first);
                     if distance != 1 {
                         let name = if distance > 1 { "poll-skip" } else { "nonmonotonic-poll" };
@@ -72,10 +77,7 @@ impl Detector<'_, '_> {
                     }
                 }
                 if op.event.kind == EventType::Ok {
-                    match known {
-                        Some(position) => *position = (last.key, *last, id),
-                        None => keys.push((last.key, *last, id)),
-                    }
+                    keys.insert(last.key, (*last, id));
                 }
             }
         }
@@ -89,7 +91,7 @@ impl Detector<'_, '_> {
             .op_ids()
             .filter(|id| matches!(self.facts.op(*id).event.kind, EventType::Ok | EventType::Info))
             .collect();
-        in_order.sort_by_key(|id| self.facts.op(*id).began);
+        in_order.sort_by_key(|id| self.facts.op(*id).began());
         let mut positions = Positions::default();
         for id in in_order {
             let op = self.facts.op(id);
@@ -97,16 +99,12 @@ impl Detector<'_, '_> {
             let keys = positions.entry(op.event.process).or_default();
             for records in self.facts.sends(op).chunk_by(|a, b| a.key == b.key) {
                 let (first, last) = ends(records);
-                match keys.iter_mut().find(|(key, ..)| *key == first.key) {
-                    Some((_, before, before_op)) => {
-                        let distance = self.orders.distance(before, first);
-                        if distance < 1 {
-                            let before_op = self.facts.op(*before_op);
-                            anomalies.add("nonmonotonic-send", self.evidence(before, before_op, first, op, distance));
-                        }
-                        (*before, *before_op) = (*last, id);
+                if let Some((before, before_op)) = keys.insert(first.key, (*last, id)) {
+                    let distance = self.orders.distance(&before, first);
+                    if distance < 1 {
+                        let before_op = self.facts.op(before_op);
+                        anomalies.add("nonmonotonic-send", self.evidence(&before, before_op, first, op, distance));
                     }
-                    None => keys.push((last.key, *last, id)),
                 }
             }
         }
@@ -121,7 +119,8 @@ impl Detector<'_, '_> {
                 if event.seek_to_beginning == Some(true) {
                     positions.remove(&event.process);
                 } else if let Some(keys) = positions.get_mut(&event.process) {
-                    keys.retain(|(key, ..)| event.keys().iter().any(|name| name == self.facts.key(*key)));
+                    let kept: BTreeSet<KeyId> = event.keys().iter().filter_map(|k| self.facts.key_id(k)).collect();
+                    keys.retain(|key, _| kept.contains(key));
                 }
             }
             Function::Crash => {
@@ -131,22 +130,20 @@ impl Detector<'_, '_> {
         }
     }
 
-    fn evidence(&self, a: &Record, a_op: &Op<'_>, b: &Record, b_op: &Op<'_>, distance: i64) -> serde_json::Value {
+    fn evidence(&self, a: &Record, a_op: &Op<'_>, b: &Record, b_op: &Op<'_>, distance: i64) -> Evidence {
         let mut operations = vec![a_op.event.index, b_op.event.index];
         operations.dedup();
-        let mut evidence = json!({
-            "key": self.facts.key(a.key),
-            "values": [self.facts.value(a.value).value, self.facts.value(b.value).value],
-            "offsets": [a.offset, b.offset],
-            "distance": distance,
-            "process": b_op.event.process,
-            "operations": operations,
-        });
-        if distance > 1 {
-            let skipped = self.orders.skipped(a, b, SKIPPED_VALUES_MAX);
-            evidence["skipped"] = skipped.into_iter().map(|value| self.facts.value(value).value.clone()).collect();
-        }
-        evidence
+        let value = |record: &Record| self.facts.value(record.value).value.clone();
+        let skipped = self.orders.skipped(a, b, SKIPPED_VALUES_MAX);
+        Evidence::Jump(Jump {
+            key: self.facts.key(a.key).to_owned(),
+            process: b_op.event.process,
+            operations,
+            values: [value(a), value(b)],
+            offsets: [a.offset, b.offset],
+            distance,
+            skipped: skipped.into_iter().map(|id| self.facts.value(id).value.clone()).collect(),
+        })
     }
 }
 
@@ -176,7 +173,7 @@ mod tests {
         let bad = format!("{SIX_SENT} 1 ok poll x:a@0 x:c@2");
         assert_eq!(found(&bad), [("int-poll-skip", 1)]);
         let anomalies = analyze(&history(&bad));
-        let evidence = &anomalies.evidence("int-poll-skip")[0];
+        let evidence = anomalies.evidence("int-poll-skip")[0].to_json();
         assert_eq!((&evidence["skipped"], &evidence["distance"]), (&serde_json::json!(["b"]), &2.into()));
         assert_eq!(evidence["operations"], serde_json::json!([2]));
     }
@@ -256,6 +253,14 @@ mod tests {
             found(&format!("0 ok send x:b@1 x:a@0 x:c@2\n {others}")),
             [("int-nonmonotonic-send", 1), ("int-send-skip", 1)]
         );
+    }
+
+    #[test]
+    fn a_failed_operation_whose_values_are_sent_again_reverses_nothing() {
+        let text =
+            |kind: &str| format!("0 {kind} send x:a x:b\n 0 ok send x:b@0\n 0 ok send x:a@1\n 1 ok poll x:b@0 x:a@1");
+        assert_eq!(found(&text("fail")), NOTHING);
+        assert!(found(&text("info")).contains(&("int-nonmonotonic-send", 1)));
     }
 
     #[test]

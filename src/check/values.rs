@@ -1,9 +1,10 @@
 //! Anomalies of single values: lost, unseen, duplicated, at a contested offset, read though aborted, read
 //! before the commit, read though never sent.
 
-use serde_json::json;
-
 use super::Anomalies;
+use super::evidence::{
+    AbortedRead, Duplicate, Evidence, InconsistentOffsets, LostWrite, Phantom, PrecommittedRead, Unseen,
+};
 use super::facts::{Facts, KeyId, OpId, ValueId};
 use super::order::{VersionOrders, read_bounds};
 use crate::history::EventType;
@@ -33,36 +34,31 @@ fn lost_writes(facts: &Facts<'_>, orders: &VersionOrders, anomalies: &mut Anomal
     lost.sort_unstable();
     for (key, index, id, writer) in lost {
         let (bound, highest) = bounds[key.0 as usize].expect("a lost value lies below the bound of its key");
-        anomalies.add(
-            "lost-write",
-            json!({
-                "key": facts.key(key),
-                "value": facts.value(id).value,
-                "offset": orders.offset_at(key, index),
-                "writer": facts.op(writer).event.index,
-                "highest_read_offset": orders.offset_at(key, bound),
-                "reader": facts.value(highest).reader.map(|op| facts.op(op).event.index),
-            }),
-        );
+        let evidence = LostWrite {
+            key: facts.key(key).to_owned(),
+            value: facts.value(id).value.clone(),
+            offset: orders.offset_at(key, index),
+            writer: facts.index(writer),
+            highest_read_offset: orders.offset_at(key, bound),
+            reader: facts.value(highest).reader.map(|op| facts.index(op)),
+        };
+        anomalies.add("lost-write", Evidence::LostWrite(evidence));
     }
 }
 
 /// Values of ok sends that no ok poll ever returned.
 fn unseen(facts: &Facts<'_>, anomalies: &mut Anomalies) {
-    for value in &facts.values {
+    for (position, value) in facts.values.iter().enumerate().filter(|(_, value)| value.reader.is_none()) {
         let Some(writer) = value.writer.map(|writer| facts.op(writer)) else { continue };
-        if writer.event.kind == EventType::Ok && value.reader.is_none() {
-            let offset =
-                facts.sends(writer).iter().find(|r| facts.value(r.value).value == value.value && r.key == value.key);
-            anomalies.add(
-                "unseen",
-                json!({
-                    "key": facts.key(value.key),
-                    "value": value.value,
-                    "offset": offset.and_then(|record| record.offset),
-                    "writer": writer.event.index,
-                }),
-            );
+        if writer.event.kind == EventType::Ok {
+            let sent = facts.sends(writer).iter().find(|record| record.value.0 as usize == position);
+            let evidence = Unseen {
+                key: facts.key(value.key).to_owned(),
+                value: value.value.clone(),
+                offset: sent.and_then(|record| record.offset),
+                writer: writer.event.index,
+            };
+            anomalies.add("unseen", Evidence::Unseen(evidence));
         }
     }
 }
@@ -71,9 +67,15 @@ fn duplicates_and_inconsistent_offsets(facts: &Facts<'_>, orders: &VersionOrders
     for key in (0..facts.keys.len() as u32).map(KeyId) {
         let entries = &orders.key(key).entries;
         for group in entries.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
-            let values: Vec<_> = group.iter().map(|entry| facts.value(entry.1).value).collect();
-            anomalies
-                .add("inconsistent-offsets", json!({ "key": facts.key(key), "offset": group[0].0, "values": values }));
+            let values = || group.iter().map(|entry| facts.value(entry.1));
+            let evidence = InconsistentOffsets {
+                key: facts.key(key).to_owned(),
+                offset: group[0].0,
+                values: values().map(|value| value.value.clone()).collect(),
+                writers: values().map(|value| value.writer.map(|op| facts.index(op))).collect(),
+                readers: values().map(|value| value.any_reader.map(|op| facts.index(op))).collect(),
+            };
+            anomalies.add("inconsistent-offsets", Evidence::InconsistentOffsets(evidence));
         }
         let mut by_value: Vec<(ValueId, i64)> = entries
             .iter()
@@ -82,11 +84,14 @@ fn duplicates_and_inconsistent_offsets(facts: &Facts<'_>, orders: &VersionOrders
             .collect();
         by_value.sort_unstable();
         for group in by_value.chunk_by(|a, b| a.0 == b.0) {
-            let offsets: Vec<i64> = group.iter().map(|entry| entry.1).collect();
-            anomalies.add(
-                "duplicate",
-                json!({ "key": facts.key(key), "value": facts.value(group[0].0).value, "offsets": offsets }),
-            );
+            let value = facts.value(group[0].0);
+            let evidence = Duplicate {
+                key: facts.key(key).to_owned(),
+                value: value.value.clone(),
+                offsets: group.iter().map(|entry| entry.1).collect(),
+                writer: value.writer.map(|op| facts.index(op)),
+            };
+            anomalies.add("duplicate", Evidence::Duplicate(evidence));
         }
     }
 }
@@ -97,17 +102,15 @@ fn aborted_reads(facts: &Facts<'_>, anomalies: &mut Anomalies) {
         for record in facts.polls(op) {
             let value = facts.value(record.value);
             let Some(writer) = value.writer.map(|writer| facts.op(writer)) else { continue };
-            if writer.event.kind == EventType::Fail {
-                anomalies.add(
-                    "aborted-read",
-                    json!({
-                        "key": facts.key(record.key),
-                        "value": value.value,
-                        "offset": record.offset,
-                        "writer": writer.event.index,
-                        "reader": op.event.index,
-                    }),
-                );
+            if writer.event.kind == EventType::Fail && !value.has_open_send {
+                let evidence = AbortedRead {
+                    key: facts.key(record.key).to_owned(),
+                    value: value.value.clone(),
+                    offset: record.offset,
+                    writer: writer.event.index,
+                    reader: op.event.index,
+                };
+                anomalies.add("aborted-read", Evidence::AbortedRead(evidence));
             }
         }
     }
@@ -120,32 +123,29 @@ fn precommitted_reads(facts: &Facts<'_>, anomalies: &mut Anomalies) {
         let mut sent: Vec<ValueId> = facts.sends(op).iter().map(|record| record.value).collect();
         sent.sort_unstable();
         for record in facts.polls(op).iter().filter(|record| sent.binary_search(&record.value).is_ok()) {
-            anomalies.add(
-                "precommitted-read",
-                json!({
-                    "key": facts.key(record.key),
-                    "value": facts.value(record.value).value,
-                    "offset": record.offset,
-                    "operation": op.event.index,
-                }),
-            );
+            let evidence = PrecommittedRead {
+                key: facts.key(record.key).to_owned(),
+                value: facts.value(record.value).value.clone(),
+                offset: record.offset,
+                operation: op.event.index,
+            };
+            anomalies.add("precommitted-read", Evidence::PrecommittedRead(evidence));
         }
     }
 }
 
 /// A value read that nobody sent.
 fn phantoms(facts: &Facts<'_>, anomalies: &mut Anomalies) {
-    for value in facts.values.iter().filter(|value| value.sent_at.is_none()) {
-        if let Some(reader) = value.any_reader {
-            anomalies.add(
-                "phantom",
-                json!({
-                    "key": facts.key(value.key),
-                    "value": value.value,
-                    "reader": facts.op(reader).event.index,
-                }),
-            );
-        }
+    for (position, value) in facts.values.iter().enumerate().filter(|(_, value)| value.sent_at.is_none()) {
+        let Some(reader) = value.any_reader.map(|op| facts.op(op)) else { continue };
+        let read = facts.polls(reader).iter().find(|record| record.value.0 as usize == position);
+        let evidence = Phantom {
+            key: facts.key(value.key).to_owned(),
+            value: value.value.clone(),
+            offset: read.and_then(|record| record.offset),
+            reader: reader.event.index,
+        };
+        anomalies.add("phantom", Evidence::Phantom(evidence));
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
             1 ok poll x:c@2";
         let anomalies = analyze(&history(bad));
         assert_eq!(anomalies.count("lost-write"), 1);
-        let evidence = &anomalies.evidence("lost-write")[0];
+        let evidence = anomalies.evidence("lost-write")[0].to_json();
         assert_eq!((&evidence["value"], &evidence["offset"]), (&"b".into(), &1.into()));
         assert_eq!((&evidence["writer"], &evidence["reader"]), (&1.into(), &4.into()));
     }
@@ -246,7 +246,7 @@ mod tests {
     fn one_value_at_two_offsets_is_a_duplicate() {
         let bad = "0 ok send x:a@1\n 1 ok poll x:a@0 x:a@1";
         assert_eq!(found(bad), [("duplicate", 1)]);
-        assert_eq!(analyze(&history(bad)).evidence("duplicate")[0]["offsets"], serde_json::json!([0, 1]));
+        assert_eq!(analyze(&history(bad)).evidence("duplicate")[0].to_json()["offsets"], serde_json::json!([0, 1]));
     }
 
     #[test]
@@ -284,6 +284,13 @@ mod tests {
     #[test]
     fn a_failed_send_repeated_with_success_may_be_read() {
         assert_eq!(found("0 fail send x:a\n 0 ok send x:a@0\n 1 ok poll x:a@0"), NOTHING);
+    }
+
+    #[test]
+    fn a_failed_send_repeated_without_a_known_end_may_be_read() {
+        let repeated = "0 fail send x:a\n 0 invoke send x:a\n 1 ok poll x:a@0";
+        assert_eq!(found(repeated), NOTHING);
+        assert_eq!(found(&format!("{repeated}\n 0 fail send x:a")), [("aborted-read", 1)]);
     }
 
     #[test]

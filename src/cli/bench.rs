@@ -3,9 +3,10 @@
 use clap::Args;
 
 use super::{Exit, HumanOrJson};
+use crate::check;
 use crate::lab::bench;
 
-/// Measure how fast the simulation is on this machine, beside the limit that madsim sets.
+/// Measure how fast simulation and checkers are on this machine, beside the limit that madsim sets.
 ///
 /// Takes about half a minute. Figures are wall time of one run on one core; nothing else should run.
 #[derive(Args, Debug)]
@@ -16,7 +17,9 @@ pub struct BenchArgs {
 }
 
 pub fn bench(args: &BenchArgs) -> anyhow::Result<Exit> {
-    let rows = bench::ledger(|name| eprintln!("measuring {name}"));
+    let announce = |name: &str| eprintln!("measuring {name}");
+    let mut rows = bench::ledger(announce);
+    rows.extend(check::bench::ledger(announce));
     let text = match args.format {
         HumanOrJson::Human => bench::render(&rows),
         HumanOrJson::Json => serde_json::to_string_pretty(&serde_json::json!({ "schema": 1, "rows": rows }))? + "\n",

@@ -4,9 +4,11 @@
 
 mod bench;
 mod check;
+mod defects;
 mod pool;
 mod replay;
 mod run;
+mod schema;
 mod serve;
 
 use std::io::{self, IsTerminal, Write};
@@ -45,7 +47,9 @@ enum Command {
     Run(RunArgs),
     Replay(ReplayArgs),
     Check(CheckArgs),
+    Defects(DefectsArgs),
     Serve(serve::ServeArgs),
+    Schema(SchemaArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -64,7 +68,8 @@ Examples:
   faultline run scenarios --format junit > junit.xml
 
 Reports are written to reports/<scenario>/: report.json, report.html, history.jsonl and trace.jsonl, the
-last two with variant and seed in their names when there are several. With --seeds, history, trace and
+last two with variant and seed in their names when there are several. Several scenarios also get a
+report.json of all runs, one directory above. With --seeds, history, trace and
 page are kept of the first unexpected run of each variant, or of its first run.
 
 {EXIT_CODES}"))]
@@ -118,8 +123,9 @@ struct ReplayArgs {
 ///
 /// A history is JSON Lines, one event per line, as Jepsen's Kafka workload has it: {"index", "process",
 /// "type": invoke|ok|fail|info, "f": send|poll|txn|assign|subscribe|crash, "time", "value"}. The first line
-/// may be {"config": {"acks": "1", ...}}: it decides what is allowed, never what is found. The history may
-/// come from a real cluster.
+/// may be {"config": {"acks": "1", ...}}: it decides what is allowed, never what is found (only ww_deps
+/// makes writes that follow each other count for cycles). The history may come from a real cluster. The
+/// format is described in docs/history-format.md.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -139,6 +145,33 @@ struct CheckArgs {
     #[arg(long, value_enum, default_value_t = HumanOrJson::Human)]
     format: HumanOrJson,
 }
+
+/// List the known defects that a scenario can switch on.
+///
+/// Each is a rule of Kafka's that is broken in one place: as it was before a fix, or a guard taken away. A
+/// scenario switches them on with [cluster] defects = ["NAME"], or shows itself with and without them with
+/// [matrix] defects = ["none", "NAME"]. None is on by default.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  faultline defects
+  faultline defects --format json")]
+struct DefectsArgs {
+    /// What to print on stdout.
+    #[arg(long, value_enum, default_value_t = HumanOrJson::Human)]
+    format: HumanOrJson,
+}
+
+/// Print the JSON Schema of scenario files, for editors.
+///
+/// Editors with a TOML language server (Taplo; VS Code's Even Better TOML) complete and check scenario files
+/// with it: save it, and begin a file with the line `#:schema <path or URL>`, before the claim.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  faultline schema > scenario.schema.json
+  #:schema ../scenario.schema.json                 the first line of a scenario file")]
+struct SchemaArgs {}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum RunFormat {
@@ -183,7 +216,9 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Replay(args) => replay::replay(args),
         Command::Check(args) => check::check(args),
+        Command::Defects(args) => defects::defects(&args),
         Command::Serve(args) => serve::serve(&args),
+        Command::Schema(SchemaArgs {}) => schema::run(),
         Command::Bench(args) => bench::bench(&args),
     };
     let exit = result.unwrap_or_else(|error| {

@@ -122,17 +122,40 @@ fn write_reports(
         written.push(directory);
         from = to;
     }
+    if scenarios.len() > 1 {
+        let base = base(args.out.as_deref());
+        files::write_combined(&base, &located(tasks, reports, &written, &base))
+            .with_context(|| format!("cannot write the report to {}", base.display()))?;
+    }
     Ok(written)
+}
+
+/// The reports of all scenarios with their files named from `base`.
+fn located(tasks: &[Task], reports: &[RunReport], written: &[PathBuf], base: &Path) -> Vec<RunReport> {
+    let below = |index: usize, name: &String| {
+        let directory = written[index].strip_prefix(base).unwrap_or(&written[index]);
+        directory.join(name).display().to_string()
+    };
+    let located = tasks.iter().zip(reports).map(|(task, report)| {
+        let mut report = report.clone();
+        report.trace = report.trace.as_ref().map(|name| below(task.scenario, name));
+        report.history = report.history.as_ref().map(|name| below(task.scenario, name));
+        report
+    });
+    located.collect()
+}
+
+fn base(out: Option<&Path>) -> PathBuf {
+    out.map_or_else(|| PathBuf::from("reports"), Path::to_owned)
 }
 
 /// `--out` for a single scenario, a directory below it for each of several; `reports/<scenario>` without it.
 /// Files of one name in different directories get a number.
 fn directory(out: Option<&Path>, scenarios: &[Scenario], index: usize) -> PathBuf {
-    let base = match out {
-        Some(out) if scenarios.len() == 1 => return out.to_owned(),
-        Some(out) => out.to_owned(),
-        None => PathBuf::from("reports"),
-    };
+    if let (Some(out), [_]) = (out, scenarios) {
+        return out.to_owned();
+    }
+    let base = base(out);
     let name = &scenarios[index].name;
     match scenarios[..index].iter().filter(|other| other.name == *name).count() {
         0 => base.join(name),

@@ -81,7 +81,8 @@ async fn run(args: &ServeArgs) -> anyhow::Result<()> {
             listen: listen.clone(),
             controller: controller_address.clone(),
             config: config.clone(),
-            log_dir: ".".to_owned(),
+            log_dirs: vec![".".to_owned()],
+            rack: None,
         };
         let broker = Broker::open(World::Real(world), options, observer())
             .with_context(|| format!("{}: the broker does not start", data_dir.join(&name).display()))?;

@@ -15,9 +15,10 @@ use rustc_hash::FxBuildHasher;
 
 use super::backoff::ExponentialBackoff;
 use super::compression_ratio::CompressionRatio;
-use super::delivery::RecordId;
+use super::delivery::{ProducerRecord, RecordHeader, RecordId};
 use super::metadata::{Metadata, TopicMetadata};
 use super::partitioner::TopicPartitioner;
+use crate::defect::{Defect, Defects};
 use crate::log::batch::HEADER_BYTES;
 use crate::log::compression::Compression;
 use crate::protocol::{BrokerId, LeaderEpoch};
@@ -27,18 +28,21 @@ use crate::world::{Rng, Time};
 const RECORD_OVERHEAD_BYTES_MAX: usize = 21;
 
 /// Bytes of a batch with this one record, at most (`AbstractRecords.estimateSizeInBytesUpperBound`).
-pub(super) fn batch_bytes_max(key: Option<&Bytes>, value: Option<&Bytes>) -> usize {
-    HEADER_BYTES + RECORD_OVERHEAD_BYTES_MAX + payload_bytes(key, value)
+pub(super) fn batch_bytes_max(record: &ProducerRecord) -> usize {
+    HEADER_BYTES + RECORD_OVERHEAD_BYTES_MAX + payload_bytes(record)
 }
 
-/// Key, value and the empty headers with their lengths (`DefaultRecord.sizeOf`).
-fn payload_bytes(key: Option<&Bytes>, value: Option<&Bytes>) -> usize {
-    let field = |field: Option<&Bytes>| field.map_or(1, |b| varint_bytes(b.len() as i64) + b.len());
-    field(key) + field(value) + 1
+/// Key, value and headers with their lengths (`DefaultRecord.sizeOf`).
+fn payload_bytes(record: &ProducerRecord) -> usize {
+    let sized = |bytes: usize| varint_bytes(bytes as i64) + bytes;
+    let field = |field: Option<&Bytes>| field.map_or(1, |bytes| sized(bytes.len()));
+    let header = |header: &RecordHeader| sized(header.key.len()) + field(header.value.as_ref());
+    let headers: usize = record.headers.iter().map(header).sum();
+    field(record.key.as_ref()) + field(record.value.as_ref()) + varint_bytes(record.headers.len() as i64) + headers
 }
 
-fn record_bytes(offset_delta: usize, timestamp_delta: i64, key: Option<&Bytes>, value: Option<&Bytes>) -> usize {
-    let body = 1 + varint_bytes(offset_delta as i64) + varint_bytes(timestamp_delta) + payload_bytes(key, value);
+fn record_bytes(offset_delta: usize, timestamp_delta: i64, record: &ProducerRecord) -> usize {
+    let body = 1 + varint_bytes(offset_delta as i64) + varint_bytes(timestamp_delta) + payload_bytes(record);
     varint_bytes(body as i64) + body
 }
 
@@ -125,18 +129,12 @@ impl ProducerBatch {
     }
 
     /// Appends a record unless the batch is full; the first always fits. Returns the bytes added.
-    fn try_append(
-        &mut self,
-        id: RecordId,
-        timestamp: i64,
-        key: &Option<Bytes>,
-        value: &Option<Bytes>,
-    ) -> Option<usize> {
+    fn try_append(&mut self, id: RecordId, timestamp: i64, record: &ProducerRecord) -> Option<usize> {
         let offset = self.ids.len();
         if offset == 0 {
             self.base_timestamp = timestamp;
         }
-        let bytes = record_bytes(offset, timestamp - self.base_timestamp, key.as_ref(), value.as_ref());
+        let bytes = record_bytes(offset, timestamp - self.base_timestamp, record);
         if self.is_full() || (offset > 0 && self.bytes() + bytes > self.bytes_max) {
             self.closed = true;
             return None;
@@ -153,9 +151,9 @@ impl ProducerBatch {
             // The encoder starts a new batch wherever sequence and offset do not advance together.
             sequence: NO_SEQUENCE.wrapping_add(offset as i32),
             timestamp,
-            key: key.clone(),
-            value: value.clone(),
-            headers: IndexMap::new(),
+            key: record.key.clone(),
+            value: record.value.clone(),
+            headers: record.headers.iter().map(|header| (header.key.clone(), header.value.clone())).collect(),
         });
         self.ids.push(id);
         self.records_bytes += bytes;
@@ -252,6 +250,7 @@ pub(super) struct RecordAccumulator {
     rng: Rng,
     /// Emptied record vectors of encoded batches, for the next ones.
     spare_records: Vec<Vec<Record>>,
+    defects: Defects,
 }
 
 impl RecordAccumulator {
@@ -262,6 +261,7 @@ impl RecordAccumulator {
         retry_backoff: ExponentialBackoff,
         memory: usize,
         rng: Rng,
+        defects: Defects,
     ) -> RecordAccumulator {
         RecordAccumulator {
             compression,
@@ -272,6 +272,7 @@ impl RecordAccumulator {
             topics: IndexMap::default(),
             rng,
             spare_records: Vec::new(),
+            defects,
         }
     }
 
@@ -302,8 +303,7 @@ impl RecordAccumulator {
         placement: Placement,
         id: RecordId,
         timestamp: i64,
-        key: &Option<Bytes>,
-        value: &Option<Bytes>,
+        record: &ProducerRecord,
         metadata: &TopicMetadata,
     ) -> Result<Appended, OutOfMemory> {
         let partition = match placement {
@@ -312,15 +312,15 @@ impl RecordAccumulator {
         };
         let queues = &mut self.topics[topic];
         let (ratio, queue) = (queues.ratio, queue_mut(&mut queues.partitions, partition));
-        let into_open = queue.batches.back_mut().and_then(|last| last.try_append(id, timestamp, key, value));
+        let into_open = queue.batches.back_mut().and_then(|last| last.try_append(id, timestamp, record));
         let (bytes, is_new) = match into_open {
             Some(bytes) => (bytes, false),
             None => {
-                let memory = self.batch_size.max(batch_bytes_max(key.as_ref(), value.as_ref()));
+                let memory = self.batch_size.max(batch_bytes_max(record));
                 self.memory_free = self.memory_free.checked_sub(memory).ok_or(OutOfMemory)?;
                 let records = self.spare_records.pop().unwrap_or_default();
                 let mut batch = ProducerBatch::new(topic, partition, now, memory, records, ratio);
-                batch.try_append(id, timestamp, key, value).expect("an empty batch takes any record");
+                batch.try_append(id, timestamp, record).expect("an empty batch takes any record");
                 queue.batches.push_back(batch);
                 (queue.batches[queue.batches.len() - 1].bytes(), true)
             }
@@ -425,7 +425,13 @@ impl RecordAccumulator {
         batch.backoff = self.retry_backoff.after(batch.attempts, &mut self.rng);
         batch.attempts += 1;
         batch.last_attempt = now;
-        queue_mut(&mut self.topics[batch.topic].partitions, batch.partition).batches.push_front(batch);
+        let queue = queue_mut(&mut self.topics[batch.topic].partitions, batch.partition);
+        if self.defects.has(Defect::RetryUnordered) {
+            // Whoever waits behind it is sent first, however few requests may be in flight.
+            queue.batches.push_back(batch);
+        } else {
+            queue.batches.push_front(batch);
+        }
     }
 
     /// Gives a batch's memory back.
@@ -477,6 +483,7 @@ fn encode(records: &[Record], bytes_expected: usize, compression: Compression) -
 mod tests {
     use super::super::metadata::tests::{known, learn, topic_name};
     use super::*;
+    use kafka_protocol::protocol::StrBytes;
     use kafka_protocol::records::RecordBatchDecoder;
     use rand::SeedableRng;
 
@@ -489,7 +496,7 @@ mod tests {
 
     fn compressing(compression: Compression, batch_size: usize, memory: usize) -> RecordAccumulator {
         let backoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_millis(100));
-        RecordAccumulator::new(compression, batch_size, LINGER, backoff, memory, Rng::seed_from_u64(1))
+        RecordAccumulator::new(compression, batch_size, LINGER, backoff, memory, Rng::seed_from_u64(1), Defects::NONE)
     }
 
     fn at(millis: u64) -> Time {
@@ -504,8 +511,16 @@ mod tests {
     ) -> Result<Appended, OutOfMemory> {
         let topic = accumulator.topic_index(&topic_name());
         let known = metadata.topic(&topic_name()).expect("known");
+        // Every other record has headers.
+        let headers = match bytes % 2 {
+            0 => Vec::new(),
+            _ => vec![RecordHeader { key: StrBytes::from_static_str("h"), value: None }],
+        };
+        let bytes = if headers.is_empty() { bytes } else { bytes.saturating_sub(3) };
         let value = Some(Bytes::from(vec![b'x'; bytes]));
-        accumulator.append(now, topic, Placement::Partition(0), RecordId(0), 1_000, &None, &value, known)
+        let record =
+            ProducerRecord { topic: topic_name(), partition: None, key: None, value, headers, timestamp_ms: None };
+        accumulator.append(now, topic, Placement::Partition(0), RecordId(0), 1_000, &record, known)
     }
 
     fn ready(

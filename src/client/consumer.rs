@@ -20,6 +20,7 @@ use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::backoff::ExponentialBackoff;
+use super::delivery::RecordHeader;
 use super::error::ClientError;
 use super::metadata::{LeaderAndEpoch, Metadata, MetadataConfig};
 use super::records::FetchedRecords;
@@ -27,6 +28,7 @@ use super::subscription::{
     AssignedPartition, ConsumerError, FetchPosition, FetchState, PositionReset, ResetReason, Validated,
 };
 use crate::config::{ConsumerConfig, OffsetReset};
+use crate::defect::Defect;
 use crate::protocol::rpc::{Completion, LinkState, PeerId, Reply, RpcClient, RpcConfig, RpcError};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Time, World};
@@ -53,6 +55,7 @@ pub struct ConsumerRecord {
     pub timestamp_ms: i64,
     pub key: Option<Bytes>,
     pub value: Option<Bytes>,
+    pub headers: Vec<RecordHeader>,
 }
 
 /// Names one call of [`Consumer::end_offsets`] or [`Consumer::beginning_offsets`].
@@ -212,11 +215,12 @@ impl Consumer {
     /// Up to `max.poll.records` of what has arrived.
     pub fn poll(&mut self, now: Time, net: &mut Endpoint) -> Vec<ConsumerRecord> {
         let mut polled = Vec::new();
+        let checks_crcs = self.config.check_crcs && !self.config.defects.has(Defect::ServeCorruptBatch);
         while polled.len() < self.config.max_poll_records {
             let Some(fetch) = self.completed_fetches.front_mut() else { break };
             let assigned = &mut self.partitions[fetch.index];
             let limit = self.config.max_poll_records - polled.len();
-            let collected = collect(assigned, &mut fetch.records, self.config.check_crcs, limit, &mut polled);
+            let collected = collect(assigned, &mut fetch.records, checks_crcs, limit, &mut polled);
             if let Collected::Error(error) = collected {
                 self.errors.push(*error);
             } else if let Collected::More = collected {
@@ -795,6 +799,7 @@ fn collect(
                 timestamp_ms: record.timestamp_ms,
                 key: record.key,
                 value: record.value,
+                headers: record.headers,
             }),
             Ok(None) => break Collected::Drained,
             Err(corrupt) => {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use kafka_protocol::messages::TopicName;
+use kafka_protocol::protocol::StrBytes;
 
 use super::error::ClientError;
 use crate::config::Acks;
@@ -13,8 +14,17 @@ pub struct ProducerRecord {
     pub topic: TopicName,
     pub partition: Option<i32>,
     pub key: Option<Bytes>,
+    /// `None` is a tombstone, where the topic is compacted.
     pub value: Option<Bytes>,
+    pub headers: Vec<RecordHeader>,
     pub timestamp_ms: Option<i64>,
+}
+
+/// One header of a record. Of several with one key the producer sends the last.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecordHeader {
+    pub key: StrBytes,
+    pub value: Option<Bytes>,
 }
 
 /// Names one record of one producer; ascending in the order of `send`.

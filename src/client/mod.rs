@@ -3,7 +3,7 @@
 //! (`on_event` answers false for what is not theirs), calls `on_timer` at their `deadline`, and drains what
 //! they completed. None of them blocks, keeps a history or knows who drives it.
 //!
-//! Not modelled: idempotence and transactions, compression, consumer groups, fetch sessions, adaptive
+//! Not modelled: idempotence and transactions, consumer groups, fetch sessions, adaptive
 //! partitioning, splitting of batches that the broker finds too large.
 
 mod accumulator;
@@ -21,7 +21,7 @@ mod subscription;
 
 pub use admin::{Admin, AdminOutcome, AdminRequestId, AdminResult, NewTopic};
 pub use consumer::{Consumer, ConsumerRecord, LookupId, OffsetLookup};
-pub use delivery::{DeliveryReport, Outcome, ProducerRecord, RecordId};
+pub use delivery::{DeliveryReport, Outcome, ProducerRecord, RecordHeader, RecordId};
 pub use error::{ClientError, ErrorName};
 pub use producer::Producer;
 pub use subscription::{ConsumerError, PositionReset, ResetReason};

@@ -19,6 +19,7 @@ use super::error::{ClientError, is_invalid_metadata};
 use super::metadata::{Metadata, MetadataConfig};
 use super::partitioner::partition_for_key;
 use crate::config::{Acks, Partitioner, ProducerConfig};
+use crate::defect::Defect;
 use crate::protocol::rpc::{Completion, LinkState, Reply, RpcClient, RpcConfig, RpcError};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Time, World};
@@ -109,6 +110,7 @@ impl Producer {
                 retry_backoff,
                 config.buffer_memory,
                 world.rng("producer-accumulator"),
+                config.defects,
             ),
             world: world.clone(),
             config,
@@ -278,7 +280,7 @@ impl Producer {
             }
             Some(_) | None => None,
         };
-        let bytes_max = batch_bytes_max(record.key.as_ref(), record.value.as_ref());
+        let bytes_max = batch_bytes_max(record);
         let is_too_large = bytes_max > self.config.max_request_size || bytes_max > self.config.buffer_memory;
         if let Some(error) = fatal.or(is_too_large.then_some(ClientError::RecordTooLarge)) {
             let id = *id;
@@ -305,7 +307,7 @@ impl Producer {
         let timestamp = record.timestamp_ms.unwrap_or_else(|| self.world.wall_clock_ms());
         let appended = self
             .accumulator
-            .append(now, topic, placement, *id, timestamp, &record.key, &record.value, metadata)
+            .append(now, topic, placement, *id, timestamp, record, metadata)
             .map_err(|_| Blocked::OutOfMemory)?;
         let partition = TopicPartition { topic: record.topic.clone(), partition: appended.partition };
         self.assigned.push((*id, partition));
@@ -364,6 +366,11 @@ impl Producer {
         match self.config.acks {
             Acks::One | Acks::All => {
                 self.rpc.send(now, peer, PRODUCE_VERSION, &request, timeout, Tag::Produce(tag), net);
+                // As under acks=0, where it is what was asked for.
+                if self.config.defects.has(Defect::AckBeforeAppend) {
+                    let batches = self.in_flight.remove(&tag).unwrap_or_default();
+                    batches.into_iter().for_each(|batch| self.complete_batch(batch, None));
+                }
             }
             Acks::Zero => {
                 let mut completed = Vec::new();
@@ -500,6 +507,10 @@ impl Producer {
         }
         let Some(mut batch) = batch else { return };
         batch.maybe_appended |= maybe_appended;
+        // The last answer is about the last attempt alone.
+        if self.config.defects.has(Defect::RetryForgetsAttempts) {
+            batch.maybe_appended = maybe_appended;
+        }
         let can_retry = code.is_retriable()
             && batch.attempts < self.config.retries
             && !batch.is_expired(now, self.config.delivery_timeout);

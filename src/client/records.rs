@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::delivery::RecordHeader;
 use crate::log::batch::{self, BatchError, Header};
 use crate::log::record::Records;
 use crate::protocol::{LeaderEpoch, Offset};
@@ -23,6 +24,7 @@ pub(super) struct FetchedRecord {
     pub timestamp_ms: i64,
     pub key: Option<Bytes>,
     pub value: Option<Bytes>,
+    pub headers: Vec<RecordHeader>,
 }
 
 /// The records of one partition in one fetch response.
@@ -73,6 +75,7 @@ impl FetchedRecords {
             if batch.header.is_control() {
                 continue;
             }
+            let headers = batch.records.headers(&record).map_err(|reason| CorruptBatch { base_offset, reason })?;
             let field = |place: Option<Range<usize>>| place.map(|place| batch.records.bytes().slice(place));
             return Ok(Some(FetchedRecord {
                 offset,
@@ -80,6 +83,7 @@ impl FetchedRecords {
                 timestamp_ms: batch.header.timestamp_of(&record),
                 key: field(record.key),
                 value: field(record.value),
+                headers: headers.into_iter().map(|(key, value)| RecordHeader { key, value }).collect(),
             }));
         }
     }

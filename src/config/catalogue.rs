@@ -403,6 +403,7 @@ const BROKER: &[Key<BrokerConfig>] = &[
     key!("log.flush.scheduler.interval.ms", "9223372036854775807", long(1), log_flush_scheduler_interval_ms),
     key!("log.retention.check.interval.ms", "300000", millis(1), log_retention_check_interval),
     key!("log.initial.task.delay.ms", "30000", millis(0), log_initial_task_delay),
+    key!("log.dir.failure.timeout.ms", "30000", millis(1), log_dir_failure_timeout),
     key!("broker.session.timeout.ms", "9000", millis(1), broker_session_timeout),
     key!("broker.heartbeat.interval.ms", "2000", millis(1), broker_heartbeat_interval),
     key!("controller.socket.timeout.ms", "30000", millis(1), controller_socket_timeout),

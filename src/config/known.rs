@@ -90,7 +90,6 @@ pub(super) const BROKER: &[&str] = &[
     "log.cleaner.io.max.bytes.per.second",
     "log.cleaner.threads",
     "log.dir",
-    "log.dir.failure.timeout.ms",
     "log.dirs",
     "log.local.retention.bytes",
     "log.local.retention.ms",

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::defect::Defects;
 use crate::log::LogConfig;
 use crate::log::compression::Compression;
 
@@ -49,6 +50,8 @@ pub struct BrokerConfig {
     pub log_retention_check_interval: Duration,
     /// `log.initial.task.delay.ms` (30000): when the periodic tasks run first.
     pub log_initial_task_delay: Duration,
+    /// `log.dir.failure.timeout.ms` (30000)
+    pub log_dir_failure_timeout: Duration,
     /// `broker.session.timeout.ms` (9000)
     pub broker_session_timeout: Duration,
     /// `broker.heartbeat.interval.ms` (2000)
@@ -83,6 +86,8 @@ pub struct BrokerConfig {
     /// In scenario files the topic names (`max.message.bytes`, `segment.bytes`, `flush.messages`) are accepted
     /// in `[cluster.config]` too and mean the same.
     pub log: LogConfig,
+    /// Known defects that are on; set with [`BrokerConfig::with_defects`], so that the logs have them too.
+    pub defects: Defects,
 }
 
 impl Default for BrokerConfig {
@@ -104,6 +109,7 @@ impl Default for BrokerConfig {
             log_flush_scheduler_interval_ms: u64::MAX,
             log_retention_check_interval: ms(300_000),
             log_initial_task_delay: ms(30_000),
+            log_dir_failure_timeout: ms(30_000),
             broker_session_timeout: ms(9_000),
             broker_heartbeat_interval: ms(2_000),
             controller_socket_timeout: ms(30_000),
@@ -120,7 +126,18 @@ impl Default for BrokerConfig {
             log_cleaner_enable: true,
             log_cleaner_backoff: ms(15_000),
             log: LogConfig::default(),
+            defects: Defects::NONE,
         }
+    }
+}
+
+impl BrokerConfig {
+    /// The same configuration of a broker or controller with these defects.
+    #[must_use]
+    pub fn with_defects(mut self, defects: Defects) -> BrokerConfig {
+        self.defects = defects;
+        self.log.defects = defects;
+        self
     }
 }
 
@@ -182,6 +199,8 @@ pub struct ProducerConfig {
     /// `partitioner.class`: the default (murmur2 of the key; sticky without a key, KIP-480/794) or round robin.
     pub partitioner: Partitioner,
     pub client_id: String,
+    /// Known defects that are on.
+    pub defects: Defects,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +233,7 @@ impl Default for ProducerConfig {
             socket_connection_setup_timeout: ms(10_000),
             partitioner: Partitioner::Default,
             client_id: "producer".to_owned(),
+            defects: Defects::NONE,
         }
     }
 }
@@ -256,6 +276,8 @@ pub struct ConsumerConfig {
     /// `socket.connection.setup.timeout.ms` (10000)
     pub socket_connection_setup_timeout: Duration,
     pub client_id: String,
+    /// Known defects that are on.
+    pub defects: Defects,
 }
 
 impl Default for ConsumerConfig {
@@ -277,6 +299,7 @@ impl Default for ConsumerConfig {
             reconnect_backoff_max: ms(1_000),
             socket_connection_setup_timeout: ms(10_000),
             client_id: "consumer".to_owned(),
+            defects: Defects::NONE,
         }
     }
 }

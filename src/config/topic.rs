@@ -105,6 +105,7 @@ impl TopicConfig {
             compression: self.compression.unwrap_or(broker.compression),
             cleanup_policy: self.cleanup_policy.unwrap_or(broker.cleanup_policy),
             compaction: self.compaction(&broker.compaction),
+            defects: broker.defects,
             message_timestamp_after_max_ms: self
                 .message_timestamp_after_max_ms
                 .unwrap_or(broker.message_timestamp_after_max_ms),

@@ -6,7 +6,8 @@ use uuid::Uuid;
 use super::METADATA_VERSION;
 use super::replication;
 use super::state::{ControllerState, Decision};
-use crate::metadata::{BrokerRegistration, MetadataRecord};
+use crate::defect::Defect;
+use crate::metadata::{BrokerRegistration, MetadataRecord, directory};
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, Offset};
 use crate::world::{HostPort, Time};
 
@@ -33,7 +34,10 @@ pub fn register_broker(
     let broker = BrokerId(request.broker_id.0);
     let existing = state.image.brokers.get(&broker);
     let amended = existing.filter(|b| b.incarnation == request.incarnation_id);
-    if existing.is_some() && amended.is_none() && state.heartbeats.has_valid_session(now, broker) {
+    // A request may have been overtaken by the broker's next incarnation, which is alive.
+    let takes_any = state.config.defects.has(Defect::AcceptStaleRegistration);
+    let is_alive = state.heartbeats.has_valid_session(now, broker);
+    if existing.is_some() && amended.is_none() && is_alive && !takes_any {
         return Err(ErrorCode::DuplicateBrokerRegistration);
     }
     let endpoint = check_registration(state, request)?;
@@ -58,18 +62,15 @@ pub fn register_broker(
     Ok(Decision { records, response: BrokerRegistrationResponse::default().with_broker_epoch(broker_epoch.0) })
 }
 
-/// Directory ids below this are reserved (`DirectoryId.RESERVED`: lost, unassigned, migrating and their like).
-const RESERVED_DIRECTORY_IDS: u128 = 100;
-
 /// What can be told from the request alone, and from the other brokers' directories. Returns the first listener.
 fn check_registration(state: &ControllerState, request: &BrokerRegistrationRequest) -> Result<HostPort, ErrorCode> {
     let is_taken = |directory: &Uuid| {
         let others = state.image.brokers.values().filter(|b| b.id.0 != request.broker_id.0);
         others.into_iter().any(|b| b.log_dirs.contains(directory))
     };
-    for (i, directory) in request.log_dirs.iter().enumerate() {
-        let is_reserved = directory.as_u128() < RESERVED_DIRECTORY_IDS;
-        if is_reserved || request.log_dirs[..i].contains(directory) || is_taken(directory) {
+    for (i, log_dir) in request.log_dirs.iter().enumerate() {
+        let is_reserved = log_dir.as_u128() < directory::RESERVED_END;
+        if is_reserved || request.log_dirs[..i].contains(log_dir) || is_taken(log_dir) {
             return Err(ErrorCode::InvalidRegistration);
         }
     }

@@ -13,6 +13,7 @@ mod cluster;
 mod heartbeats;
 mod metadata_log;
 mod partition_change;
+mod placement;
 mod replication;
 mod state;
 mod topics;
@@ -33,9 +34,9 @@ use kafka_protocol::messages::fetch_response::{
 };
 use kafka_protocol::messages::{
     AlterPartitionRequest, AlterPartitionResponse, ApiKey, ApiVersionsRequest, ApiVersionsResponse,
-    BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerId as WireBrokerId, BrokerRegistrationRequest,
-    BrokerRegistrationResponse, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest, ElectLeadersResponse,
-    FetchRequest, FetchResponse, TopicName,
+    AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, BrokerHeartbeatRequest, BrokerHeartbeatResponse,
+    BrokerId as WireBrokerId, BrokerRegistrationRequest, BrokerRegistrationResponse, CreateTopicsRequest,
+    DeleteTopicsRequest, ElectLeadersRequest, ElectLeadersResponse, FetchRequest, FetchResponse, TopicName,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use rand::RngExt;
@@ -59,7 +60,7 @@ pub const METADATA_TOPIC_ID: Uuid = Uuid::from_u128(1);
 const METADATA_VERSION: (&str, i16) = ("metadata.version", 22);
 
 /// Served APIs: (key, lowest, highest version).
-const SERVED: [(ApiKey, i16, i16); 8] = [
+const SERVED: [(ApiKey, i16, i16); 9] = [
     (ApiKey::Fetch, 12, 16),
     (ApiKey::ApiVersions, 0, 3),
     (ApiKey::CreateTopics, 2, 7),
@@ -68,6 +69,7 @@ const SERVED: [(ApiKey, i16, i16); 8] = [
     (ApiKey::AlterPartition, 2, 3),
     (ApiKey::BrokerRegistration, 0, 4),
     (ApiKey::BrokerHeartbeat, 0, 1),
+    (ApiKey::AssignReplicasToDirs, 0, 0),
 ];
 
 /// Requests that a connection may send ahead of its answers. Kafka stops reading after one; who sends this many more
@@ -162,7 +164,8 @@ impl Controller {
     pub fn open(world: World, config: ControllerConfig, observer: Observer) -> io::Result<Controller> {
         let mut directory_ids = world.rng("directory-id");
         let new_id = || random_uuid(&mut directory_ids);
-        let (log, records) = MetadataLog::open(&world.disk(), &config.log_dir, config.node_id, new_id)?;
+        let (log, records) =
+            MetadataLog::open(&world.disk(), &config.log_dir, config.node_id, new_id, config.broker.defects)?;
         let mut state = ControllerState::new(config.broker.clone());
         let now = world.now();
         for (offset, epoch, record) in &records {
@@ -370,6 +373,7 @@ impl Controller {
             ApiKey::BrokerRegistration => self.broker_registration(now, conn, &request),
             ApiKey::BrokerHeartbeat => self.broker_heartbeat(now, conn, &request),
             ApiKey::AlterPartition => self.alter_partition(conn, &request),
+            ApiKey::AssignReplicasToDirs => self.assign_replicas_to_dirs(conn, &request),
             ApiKey::ElectLeaders => self.elect_leaders(conn, &request),
             ApiKey::CreateTopics => self.create_topics(conn, &request),
             ApiKey::DeleteTopics => self.delete_topics(conn, &request),
@@ -427,6 +431,13 @@ impl Controller {
         let decision = decision
             .unwrap_or_else(|e| Decision::read_only(AlterPartitionResponse::default().with_error_code(e.code())));
         self.submit::<AlterPartitionRequest>(conn, frame, decision)
+    }
+
+    fn assign_replicas_to_dirs(&mut self, conn: ConnId, frame: &RequestFrame) -> Result<Served, ServeError> {
+        let decision = replication::assign_replicas_to_dirs(&self.state, &frame.body()?);
+        let decision = decision
+            .unwrap_or_else(|e| Decision::read_only(AssignReplicasToDirsResponse::default().with_error_code(e.code())));
+        self.submit::<AssignReplicasToDirsRequest>(conn, frame, decision)
     }
 
     fn elect_leaders(&mut self, conn: ConnId, frame: &RequestFrame) -> Result<Served, ServeError> {
@@ -637,7 +648,7 @@ impl Process for Controller {
             Event::Frame(conn, frame) => self.receive(conn, frame, net),
             Event::Closed(conn) => self.forget(conn),
             // It never connects to anyone.
-            Event::Connected(_) => {}
+            Event::Connected(_) | Event::IoReady => {}
             Event::Terminate => return self.shut_down(self.world.now()),
         }
         self.advance(net);

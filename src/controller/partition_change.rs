@@ -33,6 +33,7 @@ pub struct PartitionChangeBuilder<'a, F> {
     election: Election,
     target_isr: Vec<BrokerId>,
     target_leader_recovering: bool,
+    directories: Option<Vec<Uuid>>,
 }
 
 impl<'a, F: Fn(BrokerId) -> bool> PartitionChangeBuilder<'a, F> {
@@ -51,6 +52,7 @@ impl<'a, F: Fn(BrokerId) -> bool> PartitionChangeBuilder<'a, F> {
             election: Election::Online,
             target_isr: partition.isr.clone(),
             target_leader_recovering: partition.leader_recovering,
+            directories: None,
         }
     }
 
@@ -63,6 +65,12 @@ impl<'a, F: Fn(BrokerId) -> bool> PartitionChangeBuilder<'a, F> {
     /// so that this member can be elected again, and the partition has no leader.
     pub fn target_isr(mut self, isr: Vec<BrokerId>) -> Self {
         self.target_isr = isr;
+        self
+    }
+
+    /// The log directories of the replicas, in their order.
+    pub fn directories(mut self, directories: Vec<Uuid>) -> Self {
+        self.directories = Some(directories).filter(|directories| *directories != self.partition.directories);
         self
     }
 
@@ -89,7 +97,7 @@ impl<'a, F: Fn(BrokerId) -> bool> PartitionChangeBuilder<'a, F> {
         } else {
             (was_unclean && !partition.leader_recovering).then_some(true)
         };
-        if leader.is_none() && isr.is_none() && leader_recovering.is_none() {
+        if leader.is_none() && isr.is_none() && leader_recovering.is_none() && self.directories.is_none() {
             return None;
         }
         Some(MetadataRecord::PartitionChange {
@@ -99,6 +107,7 @@ impl<'a, F: Fn(BrokerId) -> bool> PartitionChangeBuilder<'a, F> {
             leader,
             replicas: None,
             leader_recovering,
+            directories: self.directories,
         })
     }
 

@@ -5,9 +5,11 @@ use kafka_protocol::messages::alter_partition_request::PartitionData as AlterPar
 use kafka_protocol::messages::alter_partition_response::{PartitionData, TopicData};
 use kafka_protocol::messages::elect_leaders_response::{PartitionResult, ReplicaElectionResult};
 use kafka_protocol::messages::{
-    AlterPartitionRequest, AlterPartitionResponse, BrokerHeartbeatRequest, BrokerHeartbeatResponse,
-    BrokerId as WireBrokerId, ElectLeadersRequest, ElectLeadersResponse, TopicName,
+    AlterPartitionRequest, AlterPartitionResponse, AssignReplicasToDirsRequest, AssignReplicasToDirsResponse,
+    BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerId as WireBrokerId, ElectLeadersRequest,
+    ElectLeadersResponse, TopicName,
 };
+use kafka_protocol::messages::{assign_replicas_to_dirs_request, assign_replicas_to_dirs_response};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
@@ -15,7 +17,8 @@ use super::cluster::check_broker_epoch;
 use super::heartbeats::{BrokerControlState, Wish};
 use super::partition_change::{Election, PartitionChangeBuilder};
 use super::state::{ControllerState, Decision};
-use crate::metadata::{MetadataRecord, PartitionState, TopicImage};
+use crate::defect::Defect;
+use crate::metadata::{MetadataRecord, PartitionState, TopicImage, directory};
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, Offset};
 use crate::world::Time;
 
@@ -45,6 +48,7 @@ pub fn process_broker_heartbeat(
     let has_leaderships = || state.has_leaderships(broker);
     let (current, next) = state.heartbeats.calculate_next_state(broker, wish, registration_offset, has_leaderships);
     let mut records = Vec::new();
+    handle_directories_offline(state, broker, &request.offline_log_dirs, &mut records);
     if current != next {
         match next {
             BrokerControlState::Fenced | BrokerControlState::ShutdownNow => {
@@ -62,6 +66,95 @@ pub fn process_broker_heartbeat(
         .with_is_fenced(next.is_fenced())
         .with_should_shut_down(next == BrokerControlState::ShutdownNow);
     Ok(Decision { records, response: HeartbeatAnswer { response, next } })
+}
+
+/// Log directories of a broker failed: their replicas leave every ISR, as if the broker were gone
+/// (`handleDirectoriesOffline`, KIP-858).
+fn handle_directories_offline(
+    state: &ControllerState,
+    broker: BrokerId,
+    offline: &[Uuid],
+    records: &mut Vec<MetadataRecord>,
+) {
+    let registration = &state.image.brokers[&broker];
+    let (failed, left): (Vec<Uuid>, Vec<Uuid>) = registration.log_dirs.iter().partition(|dir| offline.contains(dir));
+    if failed.is_empty() {
+        return;
+    }
+    let concerned = state.partitions().filter(|(_, _, p)| p.isr.contains(&broker));
+    let concerned = concerned.filter(|(_, _, p)| failed.contains(&p.directory_of(broker)));
+    leader_and_isr_updates(state, broker, BrokerId::NONE, records, concerned);
+    records.push(MetadataRecord::BrokerRegistrationChange {
+        broker,
+        broker_epoch: registration.epoch,
+        fenced: None,
+        in_controlled_shutdown: None,
+        log_dirs: Some(left),
+    });
+}
+
+/// A broker says in which of its log directories its replicas are (`handleAssignReplicasToDirs`). Those that are in one
+/// that is offline leave the ISR. Errors: STALE_BROKER_EPOCH.
+pub fn assign_replicas_to_dirs(
+    state: &ControllerState,
+    request: &AssignReplicasToDirsRequest,
+) -> Result<Decision<AssignReplicasToDirsResponse>, ErrorCode> {
+    let broker = BrokerId(request.broker_id.0);
+    let registration = check_broker_epoch(state, broker, BrokerEpoch(request.broker_epoch))?;
+    let mut records = Vec::new();
+    let mut answers = Vec::with_capacity(request.directories.len());
+    for dir in &request.directories {
+        let is_online = directory::is_online(dir.id, &registration.log_dirs);
+        let mut topics = Vec::with_capacity(dir.topics.len());
+        for topic in &dir.topics {
+            let assign = |partition: &assign_replicas_to_dirs_request::PartitionData| {
+                assign_to_dir(state, broker, dir.id, is_online, topic.topic_id, partition.partition_index)
+            };
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for partition in &topic.partitions {
+                let assigned = assign(partition);
+                partitions.push(
+                    assign_replicas_to_dirs_response::PartitionData::default()
+                        .with_partition_index(partition.partition_index)
+                        .with_error_code(assigned.as_ref().err().map_or(0, |error| error.code())),
+                );
+                records.extend(assigned.ok().flatten());
+            }
+            topics.push(
+                assign_replicas_to_dirs_response::TopicData::default()
+                    .with_topic_id(topic.topic_id)
+                    .with_partitions(partitions),
+            );
+        }
+        answers.push(assign_replicas_to_dirs_response::DirectoryData::default().with_id(dir.id).with_topics(topics));
+    }
+    Ok(Decision { records, response: AssignReplicasToDirsResponse::default().with_directories(answers) })
+}
+
+fn assign_to_dir(
+    state: &ControllerState,
+    broker: BrokerId,
+    dir: Uuid,
+    is_online: bool,
+    topic_id: Uuid,
+    index: i32,
+) -> Result<Option<MetadataRecord>, ErrorCode> {
+    let topic = state.image.topics.get(&topic_id).ok_or(ErrorCode::UnknownTopicId)?;
+    let partition = topic.partitions.get(&index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    if !partition.replicas.contains(&broker) {
+        return Err(ErrorCode::NotLeaderOrFollower);
+    }
+    let mut assigned = partition.clone();
+    let directory_of = |replica: &BrokerId| if *replica == broker { dir } else { partition.directory_of(*replica) };
+    assigned.directories = partition.replicas.iter().map(directory_of).collect();
+    let may_lead = |candidate| state.is_active(candidate) && state.image.has_online_dir(&assigned, candidate);
+    let mut builder =
+        PartitionChangeBuilder::new(partition, topic.id, index, may_lead).directories(assigned.directories.clone());
+    if !is_online {
+        let isr = partition.isr.iter().copied().filter(|member| *member != broker).collect();
+        builder = builder.election(online_or_unclean(state, topic)).target_isr(isr);
+    }
+    Ok(builder.build())
 }
 
 /// Fences the broker whose session ended first, if any did.
@@ -109,7 +202,7 @@ fn registration_change(
     in_controlled_shutdown: Option<bool>,
 ) -> MetadataRecord {
     let broker_epoch = state.image.brokers[&broker].epoch;
-    MetadataRecord::BrokerRegistrationChange { broker, broker_epoch, fenced, in_controlled_shutdown }
+    MetadataRecord::BrokerRegistrationChange { broker, broker_epoch, fenced, in_controlled_shutdown, log_dirs: None }
 }
 
 /// `generateLeaderAndIsrUpdates`. The state still shows `removed` as active and `added` as fenced while the records
@@ -121,8 +214,12 @@ fn leader_and_isr_updates<'a>(
     records: &mut Vec<MetadataRecord>,
     partitions: impl Iterator<Item = (&'a TopicImage, i32, &'a PartitionState)>,
 ) {
-    let may_lead = |broker| broker != removed && (broker == added || state.is_active(broker));
     for (topic, index, partition) in partitions {
+        let may_lead = |broker| {
+            broker != removed
+                && (broker == added || state.is_active(broker))
+                && state.image.has_online_dir(partition, broker)
+        };
         let isr = partition.isr.iter().copied().filter(|b| *b != removed).collect();
         let builder = PartitionChangeBuilder::new(partition, topic.id, index, may_lead)
             .election(online_or_unclean(state, topic))
@@ -132,7 +229,8 @@ fn leader_and_isr_updates<'a>(
 }
 
 fn online_or_unclean(state: &ControllerState, topic: &TopicImage) -> Election {
-    if state.unclean_leader_election_enabled(topic) { Election::Unclean } else { Election::Online }
+    let is_unclean = state.unclean_leader_election_enabled(topic) || state.config.defects.has(Defect::ElectOutsideIsr);
+    if is_unclean { Election::Unclean } else { Election::Online }
 }
 
 /// Processes leaders' requests for another ISR, partition by partition (`alterPartition`). The one error for the whole
@@ -185,11 +283,12 @@ fn alter_one_partition(
     let topic = state.image.topics.get(&topic_id).ok_or(ErrorCode::UnknownTopicId)?;
     let partition = topic.partitions.get(&data.partition_index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     validate_alter_partition(state, broker, partition, data, isr)?;
-    let record = PartitionChangeBuilder::new(partition, topic.id, data.partition_index, |b| state.is_active(b))
-        .election(online_or_unclean(state, topic))
-        .target_isr(isr.iter().map(|(b, _)| *b).collect())
-        .target_leader_recovering(data.leader_recovery_state == RECOVERING)
-        .build();
+    let record =
+        PartitionChangeBuilder::new(partition, topic.id, data.partition_index, |b| state.may_lead(partition, b))
+            .election(online_or_unclean(state, topic))
+            .target_isr(isr.iter().map(|(b, _)| *b).collect())
+            .target_leader_recovering(data.leader_recovery_state == RECOVERING)
+            .build();
     let mut after = partition.clone();
     if let Some(change) = &record {
         after.merge(change);
@@ -220,7 +319,8 @@ fn validate_alter_partition(
     if broker != partition.leader {
         return Err(ErrorCode::InvalidRequest);
     }
-    if data.partition_epoch < partition_epoch {
+    // The request speaks of an ISR that has changed since (functions:459).
+    if data.partition_epoch < partition_epoch && !state.config.defects.has(Defect::NoPartitionEpoch) {
         return Err(ErrorCode::InvalidUpdateVersion);
     }
     let is_replica_once = |i: usize, member: BrokerId| {
@@ -244,7 +344,9 @@ fn validate_alter_partition(
 /// Alive, and still the incarnation that caught up with the leader (KIP-841, KIP-903).
 fn is_eligible_for_isr(state: &ControllerState, (broker, epoch): IsrMember) -> bool {
     let registration = state.image.brokers.get(&broker);
-    state.is_active(broker) && registration.is_some_and(|b| epoch == BrokerEpoch::NONE || b.epoch == epoch)
+    let takes_any_epoch = state.config.defects.has(Defect::NoBrokerEpochInIsr);
+    let is_of_epoch = |registered| epoch == BrokerEpoch::NONE || registered == epoch || takes_any_epoch;
+    state.is_active(broker) && registration.is_some_and(|b| is_of_epoch(b.epoch))
 }
 
 fn altered(partition_index: i32, after: &PartitionState) -> PartitionData {
@@ -333,7 +435,8 @@ fn elect_leader(
     if !needed {
         return Err(ErrorCode::ElectionNotNeeded);
     }
-    let builder = PartitionChangeBuilder::new(partition, topic.id, index, |b| state.is_active(b)).election(election);
+    let builder =
+        PartitionChangeBuilder::new(partition, topic.id, index, |b| state.may_lead(partition, b)).election(election);
     builder.build().ok_or(unavailable)
 }
 
@@ -341,7 +444,7 @@ fn elect_leader(
 pub fn maybe_balance_partition_leaders(state: &ControllerState) -> Vec<MetadataRecord> {
     let imbalanced = state.partitions().filter(|(_, _, p)| !p.has_preferred_leader());
     let changes = imbalanced.filter_map(|(topic, index, partition)| {
-        PartitionChangeBuilder::new(partition, topic.id, index, |b| state.is_active(b))
+        PartitionChangeBuilder::new(partition, topic.id, index, |b| state.may_lead(partition, b))
             .election(Election::Preferred)
             .build()
     });

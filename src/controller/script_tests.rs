@@ -16,8 +16,9 @@ use kafka_protocol::messages::create_topics_request::{
 };
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::{
-    AlterPartitionRequest, BrokerHeartbeatRequest, BrokerId as WireBrokerId, BrokerRegistrationRequest,
-    CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest, TopicName,
+    AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerId as WireBrokerId,
+    BrokerRegistrationRequest, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest, TopicName,
+    assign_replicas_to_dirs_request,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -48,6 +49,11 @@ fn scripts_have_their_golden_output() {
     }
 }
 
+/// The first byte of each id; 0 for one that is reserved.
+fn bytes_of(ids: &[Uuid]) -> Vec<u8> {
+    ids.iter().map(|id| id.as_bytes()[0]).collect()
+}
+
 /// Arguments of a command: words, and `name=value` pairs.
 struct Args<'a> {
     words: Vec<&'a str>,
@@ -66,6 +72,12 @@ impl<'a> Args<'a> {
 
     fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
         self.named.get(name).map(|v| v.parse().ok().unwrap_or_else(|| panic!("{name}={v}")))
+    }
+
+    /// Directory ids, by one byte each.
+    fn directories(&self, name: &str) -> Option<Vec<Uuid>> {
+        let list = self.named.get(name)?;
+        Some(list.split(',').map(|id| Uuid::from_bytes([id.parse().unwrap(); 16])).collect())
     }
 
     fn broker(&self) -> i32 {
@@ -112,6 +124,7 @@ impl Script {
             Some("unclean-leader-election") => self.state.config.unclean_leader_election_enable = true,
             Some("register") => self.register(args),
             Some("heartbeat") => self.heartbeat(args),
+            Some("assign") => self.assign(args),
             Some("advance") => self.advance(args),
             Some("advance-unnoticed") => self.now += Duration::from_millis(args.words[1].parse().unwrap()),
             Some("controller-restart") => self.state.activate(self.now),
@@ -147,20 +160,31 @@ impl Script {
                 if *fenced { " fenced" } else { "" },
                 if *in_controlled_shutdown { " in controlled shutdown" } else { "" }
             ),
-            MetadataRecord::BrokerRegistrationChange { broker, fenced, in_controlled_shutdown, .. } => {
+            MetadataRecord::BrokerRegistrationChange { broker, fenced, in_controlled_shutdown, log_dirs, .. } => {
                 let mut line = format!("BrokerRegistrationChange {broker}");
                 line += fenced.map_or("", |fenced| if fenced { " fenced" } else { " unfenced" });
                 line += in_controlled_shutdown.map_or("", |_| " in controlled shutdown");
+                line += &log_dirs.as_ref().map_or(String::new(), |dirs| format!(" directories {:?}", bytes_of(dirs)));
                 line
             }
             MetadataRecord::Partition { partition, replicas, isr, leader, .. } => {
                 format!("Partition {partition} replicas {replicas:?} isr {isr:?} leader {leader}")
             }
-            MetadataRecord::PartitionChange { topic_id, partition, isr, leader, replicas: _, leader_recovering } => {
+            MetadataRecord::PartitionChange {
+                topic_id,
+                partition,
+                isr,
+                leader,
+                leader_recovering,
+                directories,
+                ..
+            } => {
                 let mut line = format!("PartitionChange {}-{partition}", self.state.image.topics[topic_id].name);
                 line += &isr.as_ref().map_or(String::new(), |isr| format!(" isr {isr:?}"));
                 line += &leader.map_or(String::new(), |leader| format!(" leader {leader}"));
                 line += leader_recovering.map_or("", |r| if r { " recovering" } else { " recovered" });
+                line +=
+                    &directories.as_ref().map_or(String::new(), |dirs| format!(" directories {:?}", bytes_of(dirs)));
                 line
             }
             MetadataRecord::Topic { name, .. } => format!("Topic {name}"),
@@ -181,7 +205,7 @@ impl Script {
         let request = BrokerRegistrationRequest::default()
             .with_broker_id(WireBrokerId(broker))
             .with_incarnation_id(Uuid::from_bytes([incarnation; 16]))
-            .with_log_dirs(vec![Uuid::from_bytes([directory; 16])])
+            .with_log_dirs(args.directories("dirs").unwrap_or_else(|| vec![Uuid::from_bytes([directory; 16])]))
             .with_listeners(vec![listener]);
         match cluster::register_broker(&mut self.state, self.now, self.next_offset, &request) {
             Ok(decision) => {
@@ -200,7 +224,8 @@ impl Script {
             .with_broker_epoch(args.number("epoch").unwrap_or(epoch))
             .with_current_metadata_offset(args.number("offset").unwrap_or(self.next_offset.0 - 1))
             .with_want_fence(args.has("want-fence"))
-            .with_want_shut_down(args.has("want-shut-down"));
+            .with_want_shut_down(args.has("want-shut-down"))
+            .with_offline_log_dirs(args.directories("offline").unwrap_or_default());
         match replication::process_broker_heartbeat(&mut self.state, self.now, &request) {
             Ok(decision) => {
                 let answer = decision.response;
@@ -216,6 +241,31 @@ impl Script {
                     let last_offset = self.next_offset + -1;
                     self.state.heartbeats.maybe_update_controlled_shutdown_offset(broker, last_offset);
                 }
+            }
+            Err(e) => self.say(format_args!("{e:?}")),
+        }
+    }
+
+    fn assign(&mut self, args: &Args) {
+        let broker = BrokerId(args.broker());
+        let partition = TopicPartition::parse(args.words[2]).unwrap();
+        let indexes =
+            vec![assign_replicas_to_dirs_request::PartitionData::default().with_partition_index(partition.partition)];
+        let topic = assign_replicas_to_dirs_request::TopicData::default()
+            .with_topic_id(self.state.image.topic_ids[partition.topic.0.as_str()])
+            .with_partitions(indexes);
+        let directory = assign_replicas_to_dirs_request::DirectoryData::default()
+            .with_id(args.directories("dir").unwrap()[0])
+            .with_topics(vec![topic]);
+        let request = AssignReplicasToDirsRequest::default()
+            .with_broker_id(WireBrokerId(broker.0))
+            .with_broker_epoch(self.state.image.brokers[&broker].epoch.0)
+            .with_directories(vec![directory]);
+        match replication::assign_replicas_to_dirs(&self.state, &request) {
+            Ok(decision) => {
+                let error = decision.response.directories[0].topics[0].partitions[0].error_code;
+                self.say(ErrorCode::try_from_code(error).map_or("ok".to_owned(), |error| format!("{error:?}")));
+                self.apply(decision.records);
             }
             Err(e) => self.say(format_args!("{e:?}")),
         }

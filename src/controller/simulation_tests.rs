@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::metadata_log::MetadataLog;
 use super::{Controller, ControllerConfig, METADATA_TOPIC, METADATA_TOPIC_ID};
 use crate::config::BrokerConfig;
+use crate::defect::Defects;
 use crate::metadata::{ImageChanges, MetadataImage, decode_records};
 use crate::observe::{Observation, Observer};
 use crate::protocol::wire::{decode_response, encode_request};
@@ -663,9 +664,14 @@ fn a_leader_epoch_is_never_used_twice() {
         sim.add_machine("machine", true, move |world, _net| -> ProcessFuture {
             let opened = opened.clone();
             Box::pin(async move {
-                let (log, records) =
-                    MetadataLog::open(&world.disk(), "metadata", BrokerId(3000), || Uuid::from_u128(500))
-                        .expect("the disk works");
+                let (log, records) = MetadataLog::open(
+                    &world.disk(),
+                    "metadata",
+                    BrokerId(3000),
+                    || Uuid::from_u128(500),
+                    Defects::NONE,
+                )
+                .expect("the disk works");
                 assert!(records.is_empty());
                 opened.lock().expect("no panic").push(log.epoch());
                 std::future::pending::<()>().await;

@@ -90,6 +90,11 @@ impl ControllerState {
         self.image.brokers.get(&broker).is_some_and(|b| !b.fenced && !b.in_controlled_shutdown)
     }
 
+    /// Active, and the replica's log directory is online (`LeaderAcceptor`, KIP-858).
+    pub fn may_lead(&self, partition: &PartitionState, broker: BrokerId) -> bool {
+        self.is_active(broker) && self.image.has_online_dir(partition, broker)
+    }
+
     /// Every partition with its topic and index, in the order of topic ids.
     pub fn partitions(&self) -> impl Iterator<Item = (&TopicImage, i32, &PartitionState)> {
         self.image.topics.values().flat_map(|t| t.partitions.iter().map(move |(index, p)| (t, *index, p)))

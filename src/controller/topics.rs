@@ -1,4 +1,4 @@
-//! Creation and deletion of topics, and the placement of replicas (the rest of Kafka's `ReplicationControlManager`,
+//! Creation and deletion of topics (the rest of Kafka's `ReplicationControlManager`,
 //! with what `ControllerApis` checks before it).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +13,9 @@ use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::METADATA_TOPIC;
+use super::placement::{Placer, UsableBroker};
 use super::state::{ControllerState, Decision};
-use crate::metadata::{MetadataRecord, TOPIC_RESOURCE};
+use crate::metadata::{MetadataRecord, TOPIC_RESOURCE, directory};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch};
 
 /// Records of one request at most (`MAX_RECORDS_PER_USER_OP`).
@@ -165,23 +166,16 @@ fn new_partition(
     })
 }
 
-/// `DirectoryId.UNASSIGNED`
-const UNASSIGNED_DIRECTORY: Uuid = Uuid::from_u128(1);
-/// `DirectoryId.MIGRATING`
-const MIGRATING_DIRECTORY: Uuid = Uuid::nil();
-
 /// `ClusterControlManager.defaultDir`
 fn default_directory(state: &ControllerState, broker: BrokerId) -> Uuid {
     match state.image.brokers.get(&broker).map(|b| b.log_dirs.as_slice()) {
-        Some([]) => MIGRATING_DIRECTORY,
+        Some([]) => directory::MIGRATING,
         Some([only]) => *only,
-        Some(_) | None => UNASSIGNED_DIRECTORY,
+        Some(_) | None => directory::UNASSIGNED,
     }
 }
 
-/// Replicas of each partition. Kafka's `StripedReplicaPlacer` starts at a random broker; here partition p starts at
-/// the p-th broker in id order, so that a topic's first partition is always led by the first broker. As there,
-/// unfenced brokers come before fenced ones. Racks are not looked at.
+/// Replicas of each partition, spread over racks and brokers.
 fn place_replicas(
     state: &ControllerState,
     num_partitions: i32,
@@ -200,16 +194,16 @@ fn place_replicas(
         given => given,
     };
     let usable = state.image.brokers.values().filter(|b| state.heartbeats.is_usable(b.id));
-    let (fenced, unfenced): (Vec<_>, Vec<_>) = usable.partition(|b| b.fenced);
-    let (fenced, unfenced) = (ids(&fenced), ids(&unfenced));
+    let mut placer =
+        Placer::new(usable.map(|b| UsableBroker { id: b.id, rack: b.rack.as_deref(), is_fenced: b.fenced }));
     let unable = |why: String| {
         let message = format!("Unable to replicate the partition {replication_factor} time(s): {why}");
         error(ErrorCode::InvalidReplicationFactor, message)
     };
-    if unfenced.is_empty() {
+    if placer.unfenced() == 0 {
         return unable("All brokers are currently fenced.".to_owned());
     }
-    let total = fenced.len() + unfenced.len();
+    let total = placer.brokers();
     if replication_factor as usize > total {
         return unable(format!(
             "The target replication factor cannot be reached because only {total} broker(s) are registered."
@@ -218,24 +212,11 @@ fn place_replicas(
     if num_partitions as usize > MAX_RECORDS_PER_USER_OP {
         return error(ErrorCode::PolicyViolation, "Excessively large number of partitions per request.");
     }
-    let rotated = |brokers: &[BrokerId], by: usize| -> Vec<BrokerId> {
-        (0..brokers.len()).map(|i| brokers[(by + i) % brokers.len()]).collect()
-    };
-    let place = |partition: usize| {
-        let mut replicas = rotated(&unfenced, partition);
-        replicas.extend(rotated(&fenced, partition));
-        replicas.truncate(replication_factor as usize);
-        replicas
-    };
-    let assignments: Vec<_> = (0..num_partitions as usize).map(place).collect();
+    let assignments: Vec<_> = (0..num_partitions).map(|_| placer.place(replication_factor as usize)).collect();
     if assignments.iter().any(|replicas| !replicas.iter().any(|b| state.is_active(*b))) {
         return unable("All brokers are currently fenced or in controlled shutdown.".to_owned());
     }
     Ok(assignments)
-}
-
-fn ids(brokers: &[&crate::metadata::BrokerRegistration]) -> Vec<BrokerId> {
-    brokers.iter().map(|b| b.id).collect()
 }
 
 /// The operator's own assignment, partitions 0 to n-1 without gaps (`validateManualPartitionAssignment`).

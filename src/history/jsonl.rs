@@ -1,17 +1,50 @@
 //! Reading and writing histories as JSON Lines.
 
+use std::fmt;
 use std::io::{self, BufRead, Write};
 
 use super::{HistoryConfig, HistoryEvent, MicroOp};
 
+/// How many bad lines are told.
+const BAD_LINES_MAX: usize = 10;
+
 /// A history that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    /// One line is not an event. Lines count from 1.
-    #[error("line {line}: {reason}")]
-    Line { line: usize, reason: String },
+    /// Some lines are no events.
+    #[error("{0}")]
+    Lines(BadLines),
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// The lines that are no events: the first few with the reason, and how many there are. Lines count from 1.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BadLines {
+    pub first: Vec<(usize, String)>,
+    pub count: usize,
+}
+
+impl BadLines {
+    fn add(&mut self, line: usize, reason: String) {
+        self.count += 1;
+        if self.first.len() < BAD_LINES_MAX {
+            self.first.push((line, reason));
+        }
+    }
+}
+
+impl fmt::Display for BadLines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (line, reason)) in self.first.iter().enumerate() {
+            write!(f, "{}line {line}: {reason}", if at > 0 { "\n" } else { "" })?;
+        }
+        match self.count - self.first.len() {
+            0 => Ok(()),
+            1 => f.write_str("\nand 1 more bad line"),
+            more => write!(f, "\nand {more} more bad lines"),
+        }
+    }
 }
 
 /// Writes the configuration (left out when empty) and the events, one per line.
@@ -31,21 +64,22 @@ pub fn write(out: &mut impl Write, config: &HistoryConfig, events: &[HistoryEven
 pub fn read(mut input: impl BufRead) -> Result<(HistoryConfig, Vec<HistoryEvent>), HistoryError> {
     let mut config = None;
     let mut events = Vec::new();
+    let mut bad = BadLines::default();
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
         if input.read_until(b'\n', &mut bytes)? == 0 {
             break;
         }
-        let text = std::str::from_utf8(&bytes).map_err(|e| bad(line, format!("not UTF-8: {e}")))?.trim();
-        if text.is_empty() {
-            continue;
-        }
-        if config.is_none() && events.is_empty() {
-            config = parse_config(text);
-            if config.is_some() {
+        let text = match std::str::from_utf8(&bytes) {
+            Ok(text) => text.trim(),
+            Err(error) => {
+                bad.add(line, format!("not UTF-8: {error}"));
                 continue;
             }
+        };
+        if text.is_empty() {
+            continue;
         }
         match parse_event(text) {
             Ok(mut event) => {
@@ -54,24 +88,40 @@ pub fn read(mut input: impl BufRead) -> Result<(HistoryConfig, Vec<HistoryEvent>
                 }
                 events.push(event);
             }
-            Err(_) if is_nemesis(text) => {}
-            Err(reason) => return Err(bad(line, reason)),
+            Err(reason) => match other_line(text) {
+                OtherLine::Nemesis => {}
+                OtherLine::Config(found) if config.is_none() && events.is_empty() => {
+                    if let Some(mistake) = found.mistake() {
+                        bad.add(line, mistake);
+                    }
+                    config = Some(found);
+                }
+                OtherLine::Config(_) => bad.add(line, "the configuration is the first line, and only there".to_owned()),
+                OtherLine::Neither => bad.add(line, reason),
+            },
         }
+    }
+    if bad.count > 0 {
+        return Err(HistoryError::Lines(bad));
     }
     Ok((config.unwrap_or_default(), events))
 }
 
-fn bad(line: usize, reason: String) -> HistoryError {
-    HistoryError::Line { line, reason }
+/// A line that is no event of a client.
+enum OtherLine {
+    Config(HistoryConfig),
+    Nemesis,
+    Neither,
 }
 
-fn parse_config(text: &str) -> Option<HistoryConfig> {
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct ConfigLine {
-        config: HistoryConfig,
+fn other_line(text: &str) -> OtherLine {
+    let Ok(serde_json::Value::Object(mut line)) = serde_json::from_str(text) else { return OtherLine::Neither };
+    let process = line.get("process").map(|process| process.as_str().unwrap_or_default().to_owned());
+    match (process, line.remove("config")) {
+        (Some(process), _) if process.trim_start_matches(':') == "nemesis" => OtherLine::Nemesis,
+        (None, Some(serde_json::Value::Object(entries))) => OtherLine::Config(HistoryConfig { entries }),
+        (Some(_) | None, _) => OtherLine::Neither,
     }
-    serde_json::from_str::<ConfigLine>(text).ok().map(|line| line.config)
 }
 
 fn parse_event(text: &str) -> Result<HistoryEvent, String> {
@@ -85,11 +135,6 @@ fn parse_event(text: &str) -> Result<HistoryEvent, String> {
         MicroOp::Poll { records } => records.values().flatten().all(|(_, value)| scalar(value)),
     });
     if all_scalar { Ok(event) } else { Err("a record's value is a scalar, not a list or an object".to_owned()) }
-}
-
-fn is_nemesis(text: &str) -> bool {
-    serde_json::from_str::<serde_json::Value>(text)
-        .is_ok_and(|line| line["process"].as_str().is_some_and(|name| name.trim_start_matches(':') == "nemesis"))
 }
 
 #[cfg(test)]
@@ -151,11 +196,51 @@ mod tests {
             (r#"{"index":0,"process":0,"type":"ok","f":"send","value":[{"op":"send","key":"x"}]}"#, "value"),
             (r#"{"process":0,"type":"ok","f":"send","value":[{"op":"send","key":"x","value":[1]}]}"#, "scalar"),
             (r#"{"process":0,"type":"ok","f":"send","value":["x",{"op":"poll"}]}"#, "one list"),
-            (r#"{"config":{}}"#, "process"),
+            (r#"{"config":{}}"#, "first line"),
+            (r#"{"process":0,"type":"ok","f":"poll","committed":{"x":"far"}}"#, "string"),
         ] {
             let error = parse(&format!("{good}\n\n{bad}\n")).expect_err(bad).to_string();
             assert!(error.starts_with("line 3: ") && error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn every_bad_line_is_counted_and_the_first_ten_are_told() {
+        let text = "{}\n".repeat(12) + "[1]\n";
+        let error = parse(&text).expect_err("no line is an event").to_string();
+        assert_eq!(error.lines().count(), 11, "{error}");
+        assert!(error.starts_with("line 1: ") && error.contains("\nline 10: "), "{error}");
+        assert!(error.ends_with("and 3 more bad lines"), "{error}");
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_used_is_a_mistake() {
+        for (config, said) in [
+            (r#"{"acks":"2"}"#, "`acks` is \"2\"; it must be one of 0, 1, all, -1"),
+            (r#"{"ww-deps":"yes"}"#, "`ww_deps` is \"yes\"; it must be true or false"),
+            (r#"{"min.insync.replicas":1.5}"#, "`min_insync_replicas` is 1.5; it must be an integer"),
+            (r#"{"sub_via":["assign","guess"]}"#, "it must be one or more of assign, subscribe"),
+            (r#"{"sub_via":[1]}"#, "it must be one or more of assign, subscribe"),
+        ] {
+            let error = parse(&format!("\n{{\"config\":{config}}}\n")).expect_err(config).to_string();
+            assert!(error.starts_with("line 2: config: ") && error.contains(said), "{error}");
+        }
+        for config in
+            [r#"{"acks":-1,"sub_via":null}"#, r#"{"sub-via":"assign subscribe","cleanup.policy":"compact,delete"}"#]
+        {
+            parse(&format!("{{\"config\":{config},\"tool\":\"x\"}}\n")).expect("usable");
+        }
+    }
+
+    #[test]
+    fn groups_and_committed_offsets_are_kept() {
+        let line = r#"{"index":0,"process":1,"type":"ok","f":"poll","time":0,"group":"g","committed":{"orders-0":5}}"#;
+        let (config, events) = parse(line).expect("valid");
+        assert_eq!(events[0].group.as_deref(), Some("g"));
+        assert_eq!(events[0].committed.as_ref().map(|offsets| offsets["orders-0"]), Some(5));
+        let mut out = Vec::new();
+        write(&mut out, &config, &events).expect("memory takes everything");
+        assert_eq!(String::from_utf8(out).expect("JSON is UTF-8").trim(), line);
     }
 
     #[test]

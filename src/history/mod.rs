@@ -7,11 +7,13 @@
 mod config;
 mod jsonl;
 
+use std::collections::BTreeMap;
+
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 pub use config::HistoryConfig;
-pub use jsonl::{HistoryError, read, write};
+pub use jsonl::{BadLines, HistoryError, read, write};
 
 /// How an event stands to its operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -52,9 +54,22 @@ pub enum MicroOp {
         value: serde_json::Value,
         #[serde(skip_serializing_if = "Option::is_none")]
         offset: Option<i64>,
+        /// The record's own key, where it has one: compaction keeps the latest value of each. Ours, not Jepsen's.
+        #[serde(rename = "record_key", skip_serializing_if = "Option::is_none")]
+        record_key: Option<String>,
+        /// A record without a value, which deletes the record key; `value` tells it from others in the history.
+        #[serde(skip_serializing_if = "is_false")]
+        tombstone: bool,
     },
     /// Records handed to the application.
     Poll { records: Records },
+}
+
+impl MicroOp {
+    /// A record without a key of its own.
+    pub fn send(key: String, value: serde_json::Value, offset: Option<i64>) -> MicroOp {
+        MicroOp::Send { key, value, offset, record_key: None, tombstone: false }
+    }
 }
 
 /// The keys whose assignment changed while an operation ran.
@@ -95,6 +110,12 @@ pub struct HistoryEvent {
     pub seek_to_beginning: Option<bool>,
     #[serde(default, rename = "rebalance_log", skip_serializing_if = "Option::is_none")]
     pub rebalance_log: Option<Vec<Rebalance>>,
+    /// The consumer group that the process is a member of; one operation of the process naming it is enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Committed positions of the group that the operation made or saw: key -> offset of the next record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<BTreeMap<String, i64>>,
 }
 
 impl HistoryEvent {
@@ -131,6 +152,14 @@ struct RawOp {
     value: Option<serde_json::Value>,
     offset: Option<i64>,
     records: Option<Records>,
+    record_key: Option<String>,
+    #[serde(default)]
+    tombstone: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 #[derive(Deserialize)]
@@ -149,6 +178,8 @@ impl TryFrom<RawOp> for MicroOp {
                 key: raw.key.ok_or("a send without `key`")?.0,
                 value: raw.value.ok_or("a send without `value`")?,
                 offset: raw.offset,
+                record_key: raw.record_key,
+                tombstone: raw.tombstone,
             }),
             OpName::Poll => Ok(MicroOp::Poll { records: raw.records.unwrap_or_default() }),
         }

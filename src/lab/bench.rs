@@ -61,8 +61,9 @@ struct Measured {
     wall: Duration,
 }
 
+/// The real clock.
 #[allow(clippy::disallowed_types, reason = "a benchmark reads the real clock")]
-pub(super) fn stopwatch() -> std::time::Instant {
+pub(crate) fn stopwatch() -> std::time::Instant {
     std::time::Instant::now()
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::bench::{Row, stopwatch};
+use crate::defect::Defects;
 use crate::log::batch::{self, HEADER_BYTES, Header};
 use crate::log::{Log, LogConfig, LogDirectory};
 use crate::protocol::{LeaderEpoch, Offset, TopicPartition};
@@ -112,7 +113,8 @@ fn append_to_file(disk: &Disk, batch: &Bytes) {
 }
 
 fn open(disk: &Disk) -> (LogDirectory, Option<Log>) {
-    let opened = LogDirectory::open(disk.clone(), "data", |_| LogConfig::default(), uuid::Uuid::nil);
+    let config = |_: &TopicPartition| LogConfig::default();
+    let opened = LogDirectory::open(disk.clone(), "data", config, uuid::Uuid::nil, Defects::default());
     let (directory, logs) = opened.expect("the disk has no faults");
     (directory, logs.into_iter().next().map(|loaded| loaded.log))
 }

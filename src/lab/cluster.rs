@@ -1,11 +1,14 @@
 //! The machines of one run: a controller, the brokers, and short-lived administrative clients.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::broker::{Broker, BrokerOptions};
 use crate::client::{Admin, AdminOutcome, AdminResult, ErrorName, NewTopic};
+use crate::config::BrokerConfig;
 use crate::controller::{Controller, ControllerConfig};
 use crate::protocol::{BrokerId, TopicPartition};
 use crate::scenario::{Topic, Variant};
@@ -26,13 +29,39 @@ pub struct Cluster {
     pub sim: Simulation,
     pub recorder: Recorder,
     pub brokers: u32,
+    /// The rack of each broker, in the order of their ids; empty: none.
+    racks: Vec<String>,
+    configs: Configs,
     admins: Rc<Cell<u32>>,
+}
+
+/// The configuration with which each server machine starts next, by its name.
+#[derive(Clone)]
+struct Configs {
+    shared: BrokerConfig,
+    own: Arc<Mutex<BTreeMap<String, BrokerConfig>>>,
+}
+
+impl Configs {
+    fn of(&self, machine: &str) -> BrokerConfig {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        own.get(machine).unwrap_or(&self.shared).clone()
+    }
+
+    fn amend(&self, machine: &str, changes: &BTreeMap<String, String>) {
+        let mut config = self.of(machine);
+        for (key, value) in changes {
+            config.set(key, value).expect("checked when the scenario was read");
+        }
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.to_owned(), config);
+    }
 }
 
 impl Cluster {
     /// Adds the controller and the brokers; they boot at once.
     pub fn start(sim: Simulation, recorder: Recorder, variant: &Variant) -> Cluster {
-        let config = variant.cluster.config.clone();
+        let config = variant.cluster.config.clone().with_defects(variant.cluster.defects);
+        let configs = Configs { shared: config.clone(), own: Arc::default() };
         let observer = recorder.observer();
         let controller = ControllerConfig {
             node_id: CONTROLLER_ID,
@@ -40,27 +69,30 @@ impl Cluster {
             broker: config.clone(),
             log_dir: "data".to_owned(),
         };
-        let sink = observer.clone();
+        let (sink, latest) = (observer.clone(), configs.clone());
         sim.add_machine(CONTROLLER, true, move |world, net| {
             let (controller, sink) = (controller.clone(), sink.clone());
+            let controller = ControllerConfig { broker: latest.of(CONTROLLER), ..controller };
             Box::pin(async move {
                 if let Ok(process) = Controller::open(world, controller, sink) {
                     run(process, net).await;
                 }
             })
         });
-        for id in 1..=variant.cluster.brokers {
+        for (i, id) in (1..=variant.cluster.brokers).enumerate() {
             let id = BrokerId(i32::try_from(id).expect("a scenario has few brokers"));
             let options = BrokerOptions {
                 id,
                 listen: HostPort::new(machine_of(id), BROKER_PORT),
                 controller: HostPort::new(CONTROLLER, CONTROLLER_PORT),
                 config: config.clone(),
-                log_dir: "data".to_owned(),
+                log_dirs: variant.cluster.log_dirs.clone(),
+                rack: variant.cluster.rack_aware.then(|| variant.cluster.racks.get(i).cloned()).flatten(),
             };
-            let sink = observer.clone();
+            let (sink, latest) = (observer.clone(), configs.clone());
             sim.add_machine(&machine_of(id), true, move |world, net| {
                 let (options, sink) = (options.clone(), sink.clone());
+                let options = BrokerOptions { config: latest.of(&machine_of(id)), ..options };
                 Box::pin(async move {
                     if let Ok(process) = Broker::open(world, options, sink) {
                         run(process, net).await;
@@ -68,7 +100,21 @@ impl Cluster {
                 })
             });
         }
-        Cluster { sim, recorder, brokers: variant.cluster.brokers, admins: Rc::default() }
+        let (brokers, racks) = (variant.cluster.brokers, variant.cluster.racks.clone());
+        Cluster { sim, recorder, brokers, racks, configs, admins: Rc::default() }
+    }
+
+    /// Changes the configuration with which a server machine starts from now on.
+    pub fn reconfigure(&self, machine: &str, changes: &BTreeMap<String, String>) {
+        if !changes.is_empty() {
+            self.configs.amend(machine, changes);
+        }
+    }
+
+    /// The brokers of a rack.
+    pub fn rack(&self, name: &str) -> Vec<String> {
+        let brokers = self.broker_machines().into_iter().zip(&self.racks);
+        brokers.filter(|(_, rack)| *rack == name).map(|(broker, _)| broker).collect()
     }
 
     pub fn bootstrap(&self) -> Vec<HostPort> {

@@ -5,6 +5,7 @@
 pub mod bench;
 mod bench_log;
 mod cluster;
+mod environment;
 mod ghost;
 mod nemesis;
 pub mod outcome;

@@ -45,6 +45,11 @@ pub enum TraceKind {
         index: usize,
         targets: Vec<String>,
     },
+    /// Fault `index` (0-based) of the schedule did something to one thing of many: a message.
+    FaultHit {
+        index: usize,
+        detail: String,
+    },
     /// A machine's process started (recovery follows) or stopped.
     Started,
     Stopped {

@@ -79,11 +79,13 @@ impl Recorder {
                 | Observation::Fenced { .. }
                 | Observation::BecameLeader { .. }
                 | Observation::HighWatermark { as_leader: true, .. }
+                | Observation::LogDirFailed { .. }
                 | Observation::CleanShutdown => true,
                 Observation::LogLoaded { .. }
                 | Observation::Appended { .. }
                 | Observation::Truncated { .. }
                 | Observation::LogStartMoved { .. }
+                | Observation::Compacted { .. }
                 | Observation::Flushed { .. }
                 | Observation::HighWatermark { as_leader: false, .. }
                 | Observation::BecameFollower { .. }
@@ -91,6 +93,7 @@ impl Recorder {
                 | Observation::Acknowledged { .. }
                 | Observation::Refused { .. }
                 | Observation::Served { .. }
+                | Observation::LatestOffset { .. }
                 | Observation::Registered { .. } => false,
             };
             let mut state = recorder.lock();
@@ -112,6 +115,22 @@ impl Recorder {
         let mut state = self.lock();
         state.processes += 1;
         ProcessId(state.processes - 1)
+    }
+}
+
+/// A record as a workload sent it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Unique within its partition.
+    pub value: u64,
+    pub record_key: Option<String>,
+    pub tombstone: bool,
+}
+
+impl Sent {
+    fn micro_op(&self, key: String, offset: Option<i64>) -> MicroOp {
+        let Sent { value, record_key, tombstone } = self;
+        MicroOp::Send { key, value: Json::from(*value), offset, record_key: record_key.clone(), tombstone: *tombstone }
     }
 }
 
@@ -149,6 +168,8 @@ impl State {
             error: None,
             seek_to_beginning: None,
             rebalance_log: None,
+            group: None,
+            committed: None,
         });
         self.history.last_mut().expect("just pushed")
     }
@@ -159,37 +180,39 @@ impl State {
         machine: &str,
         process: ProcessId,
         partition: &TopicPartition,
-        value: u64,
+        sent: &Sent,
     ) {
         let key = self.key(partition);
         self.tallies.entry(partition.clone()).or_default().sent += 1;
-        self.push(at, machine, TraceKind::Sent { partition: key.clone(), value });
-        let op = MicroOp::Send { key, value: Json::from(value), offset: None };
+        self.push(at, machine, TraceKind::Sent { partition: key.clone(), value: sent.value });
+        let op = sent.micro_op(key, None);
         self.event(at, process, EventType::Invoke, Function::Send, Some(Value::Ops(vec![op])));
     }
 
-    /// Acknowledged by the broker at `offset`; with acks=0 nothing was promised and `offset` is unknown.
+    /// Acknowledged, at `offset` where it is known; with acks=0 nothing was promised.
+    #[allow(clippy::too_many_arguments)] // one completion
     pub fn send_acked(
         &mut self,
         at: Time,
         machine: &str,
         process: ProcessId,
         partition: &TopicPartition,
-        value: u64,
+        sent: &Sent,
         offset: Option<Offset>,
+        is_promise: bool,
     ) {
         let key = self.key(partition);
         let offset = offset.map(|o| o.0);
-        let kind = if offset.is_some() { EventType::Ok } else { EventType::Info };
+        let kind = if is_promise { EventType::Ok } else { EventType::Info };
         // With acks=0 the producer counts a record as done once it is handed to the network; so do triggers.
         self.tallies.entry(partition.clone()).or_default().acked += 1;
-        if offset.is_some() {
-            self.push(at, machine, TraceKind::Acked { partition: key.clone(), value, offset });
+        if is_promise {
+            self.push(at, machine, TraceKind::Acked { partition: key.clone(), value: sent.value, offset });
         } else {
             let error = "acks=0".to_owned();
-            self.push(at, machine, TraceKind::Unknown { partition: key.clone(), value, error });
+            self.push(at, machine, TraceKind::Unknown { partition: key.clone(), value: sent.value, error });
         }
-        let op = MicroOp::Send { key, value: Json::from(value), offset };
+        let op = sent.micro_op(key, offset);
         self.event(at, process, kind, Function::Send, Some(Value::Ops(vec![op])));
     }
 
@@ -201,18 +224,18 @@ impl State {
         machine: &str,
         process: ProcessId,
         partition: &TopicPartition,
-        value: u64,
+        sent: &Sent,
         error: &str,
         definite: bool,
     ) {
         let key = self.key(partition);
         let (kind, trace) = if definite {
-            (EventType::Fail, TraceKind::Failed { partition: key.clone(), value, error: error.to_owned() })
+            (EventType::Fail, TraceKind::Failed { partition: key.clone(), value: sent.value, error: error.to_owned() })
         } else {
-            (EventType::Info, TraceKind::Unknown { partition: key.clone(), value, error: error.to_owned() })
+            (EventType::Info, TraceKind::Unknown { partition: key.clone(), value: sent.value, error: error.to_owned() })
         };
         self.push(at, machine, trace);
-        let op = MicroOp::Send { key, value: Json::from(value), offset: None };
+        let op = sent.micro_op(key, None);
         self.event(at, process, kind, Function::Send, Some(Value::Ops(vec![op]))).error = Some(error.to_owned());
     }
 

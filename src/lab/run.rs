@@ -1,21 +1,23 @@
 //! One run, from boot to verdict's input: boot, create topics, workload under faults, heal, full read.
 
 use std::cell::RefCell;
+use std::future::{Future as _, poll_fn};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
-
 use super::cluster::{AdminRequest, Cluster, run as run_process};
+use super::environment::sim_config;
 use super::nemesis::Nemesis;
 use super::outcome::{End, Phase, RunOutcome};
 use super::recorder::{Recorder, State};
 use super::workload::{ConsumeProcess, ProduceProcess, ProduceSpec};
+use crate::config::{ConsumerConfig, ProducerConfig};
 use crate::protocol::TopicPartition;
 use crate::scenario::{Scenario, Variant, Workload};
 use crate::world::Time;
-use crate::world::sim::{SimConfig, Simulation};
+use crate::world::sim::{Alarm, Simulation};
 
 /// Simulated time that booting, creating topics, healing and the final read may take, each.
 const PHASE_MAX: Duration = Duration::from_secs(300);
@@ -78,8 +80,7 @@ fn outcome(seed: u64, end: End, facts: Facts, state: State, wall_ms: u64) -> Run
 }
 
 fn simulate(variant: &Variant, duration: Option<Duration>, seed: u64, recorder: Recorder) -> (End, Facts) {
-    let (low, high) = variant.cluster.latency;
-    let config = SimConfig { latency: low..=high };
+    let config = sim_config(variant);
     Simulation::block_on(seed, config, |sim| supervise(sim, variant.clone(), duration, recorder))
 }
 
@@ -89,11 +90,14 @@ struct Supervisor {
     cluster: Cluster,
     recorder: Recorder,
     variant: Variant,
+    /// Wakes the supervisor at its deadlines: woken by every change, it would otherwise leave a timer behind each time.
+    alarm: RefCell<Alarm>,
 }
 
 async fn supervise(sim: Simulation, variant: Variant, duration: Option<Duration>, recorder: Recorder) -> (End, Facts) {
     let cluster = Cluster::start(sim.clone(), recorder.clone(), &variant);
-    let supervisor = Supervisor { sim: sim.clone(), cluster, recorder: recorder.clone(), variant };
+    let supervisor =
+        Supervisor { sim: sim.clone(), cluster, recorder: recorder.clone(), variant, alarm: RefCell::new(sim.alarm()) };
     let mut facts = Facts::default();
     let end = match supervisor.phases(duration, &mut facts).await {
         Ok(()) => End::Complete,
@@ -137,11 +141,18 @@ impl Supervisor {
     }
 
     async fn changed_or(&self, deadline: Time) {
-        let changed = std::pin::pin!(self.recorder.changed());
-        let sleep = std::pin::pin!(self.sim.sleep_until(deadline));
-        match select(changed, sleep).await {
-            Either::Left(_) | Either::Right(_) => {}
-        }
+        let mut changed = std::pin::pin!(self.recorder.changed());
+        poll_fn(|context| {
+            let now = self.sim.now();
+            if now >= deadline || changed.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut alarm = self.alarm.borrow_mut();
+            alarm.expire(now);
+            alarm.arm(deadline, context.waker());
+            Poll::Pending
+        })
+        .await;
     }
 
     async fn boot(&self) -> Result<(), String> {
@@ -175,6 +186,8 @@ impl Supervisor {
                     value_bytes,
                     keys,
                     timestamp_offset_ms,
+                    key_prefix,
+                    tombstones,
                     start,
                     config,
                 } => {
@@ -187,8 +200,10 @@ impl Supervisor {
                         rate: *rate,
                         value_bytes: *value_bytes,
                         keys: *keys,
+                        key_prefix: key_prefix.clone(),
+                        tombstones: *tombstones,
                         timestamp_offset_ms: *timestamp_offset_ms,
-                        config: config.clone(),
+                        config: ProducerConfig { defects: self.variant.cluster.defects, ..config.clone() },
                     };
                     self.recorder.lock().busy.push(name.clone());
                     names.push(name.clone());
@@ -207,8 +222,9 @@ impl Supervisor {
                     let partitions: Vec<TopicPartition> =
                         self.partitions().into_iter().filter(|p| p.topic.0.as_str() == topic).collect();
                     let (start, sim, config) = (self.sim.now() + *start, self.sim.clone(), config.clone());
+                    let defects = self.variant.cluster.defects;
                     self.sim.add_machine(name, false, move |world, net| {
-                        let (partitions, config) = (partitions.clone(), config.clone());
+                        let (partitions, config) = (partitions.clone(), ConsumerConfig { defects, ..config.clone() });
                         let (bootstrap, recorder, sim) = (bootstrap.clone(), recorder.clone(), sim.clone());
                         Box::pin(async move {
                             sleep_until(&sim, start).await;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value as Json;
 
-use super::recorder::{ProcessId, Recorder};
+use super::recorder::{ProcessId, Recorder, Sent};
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 
-use crate::client::{Consumer, ConsumerRecord, Outcome, Producer, ProducerRecord, RecordId};
-use crate::config::{ConsumerConfig, ProducerConfig};
+use crate::client::{Consumer, ConsumerRecord, Outcome, Producer, ProducerRecord, RecordHeader, RecordId};
+use crate::config::{Acks, ConsumerConfig, ProducerConfig};
 use crate::protocol::{Offset, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
 
@@ -32,6 +32,9 @@ pub struct ProduceSpec {
     pub keys: Option<u64>,
     /// What the records' timestamps are ahead of this machine's clock.
     pub timestamp_offset_ms: i64,
+    pub key_prefix: String,
+    /// Every so manieth record of a key is a tombstone.
+    pub tombstones: Option<u64>,
     pub config: ProducerConfig,
 }
 
@@ -48,8 +51,8 @@ pub struct ProduceProcess {
     started_at: Time,
     sent: u64,
     finished: bool,
-    /// Record -> (value, process that sent it, partition once chosen).
-    outstanding: BTreeMap<RecordId, (u64, ProcessId, Option<TopicPartition>)>,
+    /// Record -> (what was sent, process that sent it, partition once chosen).
+    outstanding: BTreeMap<RecordId, (Sent, ProcessId, Option<TopicPartition>)>,
 }
 
 impl ProduceProcess {
@@ -86,6 +89,19 @@ impl ProduceProcess {
         (offset != 0).then(|| self.world.wall_clock_ms().saturating_add(offset))
     }
 
+    /// Keys take turns.
+    fn next_record(&self) -> Sent {
+        let ProduceSpec { number, keys, key_prefix, tombstones, .. } = &self.spec;
+        let keys = keys.map(|keys| keys.max(1));
+        // The key's records so far, this one included.
+        let turn = keys.map_or(0, |keys| self.sent / keys + 1);
+        Sent {
+            value: (number - 1) * VALUES_PER_PRODUCER + self.sent,
+            record_key: keys.map(|keys| format!("{key_prefix}{}", self.sent % keys)),
+            tombstone: tombstones.is_some_and(|every| turn % every.max(1) == 0),
+        }
+    }
+
     fn wants_to_send(&self) -> bool {
         self.sent < self.spec.records && (self.spec.rate.is_some() || self.outstanding.len() < OUTSTANDING_MAX)
     }
@@ -96,17 +112,20 @@ impl ProduceProcess {
             self.spec.records = self.sent;
         }
         while self.wants_to_send() && self.due(self.sent) <= now {
-            let value = (self.spec.number - 1) * VALUES_PER_PRODUCER + self.sent;
-            let key = self.spec.keys.map(|keys| Bytes::from(format!("key-{}", self.sent % keys.max(1))));
+            let sent = self.next_record();
+            let value = payload(sent.value, self.spec.value_bytes);
+            let (value, headers) =
+                if sent.tombstone { (None, vec![number_header(value)]) } else { (Some(value), Vec::new()) };
             let record = ProducerRecord {
                 topic: self.topic.clone(),
                 partition: None,
-                key,
-                value: Some(payload(value, self.spec.value_bytes)),
+                key: sent.record_key.clone().map(Bytes::from),
+                value,
+                headers,
                 timestamp_ms: self.timestamp_ms(),
             };
             let id = self.producer.send(now, record, net);
-            self.outstanding.insert(id, (value, self.process, None));
+            self.outstanding.insert(id, (sent, self.process, None));
             self.sent += 1;
         }
         self.record_outcomes(now);
@@ -121,35 +140,36 @@ impl ProduceProcess {
         let machine = &self.spec.name;
         let mut state = self.recorder.lock();
         for (id, partition) in self.producer.take_assigned() {
-            if let Some((value, process, chosen)) = self.outstanding.get_mut(&id) {
-                state.send_invoked(now, machine, *process, &partition, *value);
+            if let Some((sent, process, chosen)) = self.outstanding.get_mut(&id) {
+                state.send_invoked(now, machine, *process, &partition, sent);
                 *chosen = Some(partition);
             }
         }
         let mut acked = false;
         let mut unknown = false;
         for report in self.producer.take_reports() {
-            let Some((value, process, chosen)) = self.outstanding.remove(&report.id) else { continue };
+            let Some((sent, process, chosen)) = self.outstanding.remove(&report.id) else { continue };
             let partition = match chosen {
                 Some(partition) => partition,
                 None => {
                     // It failed before a partition was chosen: the topic's metadata never came.
                     let partition = TopicPartition::new(&self.spec.topic, 0);
-                    state.send_invoked(now, machine, process, &partition, value);
+                    state.send_invoked(now, machine, process, &partition, &sent);
                     partition
                 }
             };
             match report.outcome {
                 Outcome::Ok { offset } => {
                     acked = true;
-                    state.send_acked(now, machine, process, &partition, value, offset);
+                    let is_promise = self.spec.config.acks != Acks::Zero;
+                    state.send_acked(now, machine, process, &partition, &sent, offset, is_promise);
                 }
                 Outcome::Failed { error } => {
-                    state.send_lost_contact(now, machine, process, &partition, value, &error.to_string(), true);
+                    state.send_lost_contact(now, machine, process, &partition, &sent, &error.to_string(), true);
                 }
                 Outcome::Unknown { error } => {
                     unknown |= process == self.process;
-                    state.send_lost_contact(now, machine, process, &partition, value, &error.to_string(), false);
+                    state.send_lost_contact(now, machine, process, &partition, &sent, &error.to_string(), false);
                 }
             }
         }
@@ -193,6 +213,13 @@ fn payload(value: u64, bytes: usize) -> Bytes {
     let mut text = value.to_string().into_bytes();
     text.resize(text.len().max(bytes), b' ');
     Bytes::from(text)
+}
+
+/// A tombstone has no value: what tells it from others in the history travels in a header.
+const NUMBER_HEADER: &str = "value";
+
+fn number_header(value: Bytes) -> RecordHeader {
+    RecordHeader { key: StrBytes::from_static_str(NUMBER_HEADER), value: Some(value) }
 }
 
 /// The value in a payload; foreign bytes are kept as text, so that a checker can call them phantoms.
@@ -280,7 +307,8 @@ impl ConsumeProcess {
 }
 
 fn into_value(record: ConsumerRecord) -> (TopicPartition, Offset, Json) {
-    let value = parse_payload(record.value.as_ref());
+    let in_header = || record.headers.iter().find(|header| header.key == *NUMBER_HEADER)?.value.as_ref();
+    let value = parse_payload(record.value.as_ref().or_else(in_header));
     (record.partition, record.offset, value)
 }
 

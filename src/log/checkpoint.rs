@@ -8,12 +8,15 @@ use crate::world::Disk;
 const VERSION: &str = "0";
 
 /// Replaces the file's content through a temporary file, fsync, rename and fsync of the directory
-/// (`Utils.atomicMoveWithFallback`): after a power loss it holds either the old or the new content.
-pub fn replace(disk: &Disk, path: &str, content: &[u8]) -> io::Result<()> {
+/// (`Utils.atomicMoveWithFallback`): after a power loss it holds either the old or the new content. Without the first
+/// fsync (`is_durable`) it may hold neither.
+pub fn replace(disk: &Disk, path: &str, content: &[u8], is_durable: bool) -> io::Result<()> {
     let temporary = format!("{path}.tmp");
     let mut file = disk.create(&temporary)?;
     file.append(content)?;
-    file.sync()?;
+    if is_durable {
+        file.sync()?;
+    }
     disk.rename(&temporary, path)?;
     disk.sync_dir(parent(path))
 }
@@ -32,8 +35,8 @@ pub fn content(disk: &Disk, path: &str) -> io::Result<Option<String>> {
     }
 }
 
-/// Writes a checkpoint; durable when this returns.
-pub fn write(disk: &Disk, path: &str, entries: impl Iterator<Item = String>) -> io::Result<()> {
+/// Writes a checkpoint; durable when this returns, if `is_durable`.
+pub fn write(disk: &Disk, path: &str, entries: impl Iterator<Item = String>, is_durable: bool) -> io::Result<()> {
     let mut lines = String::new();
     let mut count = 0;
     for entry in entries {
@@ -41,7 +44,7 @@ pub fn write(disk: &Disk, path: &str, entries: impl Iterator<Item = String>) -> 
         lines.push('\n');
         count += 1;
     }
-    replace(disk, path, format!("{VERSION}\n{count}\n{lines}").as_bytes())
+    replace(disk, path, format!("{VERSION}\n{count}\n{lines}").as_bytes(), is_durable)
 }
 
 /// Reads a checkpoint's entries. Missing, empty or without a count: no entries. Anything else that is not

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::compression::Compression;
 use super::index::IndexConfig;
 use super::validate::Rules;
+use crate::defect::Defects;
 
 /// What a log does, and what it keeps. Times that end in `_ms` are milliseconds by the wall clock.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,6 +43,8 @@ pub struct LogConfig {
     pub cleanup_policy: CleanupPolicy,
     /// For `cleanup.policy` with `compact`.
     pub compaction: CompactionConfig,
+    /// Known defects that are on.
+    pub defects: Defects,
 }
 
 impl Default for LogConfig {
@@ -65,11 +68,21 @@ impl Default for LogConfig {
             compression: StoredCompression::Producer,
             cleanup_policy: CleanupPolicy::Delete,
             compaction: CompactionConfig::default(),
+            defects: Defects::NONE,
         }
     }
 }
 
 impl LogConfig {
+    /// `segment.ms`, or `max.compaction.lag.ms` if that is shorter: the active segment is not compacted
+    /// (`LogConfig.maxSegmentMs`).
+    pub(super) fn roll_ms(&self) -> u64 {
+        match self.cleanup_policy.compacts() {
+            true => self.segment_ms.min(self.compaction.max_compaction_lag_ms),
+            false => self.segment_ms,
+        }
+    }
+
     /// What a leader asks of the records in a batch that comes at `wall_clock_ms`.
     pub(super) fn rules(&self, wall_clock_ms: i64) -> Rules {
         let timestamps = self.timestamps(wall_clock_ms);

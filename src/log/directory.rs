@@ -12,6 +12,7 @@ use super::config::LogConfig;
 use super::loader::Checkpoints;
 use super::partition_log::{Log, RecoveryReport};
 use super::uuid_text;
+use crate::defect::{Defect, Defects};
 use crate::protocol::{BrokerEpoch, Offset, TopicPartition};
 use crate::world::Disk;
 
@@ -20,6 +21,7 @@ const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 const LOG_STARTS: &str = "log-start-offset-checkpoint";
 const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+const CLEANED: &str = "cleaner-offset-checkpoint";
 const PARTITION_METADATA: &str = "partition.metadata";
 const DELETE_SUFFIX: &str = "-delete";
 /// Longest name of a directory entry in the file systems that Kafka knows.
@@ -40,6 +42,10 @@ pub struct LogDirectory {
     path: String,
     directory_id: Uuid,
     previous_broker_epoch: BrokerEpoch,
+    /// Up to where each log is compacted.
+    cleaned_to: BTreeMap<TopicPartition, Offset>,
+    /// With [`Defect::DeleteMarkerLate`]: the marker found at the start has not been deleted.
+    keeps_marker: bool,
 }
 
 /// Content of `.kafka_cleanshutdown` (`CleanShutdownFileHandler`).
@@ -64,16 +70,22 @@ impl LogDirectory {
         path: &str,
         config: impl Fn(&TopicPartition) -> LogConfig,
         new_id: impl FnOnce() -> Uuid,
+        defects: Defects,
     ) -> io::Result<(LogDirectory, Vec<LoadedLog>)> {
         create_durable_dir(&disk, path)?;
         let directory_id = load_directory_id(&disk, path, new_id)?;
-        let marker = take_clean_shutdown_marker(&disk, path)?;
+        // KAFKA-10471: deleted once the start is over, when it has been trusted for as long.
+        let keeps_marker = defects.has(Defect::DeleteMarkerLate);
+        let marker = take_clean_shutdown_marker(&disk, path, keeps_marker)?;
         let mut directory = LogDirectory {
             disk,
             path: path.to_owned(),
             directory_id,
             previous_broker_epoch: marker.unwrap_or(BrokerEpoch::NONE),
+            cleaned_to: BTreeMap::new(),
+            keeps_marker: keeps_marker && marker.is_some(),
         };
+        directory.cleaned_to = directory.read_offsets(CLEANED);
         let logs = directory.load_logs(marker.is_some(), config)?;
         let recovery_points = directory.read_offsets(RECOVERY_POINTS);
         let is_beyond =
@@ -145,6 +157,9 @@ impl LogDirectory {
         let deleted = self.entry(&self.deleted_name(partition));
         self.disk.rename(&self.entry(&partition.to_string()), &deleted)?;
         self.disk.sync_dir(&self.path)?;
+        if self.cleaned_to.remove(partition).is_some() {
+            self.write_cleaned()?;
+        }
         self.disk.remove_dir_all(&deleted)
     }
 
@@ -154,6 +169,21 @@ impl LogDirectory {
         let suffix = format!("-{}.{}{DELETE_SUFFIX}", partition.partition, self.directory_id.simple());
         let topic = partition.topic.0.as_str();
         format!("{}{suffix}", &topic[..topic.len().min(NAME_BYTES_MAX - suffix.len())])
+    }
+
+    /// Up to where a log was compacted, as far as is known.
+    pub fn cleaned_to(&self, partition: &TopicPartition) -> Option<Offset> {
+        self.cleaned_to.get(partition).copied()
+    }
+
+    /// Writes `cleaner-offset-checkpoint` with another offset for a log.
+    pub fn checkpoint_cleaned(&mut self, partition: TopicPartition, to: Offset) -> io::Result<()> {
+        self.cleaned_to.insert(partition, to);
+        self.write_cleaned()
+    }
+
+    fn write_cleaned(&self) -> io::Result<()> {
+        self.write_offsets(CLEANED, self.cleaned_to.iter().map(|(partition, offset)| offset_line(partition, *offset)))
     }
 
     /// Writes `replication-offset-checkpoint` (high watermarks).
@@ -169,6 +199,9 @@ impl LogDirectory {
         &mut self,
         logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>,
     ) -> io::Result<()> {
+        if std::mem::take(&mut self.keeps_marker) {
+            remove_clean_shutdown_marker(&self.disk, &self.path)?;
+        }
         self.write_offsets(RECOVERY_POINTS, logs.map(|(partition, log)| offset_line(partition, log.recovery_point())))
     }
 
@@ -187,7 +220,21 @@ impl LogDirectory {
         logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)> + Clone,
     ) -> io::Result<()> {
         self.checkpoint_recovery_points(logs.clone())?;
-        self.checkpoint_log_starts(logs)
+        self.checkpoint_log_starts(logs.clone())?;
+        self.truncate_cleaned(logs)
+    }
+
+    /// What is appended after a truncation is dirty: no log is clean beyond the beginning of its active segment
+    /// (`LogCleanerManager.maybeTruncateCheckpoint`).
+    fn truncate_cleaned<'a>(&mut self, logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>) -> io::Result<()> {
+        let mut changed = false;
+        for (partition, log) in logs {
+            if let Some(cleaned_to) = self.cleaned_to.get_mut(partition).filter(|to| **to > log.active_base()) {
+                *cleaned_to = log.active_base();
+                changed = true;
+            }
+        }
+        if changed { self.write_cleaned() } else { Ok(()) }
     }
 
     /// Orderly stop: flushes every log, writes the checkpoints, then `.kafka_cleanshutdown` with the broker epoch.
@@ -220,7 +267,7 @@ impl LogDirectory {
     }
 
     fn write_offsets(&self, name: &str, lines: impl Iterator<Item = String>) -> io::Result<()> {
-        checkpoint::write(&self.disk, &self.entry(name), lines)
+        checkpoint::write(&self.disk, &self.entry(name), lines, true)
     }
 
     /// Empty when the file is missing or cannot be read.
@@ -279,7 +326,7 @@ fn load_directory_id(disk: &Disk, path: &str, new_id: impl FnOnce() -> Uuid) -> 
         text.push('\n');
     }
     text.push_str(&format!("directory.id={}\n", uuid_text::encode(id)));
-    checkpoint::replace(disk, &file, text.as_bytes())?;
+    checkpoint::replace(disk, &file, text.as_bytes(), true)?;
     Ok(id)
 }
 
@@ -290,21 +337,27 @@ fn property<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 /// Reads the marker and deletes it at once, so that a crash while the logs are loaded is not taken for an
 /// orderly stop (KAFKA-10471). The removal is made durable for the same reason; Kafka leaves that to the file
 /// system. `None`: unclean stop. A marker that cannot be read still means clean, of no known epoch.
-fn take_clean_shutdown_marker(disk: &Disk, path: &str) -> io::Result<Option<BrokerEpoch>> {
+fn take_clean_shutdown_marker(disk: &Disk, path: &str, keeps_marker: bool) -> io::Result<Option<BrokerEpoch>> {
     let file = format!("{path}/{CLEAN_SHUTDOWN}");
     if !disk.exists(&file) {
         return Ok(None);
     }
     let text = checkpoint::content(disk, &file).ok().flatten().unwrap_or_default();
-    disk.remove_file(&file)?;
-    disk.sync_dir(path)?;
+    if !keeps_marker {
+        remove_clean_shutdown_marker(disk, path)?;
+    }
     let epoch = serde_json::from_str::<CleanShutdown>(&text).map(|content| BrokerEpoch(content.broker_epoch));
     Ok(Some(epoch.unwrap_or(BrokerEpoch::NONE)))
 }
 
+fn remove_clean_shutdown_marker(disk: &Disk, path: &str) -> io::Result<()> {
+    disk.remove_file(&format!("{path}/{CLEAN_SHUTDOWN}"))?;
+    disk.sync_dir(path)
+}
+
 fn write_topic_id(disk: &Disk, dir: &str, topic_id: Uuid) -> io::Result<()> {
     let content = format!("version: 0\ntopic_id: {}", uuid_text::encode(topic_id));
-    checkpoint::replace(disk, &format!("{dir}/{PARTITION_METADATA}"), content.as_bytes())
+    checkpoint::replace(disk, &format!("{dir}/{PARTITION_METADATA}"), content.as_bytes(), true)
 }
 
 fn read_topic_id(disk: &Disk, dir: &str) -> io::Result<Uuid> {

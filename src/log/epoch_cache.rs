@@ -4,6 +4,7 @@
 use std::io;
 
 use super::checkpoint;
+use crate::defect::{Defect, Defects};
 use crate::protocol::{LeaderEpoch, Offset};
 use crate::world::Disk;
 
@@ -118,8 +119,11 @@ impl EpochCache {
     }
 
     /// Writes the checkpoint into the log's directory `dir`; durable when this returns.
-    pub(super) fn write(&self, disk: &Disk, dir: &str) -> io::Result<()> {
-        checkpoint::write(disk, &path(dir), self.entries.iter().map(|(epoch, start)| format!("{epoch} {start}")))
+    pub(super) fn write(&self, disk: &Disk, dir: &str, defects: Defects) -> io::Result<()> {
+        let lines = self.entries.iter().map(|(epoch, start)| format!("{epoch} {start}"));
+        // KAFKA-15046 saved the fsync: after a power loss the new name stands for an empty file (KAFKA-16541).
+        let is_durable = !defects.has(Defect::EpochCheckpointNoFsync);
+        checkpoint::write(disk, &path(dir), lines, is_durable)
     }
 }
 

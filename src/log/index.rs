@@ -70,9 +70,10 @@ pub struct Indexes {
 }
 
 impl Indexes {
-    /// Empty ones; `path` is the segment's, without extension.
-    pub fn create(disk: &Disk, path: &str, base_offset: Offset) -> io::Result<Indexes> {
-        let (offsets, times) = (disk.create(&format!("{path}.index"))?, disk.create(&format!("{path}.timeindex"))?);
+    /// Empty ones; `path` is the segment's, without extension, `suffix` comes behind that.
+    pub fn create(disk: &Disk, path: &str, suffix: &str, base_offset: Offset) -> io::Result<Indexes> {
+        let create = |extension| disk.create(&format!("{path}.{extension}{suffix}"));
+        let (offsets, times) = (create("index")?, create("timeindex")?);
         Ok(Indexes::new(base_offset, offsets, times))
     }
 
@@ -94,6 +95,11 @@ impl Indexes {
             bytes_since_entry: 0,
             is_dirty: true,
         }
+    }
+
+    /// Bytes of the larger one.
+    pub fn bytes(&self) -> u64 {
+        self.offsets_bytes.max(self.times_bytes)
     }
 
     pub fn is_dirty(&self) -> bool {

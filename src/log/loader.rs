@@ -6,11 +6,13 @@
 
 use std::io;
 
+use super::cleaner;
 use super::config::LogConfig;
 use super::epoch_cache::EpochCache;
 use super::partition_log::{DropReason, Dropped, Log, RecoveryReport};
 use super::producers::Producers;
 use super::segment::{self, DELETED_SUFFIX, Segment};
+use crate::defect::{Defect, Defects};
 use crate::protocol::Offset;
 use crate::world::Disk;
 
@@ -42,12 +44,14 @@ impl Log {
         config: LogConfig,
         checkpoints: Checkpoints,
     ) -> io::Result<(Log, RecoveryReport)> {
+        let finished_swap = cleaner::finish_interrupted(&disk, &dir)?;
         let epochs = EpochCache::read(&disk, &dir)?;
-        let (segments, dropped) = (Vec::new(), Vec::new());
-        let mut loader = Loader { disk, dir, config, checkpoints, epochs, segments, dropped };
+        let (segments, dropped, defects) = (Vec::new(), Vec::new(), config.defects);
+        let mut loader = Loader { disk, dir, config, checkpoints, defects, epochs, segments, dropped };
         loader.load_segments()?;
         let is_new = loader.ensure_active_segment()?;
-        loader.into_log(is_new)
+        let (log, report) = loader.into_log(is_new)?;
+        Ok((log, RecoveryReport { finished_swap, ..report }))
     }
 }
 
@@ -56,6 +60,7 @@ struct Loader {
     dir: String,
     config: LogConfig,
     checkpoints: Checkpoints,
+    defects: Defects,
     epochs: EpochCache,
     segments: Vec<Segment>,
     dropped: Vec<Dropped>,
@@ -106,7 +111,9 @@ impl Loader {
     /// Loads one segment; false when it had to be cut and the ones after it removed.
     fn load_segment(&mut self, base_offset: Offset, is_suspect: bool, later: &[Offset]) -> io::Result<bool> {
         let mut segment = Segment::open(&self.disk, &self.dir, base_offset)?;
-        let invalid_bytes = segment.scan(is_suspect)?;
+        // A batch whose header is whole may be torn all the same.
+        let checks_crc = is_suspect && !self.defects.has(Defect::KeepTornTail);
+        let invalid_bytes = segment.scan(checks_crc)?;
         let is_cut = invalid_bytes > 0 && (is_suspect || later.is_empty());
         if is_cut {
             // The later segments go first, and for good: if they came back they would follow on the cut.
@@ -210,7 +217,8 @@ impl Loader {
             staged_producers: Vec::new(),
         };
         log.set_high_watermark(high_watermark);
-        let report = RecoveryReport { clean: is_clean, dropped: self.dropped, batches: log.batches() };
+        let report =
+            RecoveryReport { clean: is_clean, dropped: self.dropped, batches: log.batches(), finished_swap: None };
         Ok((log, report))
     }
 
@@ -219,7 +227,7 @@ impl Loader {
         self.epochs.truncate_from_end(log_end);
         self.epochs.truncate_from_start(self.checkpoints.log_start);
         if self.epochs != EpochCache::read(&self.disk, &self.dir)? {
-            self.epochs.write(&self.disk, &self.dir)?;
+            self.epochs.write(&self.disk, &self.dir, self.defects)?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 pub mod batch;
 mod checkpoint;
+mod cleaner;
 #[cfg(test)]
 mod cleanup_tests;
 pub mod compression;
@@ -25,6 +26,7 @@ mod tests;
 pub mod uuid_text;
 mod validate;
 
+pub use cleaner::{CleanError, Cleaned, Dirt, OFFSET_MAP_KEYS, Rewritten};
 pub use config::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression, TimestampType};
 pub use directory::{LoadedLog, LogDirectory};
 pub use epoch_cache::EpochCache;

@@ -15,6 +15,7 @@ use super::record::Records;
 use super::retention::DeletedFile;
 use super::segment::{RollParams, Segment, Stored};
 use super::validate;
+use crate::defect::Defect;
 use crate::observe::BatchInfo;
 use crate::protocol::{LeaderEpoch, Offset};
 use crate::world::Disk;
@@ -65,6 +66,8 @@ pub struct RecoveryReport {
     pub dropped: Vec<Dropped>,
     /// Every batch that the log holds now, in order.
     pub batches: Vec<BatchInfo>,
+    /// A compaction whose last step a crash had interrupted was finished.
+    pub finished_swap: Option<super::cleaner::Rewritten>,
 }
 
 impl RecoveryReport {
@@ -302,8 +305,10 @@ impl Log {
         self.staged_producers.clear();
         let (mut start, mut end) = (0, 0);
         let mut next = self.log_end;
+        // What is bad on the leader's disk, or became so on the way, must not spread.
+        let checks_crc = !self.config.defects.has(Defect::AppendUnchecked);
         while batch::is_whole(&records[end..]) {
-            let header = batch::checked(&records[end..], true)?;
+            let header = batch::checked(&records[end..], checks_crc)?;
             if header.last_offset() < self.log_end && self.staged.is_empty() {
                 start = end + header.size_bytes;
             } else if header.base_offset < next {
@@ -331,7 +336,7 @@ impl Log {
         self.assign_staged_epochs()?;
         let mut flushed_to = None;
         let indexes = self.config.indexes();
-        if self.active().should_roll(params, self.config.segment_bytes, self.config.segment_ms, indexes) {
+        if self.active().should_roll(params, self.config.segment_bytes, self.config.roll_ms(), indexes) {
             flushed_to = self.roll(first_offset)?;
             self.flushed_ms = Some(wall_clock_ms);
         }
@@ -357,7 +362,7 @@ impl Log {
             let BatchInfo { leader_epoch, base_offset, .. } = batch.info;
             changed |= leader_epoch.0 >= 0 && self.epochs.assign(leader_epoch, base_offset);
         }
-        if changed { self.epochs.write(&self.disk, &self.dir) } else { Ok(()) }
+        if changed { self.write_epochs() } else { Ok(()) }
     }
 
     /// Seals the active segment and begins another at `base_offset`. The sealed one is flushed here; Kafka
@@ -449,7 +454,9 @@ impl Log {
         self.remove_segments_from(kept)?;
         self.sync_entries()?;
         let active = self.segments.last_mut().expect("the segment that holds the offset stays");
-        self.log_end = active.truncate_to(to, self.config.indexes())?;
+        // Without the barrier the cut is in the page cache only: after a power loss the tail is back.
+        let is_durable = !self.config.defects.has(Defect::TruncationNoFsync);
+        self.log_end = active.truncate_to(to, self.config.indexes(), is_durable)?;
         self.log_start = self.log_start.min(self.log_end);
         self.high_watermark = self.high_watermark.min(self.log_end);
         self.recovery_point = self.recovery_point.min(self.log_end);
@@ -470,7 +477,7 @@ impl Log {
         self.log_end = offset;
         self.high_watermark = offset;
         self.recovery_point = self.recovery_point.min(offset);
-        if self.epochs.clear() { self.epochs.write(&self.disk, &self.dir) } else { Ok(()) }
+        if self.epochs.clear() { self.write_epochs() } else { Ok(()) }
     }
 
     /// Removes the segments from index `kept` on, the last one first: a crash on the way leaves a log that
@@ -493,21 +500,28 @@ impl Log {
         Ok(())
     }
 
+    fn write_epochs(&self) -> io::Result<()> {
+        self.epochs.write(&self.disk, &self.dir, self.config.defects)
+    }
+
     fn truncate_epochs(&mut self) -> io::Result<()> {
-        if self.epochs.truncate_from_end(self.log_end) { self.epochs.write(&self.disk, &self.dir) } else { Ok(()) }
+        if self.epochs.truncate_from_end(self.log_end) { self.write_epochs() } else { Ok(()) }
     }
 
     /// Notes that leadership of `epoch` begins at the log end (`assignEpochStartOffset`).
     pub fn assign_epoch_start(&mut self, epoch: LeaderEpoch) -> io::Result<()> {
-        if self.epochs.assign(epoch, self.log_end) { self.epochs.write(&self.disk, &self.dir) } else { Ok(()) }
+        if self.epochs.assign(epoch, self.log_end) { self.write_epochs() } else { Ok(()) }
     }
 
     /// fsync; returns the offset below which everything is durable now. That includes the directory entries
     /// of new segments; the entry of the log's own directory became durable when the log was created.
     pub fn flush(&mut self) -> io::Result<Offset> {
         let first_dirty = self.segments.iter().rposition(|segment| !segment.is_dirty()).map_or(0, |clean| clean + 1);
-        for segment in &mut self.segments[first_dirty..] {
-            segment.sync()?;
+        // A disk, or a broker, that says "flushed" without having done so.
+        if !self.config.defects.has(Defect::FlushNoFsync) {
+            for segment in &mut self.segments[first_dirty..] {
+                segment.sync()?;
+            }
         }
         self.sync_entries()?;
         self.recovery_point = self.log_end;

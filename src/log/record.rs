@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use kafka_protocol::protocol::StrBytes;
 
 use super::batch::{self, BatchError, HEADER_BYTES, Header};
 use super::compression::{self, Compression};
@@ -63,6 +64,25 @@ impl Records {
             self.left = -1;
         }
         Some(record.ok_or(BatchError::Invalid("a malformed record")))
+    }
+
+    /// A record's headers. Most have none.
+    pub fn headers(&self, record: &Record) -> Result<Vec<(StrBytes, Option<Bytes>)>, BatchError> {
+        if self.bytes[record.headers.clone()] == [0] {
+            return Ok(Vec::new());
+        }
+        self.parse_headers(record.headers.clone()).ok_or(BatchError::Invalid("malformed headers"))
+    }
+
+    fn parse_headers(&self, place: Range<usize>) -> Option<Vec<(StrBytes, Option<Bytes>)>> {
+        let mut cursor = Cursor { bytes: &self.bytes, at: place.start };
+        let count = usize::try_from(cursor.varint()?).ok()?;
+        let mut headers = Vec::new();
+        for _ in 0..count {
+            let key = StrBytes::try_from(self.bytes.slice(cursor.field(place.end)??)).ok()?;
+            headers.push((key, cursor.field(place.end)?.map(|value| self.bytes.slice(value))));
+        }
+        (cursor.at == place.end).then_some(headers)
     }
 
     fn parse(&mut self) -> Option<Record> {

@@ -36,7 +36,7 @@ impl Log {
         }
         self.log_start = to;
         if self.epochs.truncate_from_start(to) {
-            self.epochs.write(&self.disk, &self.dir)?;
+            self.epochs.write(&self.disk, &self.dir, self.config.defects)?;
         }
         Ok(Some(LogStartMove { from, to, reason }))
     }

@@ -6,6 +6,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::batch::{self, HEADER_BYTES, Header, NO_TIMESTAMP};
+use super::cleaner::CLEANED_SUFFIX;
 use super::index::{IndexConfig, Indexes, TimestampOffset};
 use crate::observe::BatchInfo;
 use crate::protocol::Offset;
@@ -15,7 +16,7 @@ use crate::world::{Disk, File};
 const RELATIVE_MAX: i64 = i32::MAX as i64;
 /// How much of a file is read at once while it is scanned: large enough to be sequential on a real disk.
 const SCAN_BYTES: usize = 1 << 20;
-/// A segment's files, by extension.
+/// A segment's files, by extension; the log first.
 pub const EXTENSIONS: [&str; 3] = ["log", "index", "timeindex"];
 /// Suffix of files that are about to be deleted (`LogFileUtils.DELETED_FILE_SUFFIX`).
 pub const DELETED_SUFFIX: &str = ".deleted";
@@ -83,7 +84,15 @@ impl Segment {
     pub fn create(disk: &Disk, dir: &str, base_offset: Offset) -> io::Result<Segment> {
         let path = path(dir, base_offset);
         let log = disk.create(&format!("{path}.log"))?;
-        let indexes = Indexes::create(disk, &path, base_offset)?;
+        let indexes = Indexes::create(disk, &path, "", base_offset)?;
+        Ok(Segment::new(path, base_offset, log, indexes))
+    }
+
+    /// An empty segment under another name, to be filled by the cleaner.
+    pub fn create_cleaned(disk: &Disk, dir: &str, base_offset: Offset) -> io::Result<Segment> {
+        let path = path(dir, base_offset);
+        let log = disk.create(&format!("{path}.log{CLEANED_SUFFIX}"))?;
+        let indexes = Indexes::create(disk, &path, CLEANED_SUFFIX, base_offset)?;
         Ok(Segment::new(path, base_offset, log, indexes))
     }
 
@@ -267,6 +276,12 @@ impl Segment {
         self.read_bytes(u64::from(batch.position), batch.end())
     }
 
+    pub fn read_header(&self, batch: &Stored) -> io::Result<Header> {
+        let start = u64::from(batch.position);
+        let bytes = self.read_bytes(start, start + HEADER_BYTES as u64)?;
+        Header::parse(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
     fn read_bytes(&self, start: u64, end: u64) -> io::Result<Bytes> {
         let bytes = self.log.read_at(start, (end - start) as usize)?;
         if bytes.len() as u64 != end - start {
@@ -281,16 +296,18 @@ impl Segment {
         io::Error::new(io::ErrorKind::InvalidData, message)
     }
 
-    /// Cuts at the start of the batch that holds `to`, or of the first one beyond it, durably; rebuilds the
-    /// indexes. Returns where the log ends now: `to`, or the base offset of the batch that held it.
-    pub fn truncate_to(&mut self, to: Offset, indexes: IndexConfig) -> io::Result<Offset> {
+    /// Cuts at the start of the batch that holds `to`, or of the first one beyond it, durably if `is_durable`; rebuilds
+    /// the indexes. Returns where the log ends now: `to`, or the base offset of the batch that held it.
+    pub fn truncate_to(&mut self, to: Offset, indexes: IndexConfig, is_durable: bool) -> io::Result<Offset> {
         let kept = self.batches.partition_point(|batch| batch.info.last_offset < to);
         let mut end = to;
         if let Some(cut) = self.batches.get(kept).copied() {
             end = end.min(cut.info.base_offset);
             self.batches.truncate(kept);
             self.cut_file(u64::from(cut.position))?;
-            self.sync()?;
+            if is_durable {
+                self.sync()?;
+            }
         }
         self.is_broken = false;
         self.rebuild_indexes(indexes)?;
@@ -306,36 +323,18 @@ impl Segment {
         self.indexes.sync()
     }
 
-    /// Lists the batches from the file, up to the first that is not whole, not valid, or whose offsets do not
-    /// increase; returns how many bytes lie behind that point. With `check_crc` content is checked too, as
-    /// Kafka's `LogSegment.recover` does; without, only headers are.
+    /// Lists the batches from the file, see [`list_batches`]; returns how many bytes lie behind the last.
     pub fn scan(&mut self, check_crc: bool) -> io::Result<u64> {
-        let file_bytes = self.log.len();
-        let mut batches = Vec::new();
-        let mut window = Window { file: &self.log, start: 0, bytes: Bytes::new() };
-        let mut position = 0;
-        let mut next_offset = self.base_offset;
-        while let Some(header) = window.batch(position, file_bytes, check_crc)? {
-            let is_in_order = header.base_offset >= next_offset && header.last_offset_delta >= 0;
-            let Some(last_offset) = header.base_offset.0.checked_add(i64::from(header.last_offset_delta)) else {
-                break;
-            };
-            let end = position + header.size_bytes as u64;
-            if !is_in_order || last_offset - self.base_offset.0 > RELATIVE_MAX || end > RELATIVE_MAX as u64 {
-                break;
-            }
-            batches.push(Stored::new(&header, position as usize));
-            self.has_producers |= header.producer_id >= 0;
-            next_offset = Offset(last_offset) + 1;
-            position = end;
-        }
+        let Listed { batches, size_bytes: position, has_producers } =
+            list_batches(&self.log, self.base_offset, check_crc)?;
+        self.has_producers |= has_producers;
         self.size_bytes = position;
         self.batches.reserve(batches.len());
         for batch in batches {
             self.note(batch);
         }
         self.first_timestamp = self.batches.first().map_or(NO_TIMESTAMP, |batch| batch.max_timestamp);
-        Ok(file_bytes - position)
+        Ok(self.log.len() - position)
     }
 
     /// Cuts off what [`Segment::scan`] left behind, durably: what is appended next must not be followed by what was
@@ -383,10 +382,63 @@ impl Segment {
         Ok(paths)
     }
 
+    /// Takes over when the segment was written last, as retention goes by it where records have no timestamps.
+    pub fn inherit_age(&mut self, from: &Segment) {
+        self.modified_ms = from.modified_ms;
+    }
+
+    /// Bytes of the larger index.
+    pub fn index_bytes(&self) -> u64 {
+        self.indexes.bytes()
+    }
+
+    /// Removes the files of a segment that the cleaner gives up.
+    pub fn remove_cleaned(self, disk: &Disk) -> io::Result<()> {
+        EXTENSIONS
+            .iter()
+            .try_for_each(|extension| disk.remove_file(&format!("{}.{extension}{CLEANED_SUFFIX}", self.path)))
+    }
+
     /// Removes the files.
     pub fn remove(self, disk: &Disk) -> io::Result<()> {
         remove_files(disk, &self.path)
     }
+}
+
+/// What [`list_batches`] found.
+pub struct Listed {
+    pub batches: Vec<Stored>,
+    /// Where the last batch ends.
+    pub size_bytes: u64,
+    /// One of them carries a producer id.
+    pub has_producers: bool,
+}
+
+/// The batches of a segment's log file, up to the first that is not whole, not valid, or whose offsets do not
+/// increase, and where that is. With `check_crc` content is checked too, as Kafka's `LogSegment.recover` does;
+/// without, only headers are.
+pub fn list_batches(file: &File, base_offset: Offset, check_crc: bool) -> io::Result<Listed> {
+    let file_bytes = file.len();
+    let mut batches = Vec::new();
+    let mut window = Window { file, start: 0, bytes: Bytes::new() };
+    let mut position = 0;
+    let mut next_offset = base_offset;
+    let mut has_producers = false;
+    while let Some(header) = window.batch(position, file_bytes, check_crc)? {
+        let is_in_order = header.base_offset >= next_offset && header.last_offset_delta >= 0;
+        let Some(last_offset) = header.base_offset.0.checked_add(i64::from(header.last_offset_delta)) else {
+            break;
+        };
+        let end = position + header.size_bytes as u64;
+        if !is_in_order || last_offset - base_offset.0 > RELATIVE_MAX || end > RELATIVE_MAX as u64 {
+            break;
+        }
+        batches.push(Stored::new(&header, position as usize));
+        has_producers |= header.producer_id >= 0;
+        next_offset = Offset(last_offset) + 1;
+        position = end;
+    }
+    Ok(Listed { batches, size_bytes: position, has_producers })
 }
 
 /// Removes a segment's files, those that are there.
@@ -413,7 +465,12 @@ pub fn base_offset(file_name: &str, extension: &str) -> Option<Offset> {
 }
 
 pub fn log_path(dir: &str, base_offset: Offset) -> String {
-    format!("{}.log", path(dir, base_offset))
+    file(dir, base_offset, "log")
+}
+
+/// Path of one of a segment's files.
+pub fn file(dir: &str, base_offset: Offset, extension: &str) -> String {
+    format!("{}.{extension}", path(dir, base_offset))
 }
 
 fn path(dir: &str, base_offset: Offset) -> String {

@@ -90,7 +90,7 @@ pub fn open_directory(disk: &Disk, config: &LogConfig) -> (LogDirectory, Vec<Loa
 }
 
 pub fn try_open_directory(disk: &Disk, config: &LogConfig) -> std::io::Result<(LogDirectory, Vec<LoadedLog>)> {
-    LogDirectory::open(disk.clone(), "data", |_| config.clone(), || DIRECTORY_ID)
+    LogDirectory::open(disk.clone(), "data", |_| config.clone(), || DIRECTORY_ID, config.defects)
 }
 
 /// One simulated machine. Its process does nothing; the test acts on the disk in its place.

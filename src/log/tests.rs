@@ -526,7 +526,8 @@ fn the_directory_keeps_its_id_and_its_logs_theirs() {
         let disk = machine.lose_power().await;
         assert_eq!(read(&disk, "data/orders-0/partition.metadata"), b"version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAABw");
         assert_eq!(read(&disk, "data/meta.properties"), b"#\nversion=1\ndirectory.id=AAAAAAAAAAAAAAAAAAAACA\n");
-        let (directory, _) = LogDirectory::open(disk, "data", |_| config.clone(), || panic!("it has an id")).unwrap();
+        let (directory, _) =
+            LogDirectory::open(disk, "data", |_| config.clone(), || panic!("it has an id"), config.defects).unwrap();
         assert_eq!(directory.directory_id(), DIRECTORY_ID);
     });
 }

@@ -33,14 +33,47 @@ pub struct PartitionState {
     pub partition_epoch: PartitionEpoch,
     /// After an unclean election (KIP-704), until the leader says that it has recovered.
     pub leader_recovering: bool,
+    /// Each replica's log directory, in the order of `replicas` (KIP-858). See [`directory`].
+    pub directories: Vec<Uuid>,
+}
+
+/// Reserved directory ids (`DirectoryId`).
+pub mod directory {
+    use uuid::Uuid;
+
+    /// Chosen by the broker, which has not said so yet: from before directories were known.
+    pub const MIGRATING: Uuid = Uuid::from_u128(0);
+    /// The broker has yet to choose.
+    pub const UNASSIGNED: Uuid = Uuid::from_u128(1);
+    /// One that is offline, the broker cannot say which.
+    pub const LOST: Uuid = Uuid::from_u128(2);
+    /// Ids below are reserved.
+    pub const RESERVED_END: u128 = 100;
+
+    /// Whether a replica in `directory` is available, given the broker's online directories (`DirectoryId.isOnline`).
+    pub fn is_online(directory: Uuid, online: &[Uuid]) -> bool {
+        match directory {
+            UNASSIGNED | MIGRATING => true,
+            LOST => false,
+            // A broker that registered none is too old to tell.
+            directory => online.is_empty() || online.contains(&directory),
+        }
+    }
 }
 
 impl PartitionState {
     /// The state after a [`MetadataRecord::PartitionChange`] (`PartitionRegistration.merge`): a leader in the record
     /// raises the leader epoch, even if it is the same leader; every change raises the partition epoch.
     pub fn merge(&mut self, change: &MetadataRecord) {
-        let MetadataRecord::PartitionChange { topic_id: _, partition: _, isr, leader, replicas, leader_recovering } =
-            change
+        let MetadataRecord::PartitionChange {
+            topic_id: _,
+            partition: _,
+            isr,
+            leader,
+            replicas,
+            leader_recovering,
+            directories,
+        } = change
         else {
             unreachable!("called for PartitionChange")
         };
@@ -55,7 +88,16 @@ impl PartitionState {
             self.leader_epoch = LeaderEpoch(self.leader_epoch.0 + 1);
         }
         self.leader_recovering = leader_recovering.unwrap_or(self.leader_recovering);
+        if let Some(directories) = directories {
+            self.directories.clone_from(directories);
+        }
         self.partition_epoch = PartitionEpoch(self.partition_epoch.0 + 1);
+    }
+
+    /// The log directory of a replica; [`directory::MIGRATING`] if nobody has said.
+    pub fn directory_of(&self, broker: BrokerId) -> Uuid {
+        let at = self.replicas.iter().position(|replica| *replica == broker);
+        at.and_then(|at| self.directories.get(at)).copied().unwrap_or(directory::MIGRATING)
     }
 
     pub fn has_leader(&self) -> bool {
@@ -117,12 +159,21 @@ impl MetadataImage {
                 assert_eq!(removed.epoch, *broker_epoch, "epoch of the broker that is unregistered");
                 changes.brokers.insert(*broker);
             }
-            MetadataRecord::BrokerRegistrationChange { broker, broker_epoch, fenced, in_controlled_shutdown } => {
+            MetadataRecord::BrokerRegistrationChange {
+                broker,
+                broker_epoch,
+                fenced,
+                in_controlled_shutdown,
+                log_dirs,
+            } => {
                 let registration = self.brokers.get_mut(broker).expect("only a registered broker changes");
                 assert_eq!(registration.epoch, *broker_epoch, "epoch of the broker that changes");
                 registration.fenced = fenced.unwrap_or(registration.fenced);
                 registration.in_controlled_shutdown =
                     in_controlled_shutdown.unwrap_or(registration.in_controlled_shutdown);
+                if let Some(log_dirs) = log_dirs {
+                    registration.log_dirs.clone_from(log_dirs);
+                }
                 changes.brokers.insert(*broker);
             }
             MetadataRecord::Topic { name, id } => self.create_topic(name, *id),
@@ -196,7 +247,7 @@ impl MetadataImage {
             leader_epoch,
             partition_epoch,
             leader_recovering,
-            directories: _,
+            directories,
         } = record
         else {
             unreachable!("called for Partition")
@@ -211,6 +262,7 @@ impl MetadataImage {
                 leader_epoch: *leader_epoch,
                 partition_epoch: PartitionEpoch(*partition_epoch),
                 leader_recovering: *leader_recovering,
+                directories: directories.clone(),
             },
         );
         changes.partitions.insert((*topic_id, *partition));
@@ -235,6 +287,12 @@ impl MetadataImage {
 
     pub fn topic(&self, name: &str) -> Option<&TopicImage> {
         self.topic_ids.get(name).and_then(|id| self.topics.get(id))
+    }
+
+    /// Whether the broker's replica of a partition is in a log directory that is online.
+    pub fn has_online_dir(&self, partition: &PartitionState, broker: BrokerId) -> bool {
+        let directory = partition.directory_of(broker);
+        self.brokers.get(&broker).is_some_and(|b| directory::is_online(directory, &b.log_dirs))
     }
 
     /// A registered, unfenced broker.
@@ -278,6 +336,7 @@ mod tests {
             leader: leader.map(BrokerId),
             replicas: None,
             leader_recovering: None,
+            directories: None,
         }
     }
 
@@ -358,6 +417,7 @@ mod tests {
             broker_epoch: BrokerEpoch(0),
             fenced,
             in_controlled_shutdown,
+            log_dirs: None,
         };
         let state = |records: &[MetadataRecord]| {
             let broker = replayed(records).0.brokers[&BrokerId(1)].clone();

@@ -4,5 +4,7 @@
 mod image;
 mod records;
 
-pub use image::{BrokerRegistration, ImageChanges, MetadataImage, PartitionState, TOPIC_RESOURCE, TopicImage};
+pub use image::{
+    BrokerRegistration, ImageChanges, MetadataImage, PartitionState, TOPIC_RESOURCE, TopicImage, directory,
+};
 pub use records::{MetadataRecord, decode_records, encode_records};

@@ -36,6 +36,8 @@ pub enum MetadataRecord {
         broker_epoch: BrokerEpoch,
         fenced: Option<bool>,
         in_controlled_shutdown: Option<bool>,
+        /// The log directories that are left (KIP-858).
+        log_dirs: Option<Vec<Uuid>>,
     },
     /// TopicRecord (2)
     Topic { name: String, id: Uuid },
@@ -63,6 +65,8 @@ pub enum MetadataRecord {
         leader: Option<BrokerId>,
         replicas: Option<Vec<BrokerId>>,
         leader_recovering: Option<bool>,
+        /// In the order of the replicas.
+        directories: Option<Vec<Uuid>>,
     },
     /// ConfigRecord (4): `resource_type` 2 topic, 4 broker (empty name: cluster default); no value: removed.
     Config { resource_type: i8, resource_name: String, name: String, value: Option<String> },
@@ -147,6 +151,7 @@ fn key_and_version(record: &MetadataRecord) -> (u32, u32) {
         MetadataRecord::PartitionChange { .. } => (5, 1),
         MetadataRecord::RemoveTopic { .. } => (9, 0),
         MetadataRecord::FeatureLevel { .. } => (12, 0),
+        MetadataRecord::BrokerRegistrationChange { log_dirs: Some(_), .. } => (17, 2),
         MetadataRecord::BrokerRegistrationChange { in_controlled_shutdown: None, .. } => (17, 0),
         MetadataRecord::BrokerRegistrationChange { in_controlled_shutdown: Some(_), .. } => (17, 1),
         MetadataRecord::NoOp => (20, 0),
@@ -175,7 +180,7 @@ fn put_body(out: &mut BytesMut, record: &MetadataRecord) -> TaggedFields {
             out.put_i32(broker.0);
             out.put_i64(broker_epoch.0);
         }
-        MetadataRecord::BrokerRegistrationChange { broker, broker_epoch, fenced, in_controlled_shutdown } => {
+        MetadataRecord::BrokerRegistrationChange { broker, broker_epoch, fenced, in_controlled_shutdown, log_dirs } => {
             out.put_i32(broker.0);
             out.put_i64(broker_epoch.0);
             if let Some(fenced) = *fenced {
@@ -184,6 +189,9 @@ fn put_body(out: &mut BytesMut, record: &MetadataRecord) -> TaggedFields {
             // Kafka has no way back out of controlled shutdown, other than a new registration.
             if *in_controlled_shutdown == Some(true) {
                 tagged.add(1, |out| out.put_i8(1));
+            }
+            if let Some(log_dirs) = log_dirs {
+                tagged.add(2, |out| put_uuids(out, log_dirs));
             }
         }
         MetadataRecord::Topic { name, id } => {
@@ -275,7 +283,8 @@ fn put_partition(out: &mut BytesMut, record: &MetadataRecord) -> TaggedFields {
 }
 
 fn put_partition_change(out: &mut BytesMut, record: &MetadataRecord) -> TaggedFields {
-    let MetadataRecord::PartitionChange { topic_id, partition, isr, leader, replicas, leader_recovering } = record
+    let MetadataRecord::PartitionChange { topic_id, partition, isr, leader, replicas, leader_recovering, directories } =
+        record
     else {
         unreachable!("called for PartitionChange")
     };
@@ -293,6 +302,9 @@ fn put_partition_change(out: &mut BytesMut, record: &MetadataRecord) -> TaggedFi
     }
     if let Some(recovering) = *leader_recovering {
         tagged.add(5, |out| out.put_i8(i8::from(recovering)));
+    }
+    if let Some(directories) = directories {
+        tagged.add(8, |out| put_uuids(out, directories));
     }
     tagged
 }
@@ -400,7 +412,7 @@ fn read_register_broker(reader: &mut Reader, version: u32) -> Result<MetadataRec
 fn read_broker_registration_change(reader: &mut Reader) -> Result<MetadataRecord, DecodeError> {
     let broker = BrokerId(reader.i32()?);
     let broker_epoch = BrokerEpoch(reader.i64()?);
-    let (mut fenced, mut in_controlled_shutdown) = (None, None);
+    let (mut fenced, mut in_controlled_shutdown, mut log_dirs) = (None, None, None);
     reader.tagged_fields(|tag, field| {
         match tag {
             0 => {
@@ -418,11 +430,12 @@ fn read_broker_registration_change(reader: &mut Reader) -> Result<MetadataRecord
                     _ => return Err(DecodeError::Invalid("controlled shutdown change")),
                 }
             }
+            2 => log_dirs = Some(field.array(Reader::uuid)?),
             _ => {}
         }
         Ok(())
     })?;
-    Ok(MetadataRecord::BrokerRegistrationChange { broker, broker_epoch, fenced, in_controlled_shutdown })
+    Ok(MetadataRecord::BrokerRegistrationChange { broker, broker_epoch, fenced, in_controlled_shutdown, log_dirs })
 }
 
 fn read_partition(reader: &mut Reader, version: u32) -> Result<MetadataRecord, DecodeError> {
@@ -459,7 +472,7 @@ fn read_partition(reader: &mut Reader, version: u32) -> Result<MetadataRecord, D
 fn read_partition_change(reader: &mut Reader) -> Result<MetadataRecord, DecodeError> {
     let partition = reader.i32()?;
     let topic_id = reader.uuid()?;
-    let (mut isr, mut leader, mut replicas, mut leader_recovering) = (None, None, None, None);
+    let (mut isr, mut leader, mut replicas, mut leader_recovering, mut directories) = (None, None, None, None, None);
     reader.tagged_fields(|tag, field| {
         match tag {
             0 => isr = read_brokers_or_null(field)?,
@@ -473,11 +486,12 @@ fn read_partition_change(reader: &mut Reader) -> Result<MetadataRecord, DecodeEr
                     _ => return Err(DecodeError::Invalid("leader recovery state")),
                 }
             }
+            8 => directories = Some(field.array(Reader::uuid)?),
             _ => {}
         }
         Ok(())
     })?;
-    Ok(MetadataRecord::PartitionChange { topic_id, partition, isr, leader, replicas, leader_recovering })
+    Ok(MetadataRecord::PartitionChange { topic_id, partition, isr, leader, replicas, leader_recovering, directories })
 }
 
 fn read_brokers(reader: &mut Reader) -> Result<Vec<BrokerId>, DecodeError> {
@@ -529,12 +543,14 @@ mod tests {
                 broker_epoch: BrokerEpoch(5),
                 fenced: Some(false),
                 in_controlled_shutdown: None,
+                log_dirs: None,
             },
             MetadataRecord::BrokerRegistrationChange {
                 broker: BrokerId(1),
                 broker_epoch: BrokerEpoch(5),
                 fenced: Some(true),
                 in_controlled_shutdown: Some(true),
+                log_dirs: Some(vec![uuid(3), uuid(4)]),
             },
             MetadataRecord::Topic { name: "orders".to_owned(), id: uuid(1) },
             MetadataRecord::Config {
@@ -567,6 +583,7 @@ mod tests {
                 leader: None,
                 replicas: None,
                 leader_recovering: None,
+                directories: None,
             },
             MetadataRecord::PartitionChange {
                 topic_id: uuid(1),
@@ -575,6 +592,7 @@ mod tests {
                 leader: Some(BrokerId::NONE),
                 replicas: Some(brokers(&[3, 2])),
                 leader_recovering: Some(false),
+                directories: Some(vec![uuid(3), uuid(4)]),
             },
             MetadataRecord::RemoveTopic { id: uuid(1) },
             MetadataRecord::NoOp,
@@ -633,6 +651,7 @@ mod tests {
             leader: Some(BrokerId(2)),
             replicas: None,
             leader_recovering: Some(true),
+            directories: None,
         };
         let mut expected = vec![1, 5, 1];
         expected.extend([0, 0, 0, 1]);
@@ -683,6 +702,7 @@ mod tests {
             broker_epoch: BrokerEpoch(9),
             fenced: Some(false),
             in_controlled_shutdown: None,
+            log_dirs: None,
         };
         assert_eq!(encode_value(&record), vec![1, 17, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 1, 0, 1, 0xff]);
     }

@@ -139,9 +139,13 @@ impl<T> Peer<T> {
             Link::Down if !self.queued.is_empty() => Some(self.retry_at),
             Link::Down | Link::Ready { .. } => None,
         };
-        let queued = self.queued.iter().map(|p| p.deadline);
-        let in_flight = self.in_flight.iter().map(|p| p.deadline);
-        queued.chain(in_flight).chain(link).min()
+        // Asked for after every event: idle peers must cost next to nothing.
+        if self.queued.is_empty() && self.in_flight.is_empty() {
+            return link;
+        }
+        let queued = self.queued.iter().map(|p| p.deadline).min();
+        let in_flight = self.in_flight.iter().map(|p| p.deadline).min();
+        [link, queued, in_flight].into_iter().flatten().min()
     }
 
     fn serves(&self, api_key: i16, version: i16) -> bool {
@@ -285,7 +289,7 @@ impl<T> RpcClient<T> {
     pub fn on_event(&mut self, now: Time, event: &Event, net: &mut Endpoint, out: &mut Vec<Completion<T>>) -> bool {
         let conn = match event {
             Event::Connected(conn) | Event::Closed(conn) | Event::Frame(conn, _) => *conn,
-            Event::Accepted(_) | Event::Terminate => return false,
+            Event::Accepted(_) | Event::IoReady | Event::Terminate => return false,
         };
         let Some(index) = self.peers.iter().position(|p| p.conn() == Some(conn)) else {
             return false;
@@ -294,7 +298,7 @@ impl<T> RpcClient<T> {
             Event::Connected(_) => self.on_connected(now, index, conn, net),
             Event::Closed(_) => self.on_closed(now, index, out),
             Event::Frame(_, frame) => self.on_frame(now, index, frame, net, out),
-            Event::Accepted(_) | Event::Terminate => unreachable!("returned above"),
+            Event::Accepted(_) | Event::IoReady | Event::Terminate => unreachable!("returned above"),
         }
         self.advance(now, index, net, out);
         true

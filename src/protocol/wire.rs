@@ -1,6 +1,6 @@
 //! Requests and responses as frames: header and body in Kafka's wire protocol, without the length prefix.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 
@@ -56,28 +56,28 @@ impl RequestFrame {
     }
 }
 
-/// Encodes a request with its header.
+/// Encodes a request with its header. Into a `Vec`: unlike `BytesMut`'s, its writes are inlined, a third of the cost.
 pub fn encode_request<R: Request>(body: &R, api_version: i16, correlation_id: i32, client_id: &StrBytes) -> Bytes {
     let header = RequestHeader::default()
         .with_request_api_key(R::KEY)
         .with_request_api_version(api_version)
         .with_correlation_id(correlation_id)
         .with_client_id(Some(client_id.clone()));
-    let mut buffer = BytesMut::with_capacity(256);
+    let mut buffer = Vec::with_capacity(256);
     header.encode(&mut buffer, R::header_version(api_version)).expect("a request header always encodes");
     body.encode(&mut buffer, api_version).expect("our own requests fit the version they are built for");
-    buffer.freeze()
+    buffer.into()
 }
 
 /// Encodes a response with its header. The ApiVersions response always has header v0 (KIP-511).
 pub fn encode_response<R: Request>(body: &R::Response, api_version: i16, correlation_id: i32) -> Bytes {
-    let mut buffer = BytesMut::with_capacity(256);
+    let mut buffer = Vec::with_capacity(256);
     ResponseHeader::default()
         .with_correlation_id(correlation_id)
         .encode(&mut buffer, <R::Response as HeaderVersion>::header_version(api_version))
         .expect("a response header always encodes");
     body.encode(&mut buffer, api_version).expect("our own responses fit the version they are built for");
-    buffer.freeze()
+    buffer.into()
 }
 
 /// Correlation id of a response frame: its first four bytes in every header version.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::Environment;
 use super::partition::{Partition, Role};
+use crate::defect::Defect;
 use crate::log::{AppendError, Appended, EpochCache, LogStartMove};
 use crate::observe::{LogStartReason, Observation, TruncationReason};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset};
@@ -117,11 +118,19 @@ impl Partition {
         Some(AskedFetch { leader_epoch: self.leader_epoch, offset: fetch.offset })
     }
 
-    /// A new leader epoch: from our own log end on (`initialFetchOffset`, `partitionFetchState`).
-    pub(super) fn restart_fetching(&mut self, now: Time, env: &Environment) -> io::Result<()> {
+    /// A new leader epoch: from our own log end on (`initialFetchOffset`, `partitionFetchState`). `is_same_leader`: it
+    /// led in the epoch that we knew, too.
+    pub(super) fn restart_fetching(&mut self, now: Time, env: &Environment, is_same_leader: bool) -> io::Result<()> {
         let has_leader = self.leader != BrokerId::NONE;
-        let last_fetched_epoch = self.log.epochs().latest().unwrap_or(LeaderEpoch::NONE);
-        if has_leader && last_fetched_epoch == LeaderEpoch::NONE {
+        let mut last_fetched_epoch = self.last_fetched_epoch();
+        // KAFKA-7164: "nothing changed", but there may have been another leader in between.
+        if is_same_leader && self.defects().has(Defect::SkipTruncationIfSameLeader) {
+            last_fetched_epoch = LeaderEpoch::NONE;
+        } else if has_leader
+            && (self.log.epochs().latest().is_none()
+                // Before KIP-101: whatever the leader's log holds.
+                || self.defects().has(Defect::TruncateToHw))
+        {
             // No epoch to find the divergence with: only what is below the high watermark is sure to be the leader's.
             self.truncate(now, env, self.log.high_watermark(), TruncationReason::HighWatermark)?;
         }
@@ -129,6 +138,15 @@ impl Partition {
         let fetch = has_leader.then_some(FetchState { offset, last_fetched_epoch, phase: FetchPhase::Ready });
         self.role = Role::Follower(FollowerState { fetch });
         Ok(())
+    }
+
+    /// The epoch of our last record, by which the leader sees where our logs part.
+    fn last_fetched_epoch(&self) -> LeaderEpoch {
+        // Before KIP-101 followers had no epochs to tell; KIP-595 made the leader look at every fetch.
+        if self.defects().has(Defect::TruncateToHw) || self.defects().has(Defect::NoLastFetchedEpoch) {
+            return LeaderEpoch::NONE;
+        }
+        self.log.latest_epoch()
     }
 
     /// Stops fetching, for a controlled shutdown.
@@ -139,8 +157,13 @@ impl Partition {
     }
 
     fn still_asks(&self, asked: AskedFetch) -> bool {
-        // An answer that was on its way while leadership or our log changed belongs to another log.
-        self.leader_epoch == asked.leader_epoch && self.fetch_state().is_some_and(|f| f.offset == asked.offset)
+        // An answer that was on its way while leadership or our log changed belongs to another log (v3_5:1022).
+        let takes_any = self.defects().has(Defect::AcceptStaleFetchResponse);
+        // v3_5:281: the fetch goes on, although the leader epoch that it was sent in is over.
+        let is_same_session =
+            self.leader_epoch == asked.leader_epoch || self.defects().has(Defect::KeepOldFetchSession);
+        takes_any && self.fetch_state().is_some()
+            || is_same_session && self.fetch_state().is_some_and(|f| f.offset == asked.offset)
     }
 
     /// Applies the leader's answer to `asked` (`processFetchRequest`). `wall_clock_ms`: when it is appended.
@@ -193,9 +216,10 @@ impl Partition {
                 return Ok(FetchOutcome::Failed);
             }
         };
+        let last_fetched_epoch = self.last_fetched_epoch();
         if appended && let Role::Follower(FollowerState { fetch: Some(fetch) }) = &mut self.role {
             fetch.offset = self.log.log_end();
-            fetch.last_fetched_epoch = self.log.latest_epoch();
+            fetch.last_fetched_epoch = last_fetched_epoch;
         }
         let before = self.log.high_watermark();
         // The leader's word, as far as our log reaches. It may be lower than ours: a new leader's often is.
@@ -253,13 +277,13 @@ impl Partition {
         leader_epoch: LeaderEpoch,
         leader_end: Offset,
     ) -> io::Result<FetchOutcome> {
-        let to = truncation_offset(
-            self.log.epochs(),
-            self.log.log_end(),
-            self.log.high_watermark(),
-            leader_epoch,
-            leader_end,
-        );
+        let (log_end, high_watermark) = (self.log.log_end(), self.log.high_watermark());
+        let to = if self.defects().has(Defect::OfleV0) {
+            // KIP-101's answer is an offset alone: that our records below it are of another epoch cannot be seen.
+            leader_end.min(log_end)
+        } else {
+            truncation_offset(self.log.epochs(), log_end, high_watermark, leader_epoch, leader_end)
+        };
         self.truncate(now, env, to, TruncationReason::DivergingEpoch)?;
         self.fetch_on_from_log_end();
         Ok(FetchOutcome::Truncated)
@@ -301,7 +325,7 @@ impl Partition {
     fn fetch_on_from_log_end(&mut self) {
         let fetch = FetchState {
             offset: self.log.log_end(),
-            last_fetched_epoch: self.log.epochs().latest().unwrap_or(LeaderEpoch::NONE),
+            last_fetched_epoch: self.last_fetched_epoch(),
             phase: FetchPhase::Ready,
         };
         self.role = Role::Follower(FollowerState { fetch: Some(fetch) });

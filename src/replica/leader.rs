@@ -7,6 +7,7 @@ use super::partition::{Effects, Partition, Role};
 use super::read::ReadRequest;
 use super::remote::RemoteReplica;
 use super::{Environment, ReplicaError};
+use crate::defect::Defect;
 use crate::log::{AppendError, Appended};
 use crate::observe::Observation;
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, Offset};
@@ -36,13 +37,14 @@ impl LeaderState {
     }
 
     /// May this replica be proposed for the ISR, as far as the cluster metadata says (`isReplicaIsrEligible`)?
-    fn is_isr_eligible(&self, env: &Environment, id: BrokerId) -> bool {
+    /// `reads_epoch_later`: [`Defect::IsrCheckTwoReads`].
+    fn is_isr_eligible(&self, env: &Environment, id: BrokerId, reads_epoch_later: bool) -> bool {
         let stored_epoch = self.remote(id).and_then(|r| r.broker_epoch);
         env.image.brokers.get(&id).is_some_and(|broker| {
             !broker.fenced
                 && !broker.in_controlled_shutdown
                 // KIP-903: what we know of its log is about the incarnation that is registered now.
-                && stored_epoch.is_some_and(|e| e == BrokerEpoch::NONE || e == broker.epoch)
+                && (stored_epoch.is_some_and(|e| e == BrokerEpoch::NONE || e == broker.epoch) || reads_epoch_later)
         })
     }
 }
@@ -88,7 +90,16 @@ impl Partition {
     }
 
     fn is_under_min_isr(&self) -> bool {
-        self.leader_state().is_some_and(|l| l.isr.isr().len() < l.effective_min_isr(self.min_insync_replicas))
+        self.leader_state().is_some_and(|l| l.isr.isr().len() < l.effective_min_isr(self.min_insync_replicas()))
+    }
+
+    fn min_insync_replicas(&self) -> i32 {
+        if self.defects().has(Defect::IgnoreMinIsr) { 1 } else { self.min_insync_replicas }
+    }
+
+    /// Kafka takes two reads of a follower's broker epoch for one (KAFKA-15221).
+    fn reads_epoch_twice(&self) -> bool {
+        self.defects().has(Defect::IsrCheckTwoReads)
     }
 
     /// Appends a producer's record set (`appendRecordsToLeader`).
@@ -126,13 +137,17 @@ impl Partition {
     /// Whether an acks=all produce request that ends before `required_offset` can be answered.
     pub fn acknowledgement(&self, required_offset: Offset) -> Acknowledgement {
         let Some(leader) = self.leader_state() else {
+            // Another leads now, and our record may be none of its.
+            if self.defects().has(Defect::AckFromDeposedLeader) {
+                return Acknowledgement::Done;
+            }
             return Acknowledgement::Failed(ErrorCode::NotLeaderOrFollower);
         };
         if self.log.high_watermark() < required_offset {
             return Acknowledgement::Waiting;
         }
         // The ISR may have shrunk since the append.
-        if leader.isr.maximal_isr().len() < leader.effective_min_isr(self.min_insync_replicas) {
+        if leader.isr.maximal_isr().len() < leader.effective_min_isr(self.min_insync_replicas()) {
             return Acknowledgement::Failed(ErrorCode::NotEnoughReplicasAfterAppend);
         }
         Acknowledgement::Done
@@ -157,9 +172,16 @@ impl Partition {
             let is_in_maximal_isr = leader.isr.maximal_isr().contains(&remote.id);
             // Without waiting for a follower that keeps up, it would chase the high watermark and never join.
             let is_about_to_join = || {
-                remote.is_caught_up(log_end, now, env.replica_lag_time_max) && leader.is_isr_eligible(env, remote.id)
+                remote.is_caught_up(log_end, now, env.replica_lag_time_max)
+                    && leader.is_isr_eligible(env, remote.id, self.reads_epoch_twice())
             };
-            if is_in_maximal_isr || is_about_to_join() {
+            let counts = if self.defects().has(Defect::HwIsrCommitted) {
+                // Before KIP-497 was got right (AsyncIsr.tla): who is not confirmed does not count.
+                leader.isr.isr().contains(&remote.id)
+            } else {
+                is_in_maximal_isr || is_about_to_join()
+            };
+            if counts && !self.defects().has(Defect::HwFromLeaderLogEnd) {
                 high_watermark = remote.log_end;
             }
         }
@@ -182,12 +204,16 @@ impl Partition {
         request: &ReadRequest,
         leader_log_end: Offset,
     ) -> Result<Effects, ErrorCode> {
+        let takes_any_epoch = self.reads_epoch_twice();
         let remotes = self.leader_state_mut().map(|l| &mut l.remotes);
         let Some(remote) = remotes.and_then(|r| r.iter_mut().find(|r| r.id == follower)) else {
             return Err(ErrorCode::NotLeaderOrFollower);
         };
         let previous_log_end = remote.log_end;
-        remote.update_fetch_state(now, env, request.offset, leader_log_end, follower_epoch)?;
+        if !takes_any_epoch {
+            remote.check_incarnation(env, follower_epoch)?;
+        }
+        remote.update_fetch_state(now, request.offset, leader_log_end, follower_epoch);
         let low_watermark_advanced = std::mem::replace(&mut remote.log_start, request.log_start) < request.log_start;
         let isr_proposal = self.maybe_expand_isr(now, env, follower);
         let high_watermark_advanced = previous_log_end != request.offset && self.maybe_advance_high_watermark(now, env);
@@ -198,7 +224,7 @@ impl Partition {
         let Role::Leader(leader) = &self.role else { return None };
         let can_add = leader.isr.in_flight().is_none()
             && !leader.isr.isr().contains(&follower)
-            && leader.is_isr_eligible(env, follower);
+            && leader.is_isr_eligible(env, follower, self.reads_epoch_twice());
         if !can_add || !self.is_follower_in_sync(leader, follower) {
             return None;
         }
@@ -213,19 +239,19 @@ impl Partition {
 
     fn is_follower_in_sync(&self, leader: &LeaderState, follower: BrokerId) -> bool {
         leader.remote(follower).is_some_and(|remote| {
-            // A member of the ISR can be elected, and must then have all that consumers have seen.
-            remote.log_end >= self.log.high_watermark()
+            // A member of the ISR can be elected, and must then have all that consumers have seen (v3_5:526).
+            (remote.log_end >= self.log.high_watermark() || self.defects().has(Defect::IsrJoinBelowHw))
                 // Our high watermark may lag behind the previous leader's: up to where our epoch begins,
-                // everything may be committed (KAFKA-7128).
-                && remote.log_end >= leader.epoch_start
+                // everything may be committed (KAFKA-7128, v3_5:528).
+                && (remote.log_end >= leader.epoch_start || self.defects().has(Defect::IsrNoLeso))
         })
     }
 
     /// Proposes an ISR without the followers that fell behind, if there are any (`maybeShrinkIsr`).
-    pub fn maybe_shrink_isr(&mut self, now: Time, env: &Environment) -> Option<IsrProposal> {
-        let Role::Leader(leader) = &self.role else { return None };
+    pub fn maybe_shrink_isr(&mut self, now: Time, env: &Environment) -> Effects {
+        let Role::Leader(leader) = &self.role else { return Effects::default() };
         if leader.isr.in_flight().is_some() {
-            return None;
+            return Effects::default();
         }
         let log_end = self.log.log_end();
         let is_in_sync = |id: &BrokerId| {
@@ -234,12 +260,18 @@ impl Partition {
         let committed = leader.isr.isr().to_vec();
         let remaining: Vec<BrokerId> = committed.iter().copied().filter(is_in_sync).collect();
         if remaining.len() == committed.len() {
-            return None;
+            return Effects::default();
         }
         let proposal = self.propose(env, &remaining);
-        self.leader_state_mut()?.isr = IsrState::PendingShrink { committed, proposal: proposal.id };
+        // Until the controller has confirmed it, who is to go may still be elected (KIP-497).
+        let acts_on_it = self.defects().has(Defect::HwIsrBeforeCommit);
+        let committed = if acts_on_it { remaining } else { committed };
+        if let Some(leader) = self.leader_state_mut() {
+            leader.isr = IsrState::PendingShrink { committed, proposal: proposal.id };
+        }
         self.observe_isr(now, env);
-        Some(proposal)
+        let high_watermark_advanced = acts_on_it && self.maybe_advance_high_watermark(now, env);
+        Effects { high_watermark_advanced, isr_proposal: Some(proposal), ..Effects::default() }
     }
 
     fn propose(&mut self, env: &Environment, isr: &[BrokerId]) -> IsrProposal {
@@ -247,6 +279,10 @@ impl Partition {
         let broker_epoch = |id: BrokerId| {
             if id == env.id {
                 return env.broker_epoch;
+            }
+            // KAFKA-15221: the second read. A new incarnation may have come since the first.
+            if self.reads_epoch_twice() {
+                return env.image.brokers.get(&id).map_or(BrokerEpoch::NONE, |b| b.epoch);
             }
             self.leader_state().and_then(|l| l.remote(id)).and_then(|r| r.broker_epoch).unwrap_or(BrokerEpoch::NONE)
         };

@@ -6,6 +6,7 @@
 //! requests here, answers them, and carries ISR proposals to the controller.
 //! One place per rule: every guard that replication rests on is one line with its reason.
 
+mod compaction;
 mod follower;
 mod isr;
 mod leader;

@@ -10,6 +10,7 @@ use super::follower::FollowerState;
 use super::isr::{IsrProposal, IsrState};
 use super::leader::LeaderState;
 use super::remote::RemoteReplica;
+use crate::defect::{Defect, Defects};
 use crate::log::Log;
 use crate::metadata::PartitionState;
 use crate::observe::Observation;
@@ -29,6 +30,8 @@ pub struct Partition {
     pub(super) partition_epoch: PartitionEpoch,
     pub(super) role: Role,
     pub(super) proposals: u64,
+    /// With [`Defect::KeepOldFollowerState`]: what we knew of our followers when we led last.
+    former_remotes: Vec<RemoteReplica>,
 }
 
 pub(super) enum Role {
@@ -74,7 +77,13 @@ impl Partition {
             partition_epoch: PartitionEpoch(-1),
             role: Role::Follower(FollowerState::default()),
             proposals: 0,
+            former_remotes: Vec::new(),
         }
+    }
+
+    /// Known defects that are on; they come with the log's configuration.
+    pub(super) fn defects(&self) -> Defects {
+        self.log.config().defects
     }
 
     pub fn topic_partition(&self) -> &TopicPartition {
@@ -133,13 +142,23 @@ impl Partition {
             Role::Leader(leader) => leader,
             Role::Follower(_) => LeaderState::new(),
         };
+        // Vanlightly's CHECK at v3_5:346: what was known of a follower in an earlier leadership says nothing now.
+        let keeps_old_state = is_new_leader && self.defects().has(Defect::KeepOldFollowerState);
+        if keeps_old_state {
+            leader.remotes = std::mem::take(&mut self.former_remotes);
+        }
         leader.remotes.retain(|r| state.replicas.contains(&r.id));
         for &id in state.replicas.iter().filter(|id| **id != env.id) {
             if !leader.remotes.iter().any(|r| r.id == id) {
                 leader.remotes.push(RemoteReplica::new(id));
             }
         }
-        leader.isr = IsrState::Committed(state.isr.clone());
+        // The state that AlterPartition's answer told us of comes once more with the metadata. It knows nothing of what
+        // we have proposed since, and the controller may be about to grant that (KIP-497).
+        let is_known = !is_new_leader_epoch && state.partition_epoch == self.partition_epoch;
+        if !is_known || self.defects().has(Defect::EqualEpochDropsPending) {
+            leader.isr = IsrState::Committed(state.isr.clone());
+        }
         self.leader = env.id;
         self.partition_epoch = state.partition_epoch;
         if is_new_leader_epoch {
@@ -149,7 +168,12 @@ impl Partition {
             // of ours must still find where ours begins, or it truncates to the wrong offset (KIP-279).
             self.log.assign_epoch_start(state.leader_epoch)?;
             for remote in &mut leader.remotes {
-                remote.reset(now, leader.epoch_start, is_new_leader, state.isr.contains(&remote.id));
+                remote.reset(
+                    now,
+                    leader.epoch_start,
+                    is_new_leader && !keeps_old_state,
+                    state.isr.contains(&remote.id),
+                );
             }
             env.observe(now, self.became_leader(&state.isr));
         }
@@ -162,16 +186,20 @@ impl Partition {
 
     fn make_follower(&mut self, now: Time, env: &Environment, state: &PartitionState) -> io::Result<Transition> {
         let is_new_leader_epoch = state.leader_epoch > self.leader_epoch;
+        let is_same_leader = state.leader == self.leader;
         self.leader = state.leader;
         self.leader_epoch = state.leader_epoch;
         self.partition_epoch = state.partition_epoch;
-        if self.is_leader() {
+        if let Role::Leader(leader) = &mut self.role {
+            if self.log.config().defects.has(Defect::KeepOldFollowerState) {
+                self.former_remotes = std::mem::take(&mut leader.remotes);
+            }
             self.role = Role::Follower(FollowerState::default());
         }
         if is_new_leader_epoch {
             // Whoever the leader is, a new epoch may have another log: fetching starts anew with our own last
             // epoch, so that the leader finds where we diverge (KAFKA-7164).
-            self.restart_fetching(now, env)?;
+            self.restart_fetching(now, env, is_same_leader)?;
             env.observe(
                 now,
                 Observation::BecameFollower {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::partition::{Effects, Partition};
 use super::{Environment, ReplicaError};
+use crate::defect::Defect;
 use crate::log::ReadError;
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset};
 use crate::world::Time;
@@ -83,7 +84,7 @@ impl Partition {
     ) -> Result<(FetchedData, Effects), ReplicaError> {
         self.check_readable(request.current_leader_epoch, reader.requires_leader())?;
         let Reader::Follower { id, epoch } = reader else {
-            return Ok((self.read(request, self.log.high_watermark())?, Effects::default()));
+            return Ok((self.read(request, self.consumers_bound(request.offset))?, Effects::default()));
         };
         if !self.leader_state().is_some_and(|l| l.remotes.iter().any(|r| r.id == id)) {
             // It may know of a reassignment that we do not know yet: it shall retry.
@@ -101,8 +102,20 @@ impl Partition {
         Ok((data, effects))
     }
 
+    /// How far a consumer at `offset` may read.
+    fn consumers_bound(&self, offset: Offset) -> Offset {
+        let high_watermark = self.log.high_watermark();
+        // KAFKA-9835: found to be at the end of what is visible, and then sized by what has come in meanwhile.
+        if offset == high_watermark && self.defects().has(Defect::ReadHwTwice) {
+            return self.log.log_end();
+        }
+        high_watermark
+    }
+
     /// Is the reader's view of the leadership ours (`localLogWithEpochOrThrow`)?
     fn check_readable(&self, epoch: Option<LeaderEpoch>, requires_leader: bool) -> Result<(), ReplicaError> {
+        // Before KIP-320 nobody said which leader it took us for.
+        let epoch = epoch.filter(|_| !self.defects().has(Defect::FetchNoEpochCheck));
         match epoch {
             // The reader missed a leader change, or we did (KIP-320).
             Some(epoch) if epoch < self.leader_epoch => Err(ReplicaError::Refused(ErrorCode::FencedLeaderEpoch)),
@@ -128,13 +141,20 @@ impl Partition {
     /// Does the reader's log end, (`last_fetched_epoch`, `offset`), lie on our log (KIP-595, truncation on fetch)?
     fn diverging_epoch(&self, request: &ReadRequest) -> Result<Option<(LeaderEpoch, Offset)>, ReplicaError> {
         let Some(last_fetched_epoch) = request.last_fetched_epoch else { return Ok(None) };
+        // Before KIP-320 a follower truncated when it learnt of an epoch, and one that had not yet learnt was served.
+        let is_of_our_epoch = request.current_leader_epoch == Some(self.leader_epoch);
+        if !is_of_our_epoch && self.defects().has(Defect::FetchNoEpochCheck) {
+            return Ok(None);
+        }
         let Some((epoch, end)) = self.log.epochs().end_offset_for(last_fetched_epoch, self.log.log_end()) else {
             return Err(ReplicaError::Refused(ErrorCode::OffsetOutOfRange));
         };
         if request.offset < self.log.log_start() {
             return Err(ReplicaError::Refused(ErrorCode::OffsetOutOfRange));
         }
-        let diverges = epoch < last_fetched_epoch || end < request.offset;
+        // KIP-101's answer has no epoch in it that could be compared (KIP-279).
+        let is_earlier_epoch = epoch < last_fetched_epoch && !self.defects().has(Defect::OfleV0);
+        let diverges = is_earlier_epoch || end < request.offset;
         Ok(diverges.then_some((epoch, end)))
     }
 
@@ -228,7 +248,7 @@ impl Partition {
         // A new leader's high watermark may lag behind its predecessor's: answering would let the end of the
         // partition go backwards for those who saw it (KIP-207).
         match self.leader_epoch_start() {
-            Some(start) if start > self.log.high_watermark() => {
+            Some(start) if start > self.log.high_watermark() && !self.defects().has(Defect::ListoffsetsRawHw) => {
                 Err(ReplicaError::Refused(ErrorCode::OffsetNotAvailable))
             }
             _ => Ok(()),

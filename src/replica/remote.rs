@@ -40,20 +40,17 @@ impl RemoteReplica {
         self.log_end == leader_log_end || self.last_caught_up.is_some_and(|t| now.since(t) <= lag_time_max)
     }
 
-    /// Records a fetch from `offset` while our log ended at `leader_log_end` (`Replica.updateFetchStateOrThrow`).
-    pub fn update_fetch_state(
-        &mut self,
-        now: Time,
-        env: &Environment,
-        offset: Offset,
-        leader_log_end: Offset,
-        broker_epoch: BrokerEpoch,
-    ) -> Result<(), ErrorCode> {
-        // KIP-903 (KAFKA-15221): progress of an earlier incarnation says nothing about the present one's log.
+    /// KIP-903 (KAFKA-15221): progress of an earlier incarnation says nothing about the present one's log.
+    pub fn check_incarnation(&self, env: &Environment, broker_epoch: BrokerEpoch) -> Result<(), ErrorCode> {
         let registered = env.image.brokers.get(&self.id).filter(|b| !b.fenced).map(|b| b.epoch);
         if broker_epoch != BrokerEpoch::NONE && registered.is_some_and(|known| known > broker_epoch) {
             return Err(ErrorCode::NotLeaderOrFollower);
         }
+        Ok(())
+    }
+
+    /// Records a fetch from `offset` while our log ended at `leader_log_end` (`Replica.updateFetchStateOrThrow`).
+    pub fn update_fetch_state(&mut self, now: Time, offset: Offset, leader_log_end: Offset, broker_epoch: BrokerEpoch) {
         if offset >= leader_log_end {
             self.last_caught_up = self.last_caught_up.max(Some(now));
         } else if offset >= self.last_fetch_leader_log_end {
@@ -65,7 +62,6 @@ impl RemoteReplica {
         self.last_fetch_leader_log_end = self.last_fetch_leader_log_end.max(leader_log_end);
         self.last_fetch = Some(now);
         self.broker_epoch = Some(broker_epoch);
-        Ok(())
     }
 
     /// A new leader epoch begins (`Replica.resetReplicaState`). A new leader knows nothing of its followers; a

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::*;
+use crate::defect::Defects;
 use crate::log::testing::{Machine, batch_of, open_directory, orders};
 use crate::log::{LogConfig, LogDirectory};
 use crate::metadata::{BrokerRegistration, PartitionState};
@@ -60,7 +61,9 @@ fn node(disk: &crate::world::Disk, id: i32, brokers: i32) -> Node {
     };
     disk.create_dir_all(&format!("{id}")).unwrap();
     let config = LogConfig::default();
-    let open = |path: &str| LogDirectory::open(disk.clone(), path, |_| config.clone(), uuid::Uuid::nil).unwrap().0;
+    let open = |path: &str| {
+        LogDirectory::open(disk.clone(), path, |_| config.clone(), uuid::Uuid::nil, Defects::NONE).unwrap().0
+    };
     let mut directory = open(&format!("data-{id}"));
     let topic_id = uuid::Uuid::from_u128(7);
     let log = directory.create_log(&orders(), topic_id, config.clone()).unwrap();
@@ -97,6 +100,7 @@ impl Cluster {
             leader_epoch: LeaderEpoch(epoch),
             partition_epoch: PartitionEpoch(self.partition_epoch),
             leader_recovering: false,
+            directories: Vec::new(),
         }
     }
 
@@ -205,7 +209,7 @@ impl Cluster {
     fn shrink(&mut self, leader: i32) -> Option<IsrProposal> {
         let now = self.now;
         let node = self.node(leader);
-        node.partition.maybe_shrink_isr(now, &node.env)
+        node.partition.maybe_shrink_isr(now, &node.env).isr_proposal
     }
 
     fn controller_answers(&mut self, leader: i32, proposal: &IsrProposal, result: AlterPartitionResult) -> Effects {

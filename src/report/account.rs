@@ -211,6 +211,7 @@ impl<'s, 'a> Replay<'s, 'a> {
             | TraceKind::Unknown { .. }
             | TraceKind::FaultStarted { .. }
             | TraceKind::FaultEnded { .. }
+            | TraceKind::FaultHit { .. }
             | TraceKind::Started
             | TraceKind::Phase(_) => {}
         }
@@ -268,6 +269,17 @@ impl<'s, 'a> Replay<'s, 'a> {
                     self.tell_loss(event, format!("deleted what lay below {to} ({})", log_start_text(*reason)));
                 }
             }
+            Observation::Compacted { partition, from, to, batches } if partition == self.story.partition => {
+                let batch = self.story.batch;
+                let Some(replica) = self.replica(event) else { return };
+                let had = replica.has(&batch);
+                let start = replica.batches.partition_point(|b| b.base_offset < *from);
+                let end = replica.batches.partition_point(|b| b.base_offset < *to);
+                replica.batches.splice(start..end, batches.iter().copied());
+                if had && !replica.has(&batch) {
+                    self.tell_loss(event, format!("compacted its log up to {to}"));
+                }
+            }
             Observation::HighWatermark { partition, offset, as_leader: true } if partition == self.story.partition => {
                 self.high_watermark = *offset;
             }
@@ -276,6 +288,7 @@ impl<'s, 'a> Replay<'s, 'a> {
             | Observation::LogLoaded { .. }
             | Observation::Truncated { .. }
             | Observation::LogStartMoved { .. }
+            | Observation::Compacted { .. }
             | Observation::HighWatermark { .. }
             | Observation::Flushed { .. }
             | Observation::BecameLeader { .. }
@@ -284,8 +297,10 @@ impl<'s, 'a> Replay<'s, 'a> {
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::Served { .. }
+            | Observation::LatestOffset { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
+            | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => {}
         }
     }

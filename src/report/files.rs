@@ -42,6 +42,11 @@ pub fn write(directory: &Path, scenario: &Scenario, runs: &mut [RunReport], kept
     Ok(())
 }
 
+/// Writes `report.json` on the runs of several scenarios into `directory`, the parent of their own.
+pub fn write_combined(directory: &Path, runs: &[RunReport]) -> io::Result<()> {
+    fs::write(directory.join("report.json"), Report::of(runs).to_json())
+}
+
 fn runs_alone(kept: &[Kept<'_>]) -> bool {
     kept.len() == 1
 }

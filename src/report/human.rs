@@ -230,7 +230,7 @@ fn write_allowed(text: &mut String, variants: &[(&str, Vec<&RunReport>)], look: 
 }
 
 /// Writes `prose` behind `lead`, continuation lines indented to match.
-fn wrap(text: &mut String, prose: &str, lead: &str, look: Look) {
+pub fn wrap(text: &mut String, prose: &str, lead: &str, look: Look) {
     let indent = " ".repeat(lead.chars().count());
     let mut line = lead.to_owned();
     let mut is_empty = true;

@@ -1,18 +1,19 @@
 //! The verdict on one run: what was found, held against what the scenario expects and what the
 //! configuration allows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::account;
 use super::model::{Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport};
 use super::trace;
-use crate::check::{self, Anomalies, Context, allowed};
+use crate::check::{self, Anomalies, Context, Evidence, allowed};
 use crate::config::Acks;
 use crate::history::{EventType, HistoryEvent, MicroOp};
 use crate::lab::outcome::{End, Phase, RunOutcome, TraceEvent, TraceKind, Violation};
+use crate::observe::Observation;
 use crate::scenario::{Expectation, Scenario, Variant, Workload};
 use crate::world::Time;
 
@@ -34,7 +35,7 @@ const LEADING_EVENTS_MAX: usize = 12;
 /// is unexpected: the scenario did not happen.
 pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunReport {
     let point = &scenario.variants[variant];
-    let values = Values::of(&outcome.history, final_read_at(&outcome.trace));
+    let values = Values::of(outcome);
     let complete = outcome.end == End::Complete;
     let mut anomalies = check::analyze(&outcome.history);
     if !complete {
@@ -54,7 +55,7 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
         anomalies: anomalies.iter().map(|(name, evidence)| (name.to_owned(), evidence.len() as u64)).collect(),
         evidence: first_evidence(&anomalies),
         violations: group_violations(&outcome.violations, outcome.started_at),
-        unavailable_ms: unavailable(&outcome.history).values().max().map_or(0, |time| time.as_millis() as u64),
+        unavailable_ms: unavailable(&outcome.history).as_millis() as u64,
         unavailable_measured: waits_for_acks(point),
         expectations: Vec::new(),
         allowed: allowed(&Context::of_run(point, outcome)),
@@ -139,6 +140,7 @@ fn metric_value(metric: &str, report: &RunReport) -> u64 {
         "unknown" => counts.unknown,
         "read" => counts.read,
         "lost" => counts.lost,
+        "compacted" => counts.compacted,
         "sent-and-missing" | "sent_and_missing" => counts.sent_and_missing,
         "unavailable-ms" | "unavailable_ms" => report.unavailable_ms,
         name => {
@@ -153,11 +155,17 @@ struct Values<'a> {
     /// (key, value) -> its place in `all`.
     known: FxHashMap<(&'a str, &'a serde_json::Value), usize>,
     all: Vec<ValueOutcome<'a>>,
+    /// Highest offset of each (key, record key) of the partitions that were compacted.
+    latest: FxHashMap<(&'a str, &'a str), i64>,
 }
 
 struct ValueOutcome<'a> {
     key: &'a str,
     value: &'a serde_json::Value,
+    record_key: Option<&'a str>,
+    is_tombstone: bool,
+    /// As acknowledged or as read.
+    offset: Option<i64>,
     sent: bool,
     failed: bool,
     acked: Option<LostRecord<'a>>,
@@ -176,16 +184,19 @@ pub struct LostRecord<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// `read_from`: when the final read began; if it did not, every ok poll counts as read back.
-    fn of(history: &'a [HistoryEvent], read_from: Option<Time>) -> Values<'a> {
-        let mut values = Values { known: FxHashMap::default(), all: Vec::new() };
-        let read_from = read_from.unwrap_or(Time::ZERO);
-        for event in history {
+    /// If there was no final read, every ok poll counts as read back.
+    fn of(outcome: &'a RunOutcome) -> Values<'a> {
+        let mut values = Values { known: FxHashMap::default(), all: Vec::new(), latest: FxHashMap::default() };
+        let read_from = final_read_at(&outcome.trace).unwrap_or(Time::ZERO);
+        for event in &outcome.history {
             let at = Time::from_nanos(event.time);
             for op in event.ops() {
                 match op {
-                    MicroOp::Send { key, value, offset } => {
+                    MicroOp::Send { key, value, offset, record_key, tombstone } => {
                         let outcome = values.entry(key, value);
+                        outcome.record_key = record_key.as_deref();
+                        outcome.is_tombstone = *tombstone;
+                        outcome.offset = outcome.offset.max(*offset);
                         outcome.sent = true;
                         outcome.failed |= event.kind == EventType::Fail;
                         if event.kind == EventType::Ok {
@@ -195,8 +206,10 @@ impl<'a> Values<'a> {
                     }
                     MicroOp::Poll { records } if event.kind == EventType::Ok && at >= read_from => {
                         for (key, records) in records {
-                            for (_, value) in records {
-                                values.entry(key, value).read_back = true;
+                            for (offset, value) in records {
+                                let outcome = values.entry(key, value);
+                                outcome.read_back = true;
+                                outcome.offset = outcome.offset.max(*offset);
                             }
                         }
                     }
@@ -204,13 +217,32 @@ impl<'a> Values<'a> {
                 }
             }
         }
+        values.note_latest(&compacted_partitions(&outcome.trace));
         values
+    }
+
+    fn note_latest(&mut self, compacted: &BTreeSet<String>) {
+        for outcome in self.all.iter().filter(|outcome| compacted.contains(outcome.key)) {
+            if let (Some(record_key), Some(offset)) = (outcome.record_key, outcome.offset) {
+                let latest = self.latest.entry((outcome.key, record_key)).or_insert(offset);
+                *latest = offset.max(*latest);
+            }
+        }
+    }
+
+    /// Compaction may have removed it: the partition was compacted, and it is a tombstone or not the latest of its
+    /// record key.
+    fn may_be_compacted(&self, outcome: &ValueOutcome<'a>) -> bool {
+        let latest = outcome.record_key.and_then(|record_key| self.latest.get(&(outcome.key, record_key)));
+        latest.is_some_and(|latest| outcome.is_tombstone || outcome.offset.is_some_and(|offset| offset < *latest))
     }
 
     fn entry(&mut self, key: &'a str, value: &'a serde_json::Value) -> &mut ValueOutcome<'a> {
         let all = &mut self.all;
         let at = *self.known.entry((key, value)).or_insert_with(|| {
-            all.push(ValueOutcome { key, value, sent: false, failed: false, acked: None, read_back: false });
+            let (record_key, is_tombstone, offset) = (None, false, None);
+            let (sent, failed, acked, read_back) = (false, false, None, false);
+            all.push(ValueOutcome { key, value, record_key, is_tombstone, offset, sent, failed, acked, read_back });
             all.len() - 1
         });
         &mut self.all[at]
@@ -226,7 +258,9 @@ impl<'a> Values<'a> {
             counts.unknown += u64::from(is_unknown);
             counts.read += u64::from(outcome.read_back);
             if complete && !outcome.read_back {
-                counts.lost += u64::from(outcome.acked.is_some());
+                let is_compacted = self.may_be_compacted(outcome);
+                counts.lost += u64::from(outcome.acked.is_some() && !is_compacted);
+                counts.compacted += u64::from(outcome.acked.is_some() && is_compacted);
                 counts.sent_and_missing += u64::from(is_unknown);
             }
         }
@@ -238,7 +272,7 @@ impl<'a> Values<'a> {
         let mut lost: Vec<LostRecord<'a>> = self
             .all
             .iter()
-            .filter(|outcome| !outcome.read_back)
+            .filter(|outcome| !outcome.read_back && !self.may_be_compacted(outcome))
             .filter_map(|outcome| {
                 debug_assert!(
                     outcome.acked.is_none_or(|acked| acked.key == outcome.key && acked.value == outcome.value)
@@ -256,69 +290,27 @@ pub fn lost_times(outcome: &RunOutcome) -> Vec<Time> {
     if outcome.end != End::Complete {
         return Vec::new();
     }
-    let values = Values::of(&outcome.history, final_read_at(&outcome.trace));
+    let values = Values::of(outcome);
     values.lost().iter().map(|record| record.acked_at).collect()
+}
+
+fn compacted_partitions(trace: &[TraceEvent]) -> BTreeSet<String> {
+    let partition = |event: &TraceEvent| match &event.what {
+        TraceKind::Observed(Observation::Compacted { partition, .. }) => Some(partition.to_string()),
+        _ => None,
+    };
+    trace.iter().filter_map(partition).collect()
 }
 
 fn final_read_at(trace: &[TraceEvent]) -> Option<Time> {
     trace.iter().find(|event| event.what == TraceKind::Phase(Phase::FinalRead)).map(|event| event.at)
 }
 
-/// Unavailability of every partition: the time between two successful sends (or the first attempt and the
-/// first success, or the last success and the end) during which at least one send was pending, counted
-/// where it exceeds [`UNAVAILABLE_BEYOND`].
-fn unavailable(history: &[HistoryEvent]) -> BTreeMap<&str, Duration> {
-    #[derive(Default)]
-    struct Partition<'a> {
-        pending: FxHashSet<&'a serde_json::Value>,
-        pending_since: Time,
-        tried: Duration,
-        unavailable: Duration,
-    }
-    impl Partition<'_> {
-        fn stop_trying(&mut self, at: Time) {
-            if !self.pending.is_empty() {
-                self.tried += at - self.pending_since;
-                self.pending_since = at;
-            }
-        }
-        fn succeed(&mut self) {
-            let tried = std::mem::take(&mut self.tried);
-            if tried > UNAVAILABLE_BEYOND {
-                self.unavailable += tried;
-            }
-        }
-    }
-    let mut partitions: BTreeMap<&str, Partition<'_>> = BTreeMap::new();
-    for event in history {
-        let at = Time::from_nanos(event.time);
-        for op in event.ops() {
-            let MicroOp::Send { key, value, .. } = op else { continue };
-            let partition = partitions.entry(key).or_default();
-            partition.stop_trying(at);
-            match event.kind {
-                EventType::Invoke => {
-                    if partition.pending.is_empty() {
-                        partition.pending_since = at;
-                    }
-                    partition.pending.insert(value);
-                }
-                EventType::Ok => {
-                    partition.pending.remove(value);
-                    partition.succeed();
-                }
-                EventType::Fail | EventType::Info => {
-                    partition.pending.remove(value);
-                }
-            }
-        }
-    }
-    let end = Time::from_nanos(history.last().map_or(0, |event| event.time));
-    for partition in partitions.values_mut() {
-        partition.stop_trying(end);
-        partition.succeed();
-    }
-    partitions.into_iter().map(|(key, partition)| (key, partition.unavailable)).collect()
+/// The worst partition's time without a successful send while one was tried, counted where a stretch exceeds
+/// [`UNAVAILABLE_BEYOND`].
+fn unavailable(history: &[HistoryEvent]) -> Duration {
+    let of_partition = |stretches: Vec<Duration>| stretches.iter().filter(|time| **time > UNAVAILABLE_BEYOND).sum();
+    check::without_successful_send(history).into_values().map(of_partition).max().unwrap_or_default()
 }
 
 fn waits_for_acks(variant: &Variant) -> bool {
@@ -328,7 +320,7 @@ fn waits_for_acks(variant: &Variant) -> bool {
     })
 }
 
-fn first_evidence(anomalies: &Anomalies) -> BTreeMap<String, Vec<serde_json::Value>> {
+fn first_evidence(anomalies: &Anomalies) -> BTreeMap<String, Vec<Evidence>> {
     anomalies
         .iter()
         .map(|(name, evidence)| (name.to_owned(), evidence.iter().take(EVIDENCE_MAX).cloned().collect()))

@@ -13,7 +13,7 @@ mod model;
 mod plot;
 pub mod trace;
 
-pub use human::{Look, human};
+pub use human::{Look, human, wrap};
 pub use judge::judge;
 pub use junit::junit;
 pub use model::{

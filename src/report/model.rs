@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use crate::check::Allowance;
+use crate::check::{Allowance, Evidence};
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -44,8 +44,10 @@ pub struct Counts {
     pub unknown: u64,
     /// Distinct values that the final read returned.
     pub read: u64,
-    /// Acknowledged, and the final read did not return it.
+    /// Acknowledged, and the final read did not return it although compaction does not explain that.
     pub lost: u64,
+    /// Acknowledged, and compaction may have removed it: a tombstone, or not the latest value of its record key.
+    pub compacted: u64,
     /// Of the unknown ones, those that the final read did not return: with acks=0 all that is missing.
     pub sent_and_missing: u64,
 }
@@ -115,7 +117,7 @@ pub struct RunReport {
     pub anomalies: BTreeMap<String, u64>,
     /// Name -> the first cases.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub evidence: BTreeMap<String, Vec<serde_json::Value>>,
+    pub evidence: BTreeMap<String, Vec<Evidence>>,
     pub violations: Vec<ViolationReport>,
     /// The worst partition's time without a successful send while one was tried; see [`super::judge`].
     pub unavailable_ms: u64,

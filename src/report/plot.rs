@@ -87,15 +87,18 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             Observation::HighWatermark { partition, offset, .. } => (partition, None, Some(*offset)),
             Observation::Flushed { .. }
             | Observation::LogStartMoved { .. }
+            | Observation::Compacted { .. }
             | Observation::BecameLeader { .. }
             | Observation::BecameFollower { .. }
             | Observation::IsrView { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::Served { .. }
+            | Observation::LatestOffset { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
             | Observation::PartitionChanged { .. }
+            | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => continue,
         };
         let at = event.at.since(outcome.started_at).as_secs_f64();

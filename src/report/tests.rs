@@ -154,11 +154,13 @@ fn push(history: &mut Vec<HistoryEvent>, kind: EventType, ms: u64, op: MicroOp) 
         error: None,
         seek_to_beginning: None,
         rebalance_log: None,
+        group: None,
+        committed: None,
     });
 }
 
 fn send(value: i64, offset: Option<i64>) -> MicroOp {
-    MicroOp::Send { key: "orders-0".to_owned(), value: value.into(), offset }
+    MicroOp::send("orders-0".to_owned(), value.into(), offset)
 }
 
 fn at(ms: u64, machine: &str, what: TraceKind) -> TraceEvent {

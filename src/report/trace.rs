@@ -45,6 +45,7 @@ pub fn leading_up_to(trace: &[TraceEvent], until: Time, partition: Option<&str>,
         TraceKind::Observed(observation) => concerns(observation, partition),
         TraceKind::FaultStarted { .. }
         | TraceKind::FaultEnded { .. }
+        | TraceKind::FaultHit { .. }
         | TraceKind::Started
         | TraceKind::Stopped { .. }
         | TraceKind::Phase(_) => true,
@@ -69,17 +70,22 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::Appended { partition, .. }
         | Observation::Truncated { partition, .. }
         | Observation::LogStartMoved { partition, .. }
+        | Observation::Compacted { partition, .. }
         | Observation::HighWatermark { partition, as_leader: true, .. }
         | Observation::BecameLeader { partition, .. }
         | Observation::BecameFollower { partition, .. }
         | Observation::IsrView { partition, .. }
         | Observation::PartitionChanged { partition, .. } => of.is_none_or(|name| partition.to_string() == name),
-        Observation::Registered { .. } | Observation::Fenced { .. } | Observation::CleanShutdown => true,
+        Observation::Registered { .. }
+        | Observation::Fenced { .. }
+        | Observation::LogDirFailed { .. }
+        | Observation::CleanShutdown => true,
         Observation::HighWatermark { as_leader: false, .. }
         | Observation::Flushed { .. }
         | Observation::Acknowledged { .. }
         | Observation::Refused { .. }
-        | Observation::Served { .. } => false,
+        | Observation::Served { .. }
+        | Observation::LatestOffset { .. } => false,
     }
 }
 
@@ -102,6 +108,7 @@ impl fmt::Display for What<'_> {
             }
             TraceKind::FaultStarted { index, targets } => write!(f, "began fault {} on {}", index + 1, names(targets)),
             TraceKind::FaultEnded { index, targets } => write!(f, "ended fault {} on {}", index + 1, names(targets)),
+            TraceKind::FaultHit { index, detail } => write!(f, "by fault {}: {detail}", index + 1),
             TraceKind::Started => f.write_str("started"),
             TraceKind::Stopped { power_lost: true } => f.write_str("lost power"),
             TraceKind::Stopped { power_lost: false } => f.write_str("stopped"),
@@ -135,6 +142,9 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         Observation::LogStartMoved { partition, from, to, reason } => {
             write!(f, "moved the log start of {partition} from {from} to {to} ({})", log_start_text(*reason))
         }
+        Observation::Compacted { partition, from, to, batches } => {
+            write!(f, "compacted {partition} from {from} to {to}, {} batches are left", batches.len())
+        }
         Observation::Flushed { partition, offset } => write!(f, "flushed {partition} below {offset}"),
         Observation::HighWatermark { partition, offset, as_leader } => {
             let role = if *as_leader { "leader" } else { "follower" };
@@ -157,6 +167,7 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             write!(f, "refused a produce to {partition}: error {error_code}")
         }
         Observation::Served { partition, from, to } => write!(f, "served {partition} [{from}, {to})"),
+        Observation::LatestOffset { partition, offset } => write!(f, "said that {partition} ends at {offset}"),
         Observation::Registered { broker_epoch } => write!(f, "registered with broker epoch {broker_epoch}"),
         Observation::Fenced { broker, broker_epoch, fenced } => {
             write!(f, "{} broker-{broker} (broker epoch {broker_epoch})", if *fenced { "fenced" } else { "unfenced" })
@@ -170,6 +181,7 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             write!(f, " in epoch {leader_epoch}, ISR {} of {}", brokers(isr), brokers(replicas))?;
             write!(f, ", partition epoch {partition_epoch}{}", if *unclean { ", unclean" } else { "" })
         }
+        Observation::LogDirFailed { log_dir } => write!(f, "log directory {log_dir} failed"),
         Observation::CleanShutdown => f.write_str("shut down cleanly"),
     }
 }

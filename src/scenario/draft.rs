@@ -6,17 +6,22 @@ use std::time::Duration;
 
 use super::diagnostics::Mistakes;
 use super::expression;
+use super::machines;
+use super::model::{ClockSetting, LinkSetting};
 use super::table::{Section, Spanned, Text, scalar, text_at, type_of};
-use super::vocabulary::{CLUSTER_KEYS, CONSUME_KEYS, PRODUCE_KEYS, TOP_KEYS, TOPIC_KEYS, WORKLOAD_KINDS};
+use super::vocabulary::{CLUSTER_KEYS, CONSUME_KEYS, DEFECTS_AXIS, PRODUCE_KEYS, TOP_KEYS, TOPIC_KEYS, WORKLOAD_KINDS};
 use crate::config::{self, ConfigError, Scope};
+use crate::defect::Defects;
+use crate::world::sim::LinkModel;
 
 /// More machines or partitions than anyone reads a trace of; a bound against a slip of the finger.
 const BROKERS_MAX: i64 = 100;
 const PARTITIONS_MAX: i64 = 1_000;
+const LOG_DIRS_MAX: i64 = 16;
 /// A record's value carries its number, so that every value is unique.
 const VALUE_BYTES_MIN: i64 = 16;
+const KEY_PREFIX_DEFAULT: &str = "key-";
 const VALUE_BYTES_DEFAULT: usize = 100;
-const LATENCY_DEFAULT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_micros(500));
 
 /// One configuration key with its value.
 #[derive(Clone, Debug)]
@@ -28,9 +33,26 @@ pub(super) struct Setting {
 #[derive(Debug)]
 pub(super) struct ClusterDraft {
     pub brokers: u32,
-    pub latency: (Duration, Duration),
+    /// How many each broker has; [`ClusterDraft::log_dirs`] are their names.
+    pub log_dirs: u32,
+    pub link: LinkModel,
+    pub event_cost: Duration,
+    pub racks: Vec<String>,
+    pub rack_aware: bool,
     pub config: Vec<Setting>,
+    /// `None` if the file says nothing of them.
+    pub defects: Option<Defects>,
     pub span: Range<usize>,
+}
+
+impl ClusterDraft {
+    /// Their names.
+    pub(super) fn log_dirs(&self) -> Vec<String> {
+        match self.log_dirs {
+            1 => vec!["data".to_owned()],
+            several => (1..=several).map(|number| format!("data-{number}")).collect(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -43,10 +65,19 @@ pub(super) struct TopicDraft {
 
 #[derive(Debug)]
 pub(super) struct AxisDraft {
+    /// As the file has it, perhaps with the scope in front: `producer.compression.type`.
     pub name: Text,
+    /// The configuration key.
+    pub key: String,
     pub values: Vec<Spanned<String>>,
-    /// The configurations that it sets.
+    /// The configurations that it sets; none for the defects.
     pub scopes: Vec<Scope>,
+}
+
+impl AxisDraft {
+    pub(super) fn is_of_defects(&self) -> bool {
+        self.name.value == DEFECTS_AXIS
+    }
 }
 
 #[derive(Debug)]
@@ -57,6 +88,8 @@ pub(super) enum Kind {
         value_bytes: usize,
         keys: Option<u64>,
         timestamp_offset_ms: i64,
+        key_prefix: String,
+        tombstones: Option<u64>,
         /// From `acks`, or from `config`.
         acks: Option<Setting>,
     },
@@ -89,6 +122,8 @@ pub(super) struct Draft {
     pub seed: u64,
     pub duration: Option<Spanned<Duration>>,
     pub cluster: ClusterDraft,
+    pub links: Vec<LinkSetting>,
+    pub clocks: Vec<ClockSetting>,
     pub topics: Vec<TopicDraft>,
     /// Whether every `[[topic]]` could be read: if not, a name that is missing says nothing.
     pub topics_are_complete: bool,
@@ -115,6 +150,8 @@ pub(super) fn read(root: &Section<'_>, mistakes: &mut Mistakes) -> Draft {
         seed,
         duration,
         cluster,
+        links: Vec::new(),
+        clocks: Vec::new(),
         topics: Vec::new(),
         topics_are_complete: true,
         axes,
@@ -124,13 +161,18 @@ pub(super) fn read(root: &Section<'_>, mistakes: &mut Mistakes) -> Draft {
     };
     topics(root, &mut draft, mistakes);
     workloads(root, &mut draft, mistakes);
+    machines::read(root, &mut draft, mistakes);
     draft
 }
 
-/// The claim: the file's first line, as a comment.
+/// The claim: the file's first line, as a comment. A line for editors (`#:schema …`) may come before it.
 fn title(file: &str, mistakes: &mut Mistakes) -> String {
-    let start = file.len() - file.trim_start().len();
-    let line = file[start..].lines().next().unwrap_or("");
+    let mut rest = file.trim_start();
+    while rest.starts_with("#:") {
+        rest = rest.split_once('\n').map_or("", |(_, after)| after).trim_start();
+    }
+    let start = file.len() - rest.len();
+    let line = rest.lines().next().unwrap_or("");
     match line.strip_prefix('#').map(str::trim) {
         Some(title) if !title.is_empty() => title.to_owned(),
         Some(_) | None => {
@@ -146,19 +188,46 @@ fn title(file: &str, mistakes: &mut Mistakes) -> String {
 }
 
 fn cluster(root: &Section<'_>, mistakes: &mut Mistakes) -> ClusterDraft {
-    let mut draft = ClusterDraft { brokers: 3, latency: LATENCY_DEFAULT, config: Vec::new(), span: 0..0 };
+    let mut draft = ClusterDraft {
+        brokers: 3,
+        log_dirs: 1,
+        link: LinkModel::default(),
+        event_cost: Duration::ZERO,
+        racks: Vec::new(),
+        rack_aware: true,
+        config: Vec::new(),
+        defects: None,
+        span: 0..0,
+    };
     let Some(section) = root.table("cluster", "[cluster]", mistakes) else { return draft };
     section.allow(CLUSTER_KEYS, mistakes);
     draft.span = section.span.clone();
     if let Some(brokers) = section.integer("brokers", 1..=BROKERS_MAX, mistakes) {
         draft.brokers = brokers.value as u32;
     }
-    let latency = section.text("latency", mistakes).and_then(|text| text.read(expression::latency, mistakes));
-    if let Some(latency) = latency {
-        draft.latency = latency.value;
+    if let Some(log_dirs) = section.integer("log-dirs", 1..=LOG_DIRS_MAX, mistakes) {
+        draft.log_dirs = log_dirs.value as u32;
+    }
+    draft.link = machines::link_keys(&section, mistakes).model();
+    draft.event_cost = section.duration("event-cost", mistakes).map_or(Duration::ZERO, |cost| cost.value);
+    draft.racks = machines::racks(&section, draft.brokers, mistakes);
+    if let Some(rack_aware) = section.boolean("rack-aware", mistakes) {
+        draft.rack_aware = rack_aware.value;
+        if !section.has("racks") {
+            mistakes.add(&section.span_of("rack-aware"), "`rack-aware` goes with `racks`");
+        }
     }
     draft.config = settings(&section, "[cluster.config]", Scope::Broker, mistakes);
+    draft.defects = defects(&section, mistakes);
     draft
+}
+
+fn defects(section: &Section<'_>, mistakes: &mut Mistakes) -> Option<Defects> {
+    let named = section.array("defects", "a list of defects", mistakes)?;
+    let texts: Vec<_> =
+        named.into_iter().filter_map(|value| element_text(value, "a defect", section.file(), mistakes)).collect();
+    let read = texts.iter().filter_map(|text| text.read(expression::defects, mistakes));
+    Some(read.flat_map(|defects| defects.value.iter().collect::<Vec<_>>()).collect())
 }
 
 fn topics(root: &Section<'_>, draft: &mut Draft, mistakes: &mut Mistakes) {
@@ -291,12 +360,23 @@ fn produce(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -
         .map_or(VALUE_BYTES_DEFAULT, |bytes| bytes.value as usize);
     let keys = section.integer("keys", 1..=i64::MAX, mistakes).map(|keys| keys.value as u64);
     let timestamp_offset_ms = section.shift_ms("timestamp-offset", mistakes).map_or(0, |offset| offset.value);
+    let key_prefix =
+        section.text("key-prefix", mistakes).map_or_else(|| KEY_PREFIX_DEFAULT.to_owned(), |text| text.value);
+    let tombstones = section.integer("tombstones", 2..=i64::MAX, mistakes).map(|every| every.value as u64);
+    if !section.has("keys") {
+        let of_keys = |key: &&Text| ["key-prefix", "tombstones"].contains(&key.value.as_str());
+        if let Some(key) = section.entries().into_iter().map(|entry| entry.key).find(|key| of_keys(&key)) {
+            mistakes
+                .add(&key.span, format!("`{}` needs `keys`: the records have none", key.value))
+                .help("for example `keys = 10`");
+        }
+    }
     let acks = acks(section, config, mistakes);
     if !section.has("records") {
         section.missing("records", "records = 500", mistakes);
     }
     let records = section.integer("records", 1..=i64::MAX, mistakes)?.value as u64;
-    Some(Kind::Produce { records, rate, value_bytes, keys, timestamp_offset_ms, acks })
+    Some(Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, timestamp_offset_ms, acks })
 }
 
 fn acks(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -> Option<Setting> {
@@ -311,7 +391,7 @@ fn acks(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -> O
 }
 
 /// The `config` of a section: every key known and modelled, every value legal, none set twice.
-fn settings(section: &Section<'_>, what: &str, scope: Scope, mistakes: &mut Mistakes) -> Vec<Setting> {
+pub(super) fn settings(section: &Section<'_>, what: &str, scope: Scope, mistakes: &mut Mistakes) -> Vec<Setting> {
     let Some(table) = section.table("config", what, mistakes) else { return Vec::new() };
     let mut settings: Vec<Setting> = Vec::new();
     for entry in table.entries() {
@@ -337,7 +417,7 @@ fn setting(key: Text, value: Option<&toml_edit::Value>, scope: Scope, mistakes: 
     };
     let span = value.span().unwrap_or_else(|| key.span.clone());
     let Some(text) = scalar(value) else {
-        let message = format!("`{}` must be a string, an integer or a boolean, not {}", key.value, type_of(value));
+        let message = format!("`{}` must be a string, a number or a boolean, not {}", key.value, type_of(value));
         mistakes.add(&span, message);
         return None;
     };
@@ -364,7 +444,9 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
     let Some(matrix) = root.table("matrix", "[matrix]", mistakes) else { return Vec::new() };
     let mut axes: Vec<AxisDraft> = Vec::new();
     for entry in matrix.entries() {
-        let scopes = axis_scopes(&entry.key, mistakes);
+        let is_of_defects = entry.key.value == DEFECTS_AXIS;
+        let (key, scopes) =
+            if is_of_defects { (entry.key.value.clone(), Vec::new()) } else { axis_key(&entry.key, mistakes) };
         let Some(array) = entry.item.as_array() else {
             let message = format!("axis `{}` must be an array of values", entry.key.value);
             mistakes.add(&entry.value_span(), message).help(format!("for example `\"{}\" = [1, 2]`", entry.key.value));
@@ -374,7 +456,13 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
             mistakes.add(&entry.value_span(), format!("axis `{}` has no values", entry.key.value));
             continue;
         }
-        let values = array.iter().filter_map(|value| axis_value(&entry.key, value, &scopes, mistakes));
+        let values = array.iter().filter_map(|value| {
+            if is_of_defects {
+                defects_value(value, root.file(), mistakes)
+            } else {
+                axis_value(&entry.key, &key, value, &scopes, mistakes)
+            }
+        });
         let mut unique: Vec<Spanned<String>> = Vec::new();
         let values: Vec<_> = values.collect();
         for value in values {
@@ -385,17 +473,16 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
                 unique.push(value);
             }
         }
-        let duplicate = axes.iter().find(|axis| {
-            axis.scopes == scopes && same_key(&axis.name.value, &entry.key.value, scopes.first().copied())
-        });
+        let duplicate =
+            axes.iter().find(|axis| axis.scopes == scopes && same_key(&axis.key, &key, scopes.first().copied()));
         if let Some(other) = duplicate {
             let message =
                 format!("`{}` and `{}` are two names of one configuration", other.name.value, entry.key.value);
             mistakes.add(&entry.key.span, message);
             continue;
         }
-        if !unique.is_empty() && !scopes.is_empty() {
-            axes.push(AxisDraft { name: entry.key, values: unique, scopes });
+        if !unique.is_empty() && (is_of_defects || !scopes.is_empty()) {
+            axes.push(AxisDraft { name: entry.key, key, values: unique, scopes });
         }
     }
     axes
@@ -405,6 +492,17 @@ fn axes(root: &Section<'_>, mistakes: &mut Mistakes) -> Vec<AxisDraft> {
 pub(super) fn same_key(one: &str, other: &str, scope: Option<Scope>) -> bool {
     let name = |key| scope.map_or(key, |scope| config::canonical_name(scope, key));
     name(one) == name(other)
+}
+
+/// The configuration key of an axis, and the configurations that it sets.
+fn axis_key(name: &Text, mistakes: &mut Mistakes) -> (String, Vec<Scope>) {
+    for scope in [Scope::Broker, Scope::Producer, Scope::Consumer] {
+        let key = name.value.strip_prefix(&format!("{scope}."));
+        if let Some(key) = key.filter(|key| config::scopes_of(key).contains(&scope)) {
+            return (key.to_owned(), vec![scope]);
+        }
+    }
+    (name.value.clone(), axis_scopes(name, mistakes))
 }
 
 /// The configurations that an axis sets. The cluster's stands for its topics' too; a key that both servers and
@@ -417,7 +515,7 @@ fn axis_scopes(key: &Text, mistakes: &mut Mistakes) -> Vec<Scope> {
     if servers && !clients.is_empty() {
         mistakes
             .add(&key.span, format!("`{}` cannot be an axis: brokers and clients both have it", key.value))
-            .help("set it in [cluster.config] or in the `config` of a workload");
+            .help(format!("say whose: `broker.{}` or `{}.{}`", key.value, clients[0], key.value));
         return Vec::new();
     }
     if servers {
@@ -448,30 +546,42 @@ fn note_unknown_axis(key: &Text, mistakes: &mut Mistakes) {
 }
 
 fn axis_value(
-    key: &Text,
+    name: &Text,
+    key: &str,
     value: &toml_edit::Value,
     scopes: &[Scope],
     mistakes: &mut Mistakes,
 ) -> Option<Spanned<String>> {
-    let span = value.span().unwrap_or_else(|| key.span.clone());
+    let span = value.span().unwrap_or_else(|| name.span.clone());
     let Some(text) = scalar(value) else {
-        let message = format!("`{}` cannot be {}", key.value, type_of(value));
-        mistakes.add(&span, message).help("a value is a string, an integer or a boolean");
+        let message = format!("`{}` cannot be {}", name.value, type_of(value));
+        mistakes.add(&span, message).help("a value is a string, a number or a boolean");
         return None;
     };
     for scope in scopes {
-        if let Err(error) = config::check(*scope, &key.value, &text) {
-            note_config(&error, &key.span, &span, mistakes);
+        if let Err(error) = config::check(*scope, key, &text) {
+            note_config(&error, &name.span, &span, mistakes);
             return None;
         }
     }
-    Some(Spanned { value: normal(&key.value, &text), span })
+    Some(Spanned { value: normal(key, &text), span })
+}
+
+/// `none`, a defect, or several joined by `+`.
+fn defects_value(value: &toml_edit::Value, file: &str, mistakes: &mut Mistakes) -> Option<Spanned<String>> {
+    let text = element_text(value, "a defect", file, mistakes)?;
+    let defects = text.read(expression::defects, mistakes)?;
+    Some(Spanned { value: defects.value.to_string(), span: defects.span })
 }
 
 /// One spelling for values that Kafka reads alike.
 pub(super) fn normal(key: &str, value: &str) -> String {
     match (key, value.trim()) {
         ("acks", "-1") => "all".to_owned(),
+        (DEFECTS_AXIS, names) => match expression::defects(names) {
+            Ok(defects) => defects.to_string(),
+            Err(_) => names.to_owned(),
+        },
         (_, other) => other.to_owned(),
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::model::{Comparison, Condition, Counter, Target};
 use super::vocabulary::{CONDITIONS, TARGETS, UNITS};
 use crate::config::nearest;
+use crate::defect::{self, Defect, Defects};
 
 /// A mistake inside a string; `at` counts bytes of that string.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,13 +19,18 @@ pub(super) struct Slip {
 }
 
 impl Slip {
-    fn new(at: Range<usize>, message: impl Into<String>) -> Slip {
+    pub(super) fn new(at: Range<usize>, message: impl Into<String>) -> Slip {
         Slip { at, message: message.into(), help: None }
     }
 
-    fn help(mut self, help: impl Into<String>) -> Slip {
+    pub(super) fn help(mut self, help: impl Into<String>) -> Slip {
         self.help = Some(help.into());
         self
+    }
+
+    /// For a text that begins `by` bytes into another.
+    pub(super) fn shifted(self, by: usize) -> Slip {
+        Slip { at: self.at.start + by..self.at.end + by, ..self }
     }
 }
 
@@ -47,7 +53,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Slip> {
             return Err(slip.help(format!("units: {}", UNITS.join(", "))));
         }
     };
-    decimal_ns(number, unit_ns)
+    decimal(number, unit_ns)
         .map(Duration::from_nanos)
         .ok_or_else(|| Slip::new(all, format!("`{text}` is not a duration")).help(example))
 }
@@ -64,47 +70,33 @@ pub(super) fn shift_ms(text: &str) -> Result<i64, Slip> {
     Ok(sign * i64::try_from(duration.as_millis()).expect("a duration in nanoseconds fits in milliseconds"))
 }
 
-/// `number` (digits with at most one point) of `unit_ns` each, if it is a whole number of nanoseconds.
-fn decimal_ns(number: &str, unit_ns: u64) -> Option<u64> {
+/// `number` (digits with at most one point) of `unit` each, if that is a whole number.
+pub(super) fn decimal(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     if whole.is_empty() || fraction.is_empty() || fraction.len() > 12 {
         return None;
     }
     let scale = 10_u64.pow(fraction.len() as u32);
-    let part = u128::from(fraction.parse::<u64>().ok()?) * u128::from(unit_ns);
+    let part = u128::from(fraction.parse::<u64>().ok()?) * u128::from(unit);
     if part % u128::from(scale) != 0 {
         return None;
     }
     let part = u64::try_from(part / u128::from(scale)).ok()?;
-    whole.parse::<u64>().ok()?.checked_mul(unit_ns)?.checked_add(part)
-}
-
-/// `0.2ms..0.5ms`, or one duration for both ends.
-pub(super) fn latency(text: &str) -> Result<(Duration, Duration), Slip> {
-    let Some((low, high)) = text.split_once("..") else {
-        return duration(text).map(|both| (both, both));
-    };
-    let high_at = low.len() + 2;
-    let shift = |slip: Slip| Slip { at: slip.at.start + high_at..slip.at.end + high_at, ..slip };
-    let (low, high) = (duration(low)?, duration(high).map_err(shift)?);
-    if low > high {
-        return Err(Slip::new(0..text.len(), "the lower latency comes first"));
-    }
-    Ok((low, high))
+    whole.parse::<u64>().ok()?.checked_mul(unit)?.checked_add(part)
 }
 
 /// `name` or `name(argument, …)`, as found in targets and conditions.
 #[derive(Debug)]
-struct Term<'a> {
-    name: &'a str,
-    name_at: Range<usize>,
+pub(super) struct Term<'a> {
+    pub name: &'a str,
+    pub name_at: Range<usize>,
     /// `None` without parentheses.
-    arguments: Option<Vec<&'a str>>,
-    at: Range<usize>,
+    pub arguments: Option<Vec<&'a str>>,
+    pub at: Range<usize>,
 }
 
 /// Reads one term at the start of `text` (after blanks); returns it with the offset behind it.
-fn term(text: &str) -> Result<(Term<'_>, usize), Slip> {
+pub(super) fn term(text: &str) -> Result<(Term<'_>, usize), Slip> {
     let start = text.len() - text.trim_start().len();
     let rest = &text[start..];
     let name_len = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_').unwrap_or(rest.len());
@@ -168,6 +160,8 @@ pub(super) fn target(text: &str) -> Result<Target, Slip> {
         "follower" => follower(&term)?,
         "isr" => Target::Isr(term.one("isr(orders-0)")?.to_owned()),
         "controller" => term.none().map(|()| Target::Controller)?,
+        "rack" => Target::Rack(term.one("rack(a)")?.to_owned()),
+        "machines" => term.none().map(|()| Target::Machines)?,
         "client" => Target::Client(term.one("client(producer-1)")?.to_owned()),
         "fault" => Target::SameAs(term.one_number("fault(1)")?),
         _ => return Err(term.unknown("target", TARGETS)),
@@ -314,6 +308,32 @@ pub(super) fn comparison(text: &str) -> Result<(Comparison, u64), Slip> {
     Ok((compare, value))
 }
 
+/// `none`, `truncate-to-hw`, `isr-no-leso+truncate-to-hw`.
+pub(super) fn defects(text: &str) -> Result<Defects, Slip> {
+    if text.trim() == defect::NONE {
+        return Ok(Defects::NONE);
+    }
+    let mut defects = Defects::NONE;
+    let mut start = 0;
+    for part in text.split(defect::SEPARATOR) {
+        let at = start..start + part.len();
+        start = at.end + 1;
+        let name = part.trim();
+        let Some(found) = Defect::named(name) else {
+            let slip = Slip::new(at, format!("unknown defect `{name}`"));
+            return Err(match nearest(name, Defect::ALL.iter().map(|defect| defect.name())) {
+                Some(near) => slip.help(format!("did you mean `{near}`?")),
+                None => slip.help("`faultline defects` lists them; `none` is none of them"),
+            });
+        };
+        if defects.has(found) {
+            return Err(Slip::new(at, format!("defect `{name}` is named twice")));
+        }
+        defects = defects.with(found);
+    }
+    Ok(defects)
+}
+
 /// Which variants an expectation is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Selector {
@@ -396,6 +416,8 @@ impl fmt::Display for Target {
             Target::Isr(partition) => write!(f, "isr({partition})"),
             Target::Controller => f.write_str("controller"),
             Target::Client(name) => write!(f, "client({name})"),
+            Target::Rack(name) => write!(f, "rack({name})"),
+            Target::Machines => f.write_str("machines"),
             Target::SameAs(index) => write!(f, "fault({index})"),
         }
     }
@@ -449,15 +471,6 @@ mod tests {
     }
 
     #[test]
-    fn latency_is_a_range_or_one_value() {
-        let us = Duration::from_micros;
-        assert_eq!(latency("0.2ms..0.5ms"), Ok((us(200), us(500))));
-        assert_eq!(latency("1ms"), Ok((us(1_000), us(1_000))));
-        assert_eq!(latency("2ms..1ms").unwrap_err().message, "the lower latency comes first");
-        assert_eq!(latency("1ms..2x").unwrap_err().at, 6..7);
-    }
-
-    #[test]
     fn a_target_prints_as_it_is_written() {
         for text in [
             "broker(1)",
@@ -468,6 +481,8 @@ mod tests {
             "isr(orders-0)",
             "controller",
             "client(producer-1)",
+            "rack(a)",
+            "machines",
             "fault(2)",
         ] {
             assert_eq!(target(text).map(|t| t.to_string()), Ok(text.to_owned()));

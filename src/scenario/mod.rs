@@ -1,16 +1,20 @@
 //! Scenario files: TOML in, a checked [`Scenario`] or diagnostics that point at the place out.
 //!
-//! A file is read into a draft that keeps every place (`draft`, `faults`, `expect`, over the typed tables of `table`
-//! and the small languages of `expression`), then `resolve` makes one variant per point of the matrix. Every mistake
+//! A file is read into a draft that keeps every place (`draft`, `machines`, `faults`, `expect`, over the typed tables of
+//! `table` and the small languages of `expression` and `quantity`), then `resolve` makes one variant per point of the matrix. Every mistake
 //! is noted and reading goes on, so that one look shows them all. Nothing here runs anything.
 
 mod diagnostics;
+pub mod disk;
 mod draft;
 mod expect;
 mod expression;
 mod faults;
+mod machines;
 mod model;
+mod quantity;
 mod resolve;
+mod schema;
 mod table;
 pub mod vocabulary;
 
@@ -20,7 +24,9 @@ use std::path::{Path, PathBuf};
 use toml_edit::Document;
 
 pub use diagnostics::{Mistake, ScenarioError};
+pub use disk::DiskAction;
 pub use model::*;
+pub use schema::schema;
 pub use vocabulary::{METRICS, Metric, MetricKind, metric};
 
 use diagnostics::Mistakes;
@@ -53,6 +59,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, ScenarioErr
     let are_axes_known = draft.axes_are_complete && draft.workloads_are_complete;
     let expect = expect::read(&root, are_axes_known.then_some(&axes), &mut mistakes);
     let variants = resolve::variants(&draft, &axes, &faults, &expect, &mut mistakes);
+    resolve::check_restarts(&variants, &root, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(mistakes.into_error(file, text));
     }

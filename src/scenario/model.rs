@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::disk::DiskAction;
 use crate::config::{BrokerConfig, ConsumerConfig, ProducerConfig};
+use crate::defect::Defects;
+use crate::world::sim::{Direction, DiskScope, Latency, LinkModel, Ppm, Survivors};
 
 /// One scenario file. Everything is checked: a value of this type can be run.
 #[derive(Clone, Debug)]
@@ -57,9 +60,51 @@ impl Variant {
 pub struct Cluster {
     /// Brokers have node ids 1..=brokers; the controller is a node of its own with id 3000.
     pub brokers: u32,
+    /// Log directories of each broker (`log.dirs`): `data`, or `data-1`, `data-2`, … if there are several.
+    pub log_dirs: Vec<String>,
+    /// Known defects that are on in every broker, controller and producer.
+    pub defects: Defects,
     pub config: BrokerConfig,
-    /// One-way link latency; each frame draws uniformly between the two.
-    pub latency: (Duration, Duration),
+    /// What every link is like.
+    pub link: LinkModel,
+    /// Links that differ, in the order of the file: a later one counts.
+    pub links: Vec<LinkSetting>,
+    /// Machines whose wall clocks are wrong from the start.
+    pub clocks: Vec<ClockSetting>,
+    /// Simulated time that brokers and the controller take for one event.
+    pub event_cost: Duration,
+    /// The rack of each broker, in the order of their ids; empty: none.
+    pub racks: Vec<String>,
+    /// Whether brokers know their racks (`broker.rack`), so that replicas are spread over them.
+    pub rack_aware: bool,
+}
+
+/// The directed links from some machines to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Links {
+    pub from: Target,
+    pub to: Target,
+    pub both_ways: bool,
+}
+
+/// One `[[link]]`: what it sets of the links that it names. Its targets are no roles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkSetting {
+    pub links: Links,
+    pub latency: Option<Latency>,
+    pub jitter: Option<Duration>,
+    /// Bytes per second.
+    pub bandwidth: Option<u64>,
+    pub loss: Option<Ppm>,
+}
+
+/// One `[[clock]]`. Its target is no role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClockSetting {
+    pub target: Target,
+    /// Ahead of true time.
+    pub offset_ns: i64,
+    pub drift_ppm: i64,
 }
 
 #[derive(Clone, Debug)]
@@ -87,6 +132,10 @@ pub enum Workload {
         keys: Option<u64>,
         /// What the records' timestamps are ahead of the producer's clock (negative: behind).
         timestamp_offset_ms: i64,
+        /// Keys are named by this and a number from 0 on.
+        key_prefix: String,
+        /// Every so manieth record of a key has no value: a tombstone.
+        tombstones: Option<u64>,
         start: Duration,
         config: ProducerConfig,
     },
@@ -152,8 +201,31 @@ pub enum Target {
     Controller,
     /// `client(producer-1)`
     Client(String),
+    /// `rack(a)`: the brokers of a rack, a power domain.
+    Rack(String),
+    /// `machines`: the brokers, the controller and the clients.
+    Machines,
     /// Written `fault(2)`: the machines that fault 2 (1-based) resolved to.
     SameAs(usize),
+}
+
+impl Target {
+    /// It may mean more than one machine, so that there are links from it to itself.
+    pub fn may_be_several(&self) -> bool {
+        match self {
+            Target::Brokers
+            | Target::Follower(_, None)
+            | Target::Isr(_)
+            | Target::Rack(_)
+            | Target::Machines
+            | Target::SameAs(_) => true,
+            Target::Broker(_)
+            | Target::Leader(_)
+            | Target::Follower(_, Some(_))
+            | Target::Controller
+            | Target::Client(_) => false,
+        }
+    }
 }
 
 /// What is done to the target.
@@ -161,10 +233,23 @@ pub enum Target {
 pub enum Action {
     /// Kill the process, page cache survives. With a duration: restarted after it.
     Crash,
-    /// Power loss: what was not synced is gone. With a duration: power comes back after it.
-    PowerLoss,
-    /// Start a stopped process or machine.
-    Restart,
+    /// Power loss: what was not synced is gone, but for what survives by chance. With a duration: power comes back
+    /// after it.
+    PowerLoss(Survivors),
+    /// Something about disks; [`Fault::target`] says on which machines.
+    Disk {
+        what: DiskAction,
+        on: DiskScope,
+    },
+    /// Start a stopped process or machine; kill one that runs and start it again.
+    Restart {
+        /// Broker configuration from then on, Kafka property name -> value, checked; besides what it has.
+        config: BTreeMap<String, String>,
+    },
+    /// Kill the process, again and again: down for the first part of each cycle.
+    CrashLoop {
+        cycle: Cycle,
+    },
     /// Stop scheduling the process (SIGSTOP, long GC); `resume` or the duration ends it.
     Pause,
     Resume,
@@ -176,13 +261,59 @@ pub enum Action {
         groups: Vec<Vec<Target>>,
         one_way: bool,
     },
-    /// Add latency to the link from `from` to `to`, one direction; `both_ways` for both.
+    /// Add latency to links, and up to `jitter` more.
     Delay {
-        from: Target,
-        to: Target,
+        links: Links,
         by: Duration,
-        both_ways: bool,
+        jitter: Duration,
     },
+    /// Limit links to `bandwidth` bytes per second.
+    Throttle {
+        links: Links,
+        bandwidth: u64,
+    },
+    /// Lose a share of the segments on links: each costs a retransmission timeout.
+    PacketLoss {
+        links: Links,
+        loss: Ppm,
+    },
+    /// Cut links, again and again: for the first part of each cycle.
+    Flap {
+        links: Links,
+        cycle: Cycle,
+    },
+    /// Delay requests or responses of one kind.
+    DelayMessage {
+        messages: Messages,
+        by: Duration,
+    },
+    /// Drop requests or responses of one kind, which ends their connections.
+    DropMessage {
+        messages: Messages,
+    },
+    /// The process reads `bandwidth` bytes per second from its connections.
+    SlowDrain {
+        bandwidth: u64,
+    },
+    /// The process takes so much longer for each event.
+    SlowCpu {
+        by: Duration,
+    },
+    /// Move the wall clock. With a duration: moved back after it.
+    ClockStep {
+        by_ns: i64,
+    },
+    /// The wall clock gains so much. What it has gained stays.
+    ClockDrift {
+        drift_ppm: i64,
+    },
+    /// Move the wall clock to and fro: moved for the first part of each cycle.
+    ClockStrobe {
+        by_ns: i64,
+        cycle: Cycle,
+    },
+    /// The wall clock stands still, and is right again when that ends.
+    ClockFreeze,
     /// Remove all network faults.
     Heal,
     /// Orderly stop (SIGTERM): leadership moves first, logs are flushed. With a duration: started again after it.
@@ -192,6 +323,37 @@ pub enum Action {
     ElectPreferred {
         of: String,
     },
+}
+
+/// On for the first part of each period, off for the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cycle {
+    pub period: Duration,
+    /// How much of a period it is on.
+    pub duty: Ppm,
+    /// How many periods; `None`: until the fault's end.
+    pub count: Option<u32>,
+}
+
+impl Cycle {
+    /// How long it is on.
+    pub fn on(&self) -> Duration {
+        self.duty.of(self.period)
+    }
+}
+
+/// Which messages a fault is aimed at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Messages {
+    /// Kafka's name of the request, and its key.
+    pub request: (String, i16),
+    pub direction: Direction,
+    /// Who sends them; `None`: anyone.
+    pub from: Option<Target>,
+    /// Who they are sent to; `None`: anyone.
+    pub to: Option<Target>,
+    /// How many; `None`: all until the fault's end.
+    pub count: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -5,11 +5,14 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::diagnostics::Mistakes;
-use super::draft::{AxisDraft, Draft, Kind, Setting, TopicDraft, WorkloadDraft, note_config, same_key};
+use super::draft::{AxisDraft, ClusterDraft, Draft, Kind, Setting, TopicDraft, WorkloadDraft, note_config, same_key};
 use super::expect::{ExpectDraft, contradiction};
-use super::model::{Axis, Cluster, Fault, Topic, Variant, Workload};
-use super::table::Spanned;
+use super::expression;
+use super::model::{Action, Axis, Cluster, Fault, Topic, Variant, Workload};
+use super::table::{Section, Spanned};
+use super::vocabulary::DEFECTS_AXIS;
 use crate::config::{BrokerConfig, ConfigError, ConsumerConfig, ProducerConfig, Scope, TopicConfig};
+use crate::defect::Defects;
 
 /// More runs than one file should ask for.
 const VARIANTS_MAX: usize = 256;
@@ -18,6 +21,8 @@ const VARIANTS_MAX: usize = 256;
 #[derive(Clone, Debug)]
 struct Pin<'a> {
     name: &'a str,
+    /// The configuration key.
+    key: &'a str,
     value: &'a str,
     span: Option<Range<usize>>,
     scopes: &'a [Scope],
@@ -35,7 +40,7 @@ pub(super) fn axes(draft: &Draft) -> Vec<Axis> {
         Kind::Consume => false,
     });
     let mut axes: Vec<Axis> = Vec::new();
-    if needs_acks && !draft.axes.iter().any(|axis| axis.name.value == "acks") {
+    if needs_acks && !draft.axes.iter().any(|axis| axis.key == "acks") {
         axes.push(Axis { name: "acks".to_owned(), values: ["0", "1", "all"].map(str::to_owned).to_vec() });
     }
     axes.extend(declared);
@@ -51,7 +56,7 @@ pub(super) fn check_axes(draft: &Draft, mistakes: &mut Mistakes) {
                 .add(&axis.name.span, format!("`{name}` is an axis and is also set in {place}"))
                 .help("which one counts would be a guess: remove one of them");
         }
-        let is_for_clients = !axis.scopes.contains(&Scope::Broker);
+        let is_for_clients = !axis.is_of_defects() && !axis.scopes.contains(&Scope::Broker);
         if is_for_clients
             && draft.workloads_are_complete
             && !draft.workloads.iter().any(|workload| axis.scopes.contains(&workload.scope()))
@@ -65,8 +70,11 @@ pub(super) fn check_axes(draft: &Draft, mistakes: &mut Mistakes) {
 
 /// Where else the configuration of an axis is set.
 fn fixed_elsewhere(draft: &Draft, axis: &AxisDraft) -> Option<String> {
+    if axis.is_of_defects() {
+        return draft.cluster.defects.map(|_| "[cluster]".to_owned());
+    }
     let sets = |settings: &[Setting], scope: Scope| {
-        settings.iter().any(|setting| same_key(&setting.key.value, &axis.name.value, Some(scope)))
+        settings.iter().any(|setting| same_key(&setting.key.value, &axis.key, Some(scope)))
     };
     if axis.scopes.contains(&Scope::Broker) {
         if sets(&draft.cluster.config, Scope::Broker) {
@@ -76,7 +84,7 @@ fn fixed_elsewhere(draft: &Draft, axis: &AxisDraft) -> Option<String> {
         return topic.map(|topic| format!("the config of topic `{}`", topic.name));
     }
     let by_name = |workload: &&WorkloadDraft| match &workload.kind {
-        Kind::Produce { acks: Some(_), .. } => axis.name.value == "acks",
+        Kind::Produce { acks: Some(_), .. } => axis.key == "acks",
         Kind::Produce { acks: None, .. } | Kind::Consume => false,
     };
     let workload = draft
@@ -114,6 +122,7 @@ fn point<'a>(draft: &'a Draft, axes: &'a [Axis], mut index: usize) -> Vec<Pin<'a
         let declared = draft.axes.iter().find(|declared| declared.name.value == axis.name);
         pins.push(Pin {
             name: &axis.name,
+            key: declared.map_or(&axis.name, |declared| &declared.key),
             value: &axis.values[at],
             span: declared.map(|declared| declared.values[at].span.clone()),
             scopes: declared.map_or(ACKS, |declared| &declared.scopes),
@@ -133,11 +142,12 @@ fn variant(
     let config = broker_config(draft, pins, mistakes);
     let topics = draft.topics.iter().map(|topic| self::topic(topic, draft, &config, pins, mistakes)).collect();
     let workloads = draft.workloads.iter().map(|workload| self::workload(workload, pins, mistakes)).collect();
+    check_keys(draft, &config, mistakes);
     let point: Vec<(String, String)> = pins.iter().map(|pin| (pin.name.to_owned(), pin.value.to_owned())).collect();
     let expected: Vec<&ExpectDraft> = expect.iter().filter(|expect| expect.selector.matches(&point)).collect();
     let variant = Variant {
         point,
-        cluster: Cluster { brokers: draft.cluster.brokers, config, latency: draft.cluster.latency },
+        cluster: cluster(draft, config, defects(draft, pins)),
         topics,
         workloads,
         faults: faults.to_vec(),
@@ -152,6 +162,48 @@ fn variant(
     variant
 }
 
+fn defects(draft: &Draft, pins: &[Pin<'_>]) -> Defects {
+    match pins.iter().find(|pin| pin.name == DEFECTS_AXIS) {
+        Some(pin) => expression::defects(pin.value).expect("checked when it was read"),
+        None => draft.cluster.defects.unwrap_or_default(),
+    }
+}
+
+fn cluster(draft: &Draft, config: BrokerConfig, defects: Defects) -> Cluster {
+    let ClusterDraft { brokers, log_dirs: _, link, event_cost, racks, rack_aware, config: _, defects: _, span: _ } =
+        &draft.cluster;
+    Cluster {
+        brokers: *brokers,
+        log_dirs: draft.cluster.log_dirs(),
+        defects,
+        config,
+        link: *link,
+        links: draft.links.clone(),
+        clocks: draft.clocks.clone(),
+        event_cost: *event_cost,
+        racks: racks.clone(),
+        rack_aware: *rack_aware,
+    }
+}
+
+/// Refuses restarts with configurations that contradict what else the variant's brokers have.
+pub(super) fn check_restarts(variants: &[Variant], root: &Section<'_>, mistakes: &mut Mistakes) {
+    let sections = root.tables("fault", mistakes);
+    for variant in variants {
+        for (fault, section) in variant.faults.iter().zip(&sections) {
+            let Action::Restart { config } = &fault.action else { continue };
+            let mut merged = variant.cluster.config.clone();
+            for (key, value) in config {
+                merged.set(key, value).expect("checked when it was read");
+            }
+            if let Err(error) = merged.validate() {
+                let span = section.span_of("config");
+                note_config(&error, &span, &span, mistakes);
+            }
+        }
+    }
+}
+
 /// Sets what a checked setting says; a value that was refused before is already noted.
 fn apply(settings: &[Setting], mut set: impl FnMut(&str, &str) -> Result<(), ConfigError>) {
     for setting in settings {
@@ -161,7 +213,7 @@ fn apply(settings: &[Setting], mut set: impl FnMut(&str, &str) -> Result<(), Con
 
 fn apply_pins(pins: &[Pin<'_>], scope: Scope, mut set: impl FnMut(&str, &str) -> Result<(), ConfigError>) {
     for pin in pins.iter().filter(|pin| pin.scopes.contains(&scope)) {
-        set(pin.name, pin.value).expect("checked when it was read");
+        set(pin.key, pin.value).expect("checked when it was read");
     }
 }
 
@@ -196,7 +248,7 @@ fn note_conflict(
 fn origin(key: &str, scope: Scope, settings: &[Setting], pins: &[Pin<'_>]) -> Option<Range<usize>> {
     let set = settings.iter().find(|setting| same_key(&setting.key.value, key, Some(scope)));
     let pinned = || {
-        let pin = pins.iter().find(|pin| pin.scopes.contains(&scope) && same_key(pin.name, key, Some(scope)))?;
+        let pin = pins.iter().find(|pin| pin.scopes.contains(&scope) && same_key(pin.key, key, Some(scope)))?;
         pin.span.clone()
     };
     set.map(|setting| setting.value.span.clone()).or_else(pinned)
@@ -218,6 +270,24 @@ fn topic(topic: &TopicDraft, draft: &Draft, broker: &BrokerConfig, pins: &[Pin<'
         partitions: topic.partitions,
         replication_factor: topic.replication_factor.as_ref().map_or(1, |factor| factor.value),
         config: settings.collect::<BTreeMap<_, _>>(),
+    }
+}
+
+/// A compacted topic refuses records without a key.
+fn check_keys(draft: &Draft, broker: &BrokerConfig, mistakes: &mut Mistakes) {
+    for workload in &draft.workloads {
+        let is_without_keys = match &workload.kind {
+            Kind::Produce { keys, .. } => keys.is_none(),
+            Kind::Consume => false,
+        };
+        let topic = draft.topics.iter().find(|topic| topic.name == workload.topic.value);
+        let Some(topic) = topic.filter(|_| is_without_keys) else { continue };
+        let mut config = TopicConfig::default();
+        apply(&topic.config, |key, value| config.set(key, value));
+        if config.effective(broker).log.cleanup_policy.compacts() {
+            let message = format!("topic `{}` is compacted and takes no records without a key", topic.name);
+            mistakes.add(&workload.topic.span, message).help("give the workload `keys`, for example `keys = 10`");
+        }
     }
 }
 
@@ -246,11 +316,21 @@ fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) ->
     let (name, topic) = (draft.name.clone(), draft.topic.value.clone());
     let start: Duration = draft.start.value;
     match &draft.kind {
-        Kind::Produce { records, rate, value_bytes, keys, timestamp_offset_ms, acks } => {
+        Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, timestamp_offset_ms, acks } => {
             let config = producer_config(draft, acks.as_ref(), pins, mistakes);
-            let (records, rate, value_bytes, keys) = (*records, *rate, *value_bytes, *keys);
-            let timestamp_offset_ms = *timestamp_offset_ms;
-            Workload::Produce { name, topic, records, rate, value_bytes, keys, timestamp_offset_ms, start, config }
+            Workload::Produce {
+                name,
+                topic,
+                records: *records,
+                rate: *rate,
+                value_bytes: *value_bytes,
+                keys: *keys,
+                key_prefix: key_prefix.clone(),
+                tombstones: *tombstones,
+                timestamp_offset_ms: *timestamp_offset_ms,
+                start,
+                config,
+            }
         }
         Kind::Consume => {
             let mut config = ConsumerConfig { client_id: name.clone(), ..ConsumerConfig::default() };
@@ -284,7 +364,7 @@ fn producer_config(
 }
 
 fn is_set(key: &str, draft: &WorkloadDraft, pins: &[Pin<'_>]) -> bool {
-    let pinned = pins.iter().any(|pin| pin.name == key && pin.scopes.contains(&draft.scope()));
+    let pinned = pins.iter().any(|pin| pin.key == key && pin.scopes.contains(&draft.scope()));
     pinned || draft.config.iter().any(|setting| setting.key.value == key)
 }
 

@@ -214,6 +214,16 @@ impl<'a> Section<'a> {
         Some(duration)
     }
 
+    /// What `read` makes of a key that may be absent: `Some(None)` if it is, `None` if it is there and wrong.
+    pub(super) fn optional<T>(
+        &self,
+        read: impl Fn(&Section<'a>, &str, &mut Mistakes) -> Option<T>,
+        name: &str,
+        mistakes: &mut Mistakes,
+    ) -> Option<Option<T>> {
+        if self.has(name) { read(self, name, mistakes).map(Some) } else { Some(None) }
+    }
+
     /// An array, element by element.
     pub(super) fn array(&self, name: &str, expected: &str, mistakes: &mut Mistakes) -> Option<Vec<&'a Value>> {
         let (value, span) = self.value(name, expected, mistakes)?;
@@ -317,7 +327,8 @@ pub(super) fn scalar(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.value().clone()),
         Value::Integer(number) => Some(number.value().to_string()),
         Value::Boolean(value) => Some(value.value().to_string()),
-        Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::InlineTable(_) => None,
+        Value::Float(number) => Some(number.value().to_string()),
+        Value::Datetime(_) | Value::Array(_) | Value::InlineTable(_) => None,
     }
 }
 

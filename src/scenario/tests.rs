@@ -6,6 +6,8 @@ use std::time::Duration;
 use super::vocabulary::*;
 use super::*;
 use crate::config::{self, Acks, Scope};
+use crate::defect::Defect;
+use crate::world::sim::{Direction, Latency, LinkModel, Ppm, Survivors};
 
 const TOPIC: &str = "[[topic]]\nname = \"orders\"\nreplication-factor = 3\n";
 const PRODUCE: &str = "[[workload]]\nkind = \"produce\"\ntopic = \"orders\"\nrecords = 500\n";
@@ -85,13 +87,32 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!((scenario.title.as_str(), scenario.seed, scenario.duration), ("A claim.", 1, None));
     let variant = &scenario.variants[0];
     assert_eq!(variant.cluster.brokers, 3);
-    assert_eq!(variant.cluster.latency, (Duration::from_micros(200), Duration::from_micros(500)));
+    assert_eq!(variant.cluster.link, LinkModel::default());
+    let (min, max) = (Duration::from_micros(200), Duration::from_micros(500));
+    assert_eq!(LinkModel::default().latency, Latency::Uniform { min, max });
     assert_eq!((variant.topics[0].partitions, variant.topics[0].replication_factor), (1, 3));
     assert!(matches!(
         &variant.workloads[0],
         Workload::Produce { name, rate: None, value_bytes: 100, keys: None, start: Duration::ZERO, config, .. }
             if name == "producer-1" && config.client_id == "producer-1"
     ));
+}
+
+#[test]
+fn defects_are_the_clusters_or_an_axis_whose_values_may_join_several() {
+    let fixed = read(&["[cluster]\ndefects = [\"isr-no-leso\", \"truncate-to-hw\"]\n", TOPIC, PRODUCE]);
+    assert_eq!(fixed.variants[0].cluster.defects.to_string(), "truncate-to-hw+isr-no-leso");
+    let axis = read(&[
+        TOPIC,
+        PRODUCE,
+        "[matrix]\nacks = [\"all\"]\ndefects = [\"none\", \"isr-no-leso+truncate-to-hw\"]\n",
+        "[expect]\n\"defects=isr-no-leso+truncate-to-hw\" = { lost = \"> 0\" }\n\"defects=none\" = { lost = 0 }",
+    ]);
+    assert_eq!(labels(&axis), ["acks=all,defects=none", "acks=all,defects=truncate-to-hw+isr-no-leso"]);
+    let [none, both] = &axis.variants[..] else { panic!("two variants") };
+    assert!(none.cluster.defects.is_empty());
+    assert!(both.cluster.defects.has(Defect::TruncateToHw) && both.cluster.defects.has(Defect::IsrNoLeso));
+    assert_eq!((none.expect.len(), both.expect.len()), (1, 1), "a selector may name the defects in any order");
 }
 
 #[test]
@@ -143,7 +164,7 @@ target = "orders-0"
                 value: 200
             }),
             after: Duration::from_millis(100),
-            action: Action::PowerLoss,
+            action: Action::PowerLoss(Survivors::NOTHING),
             target: Some(Target::Leader("orders-0".into())),
             duration: Some(Duration::from_secs(5)),
             text: ("power-loss".into(), "leader(orders-0)".into()),
@@ -194,26 +215,164 @@ fn compatible_expectations_of_one_metric_all_apply() {
 
 #[test]
 fn each_action_and_each_target_is_accepted() {
-    let targets =
-        ["broker(1)", "brokers", "leader(orders-0)", "follower(orders-0)", "isr(orders-0)", "controller", "fault(1)"];
+    let racks = "[cluster]\nracks = [\"a\", \"b\", \"c\"]\n";
+    let targets = [
+        "broker(1)",
+        "brokers",
+        "leader(orders-0)",
+        "follower(orders-0)",
+        "isr(orders-0)",
+        "controller",
+        "rack(a)",
+        "client(producer-1)",
+        "fault(1)",
+    ];
     for target in targets {
         assert!(TARGETS.iter().any(|name| target.starts_with(name)));
         let fault = format!(
             "[[fault]]\nat = \"1s\"\ndo = \"crash\"\ntarget = \"broker(2)\"\n[[fault]]\nat = \"2s\"\ndo = \"isolate\"\ntarget = \"{target}\"\n"
         );
-        read(&[TOPIC, PRODUCE, &fault]);
+        read(&[racks, TOPIC, PRODUCE, &fault]);
     }
     for action in ACTIONS {
-        let rest = match *action {
-            "heal" => "",
-            "partition" => "groups = [[\"broker(1)\"], [\"broker(2)\"]]\n",
-            "delay" => "from = \"broker(1)\"\nto = \"broker(2)\"\nby = \"1s\"\n",
-            "elect-preferred" => "target = \"orders\"\n",
-            _ => "target = \"broker(1)\"\n",
+        let (needed, optional) = keys_of(action).expect("every action has its keys");
+        // All keys that it can have, but one of the two ends of a cycle, and of the two ways to say what rots.
+        let is_one_of_two = |key: &str| (key == "for" && optional.contains(&"count")) || key == "byte";
+        let keys = needed.iter().chain(optional).filter(|key| !is_one_of_two(key));
+        let value = |key: &str| match key {
+            "target" if *action == "elect-preferred" => "\"orders\"",
+            "target" if *action == "bit-rot" => "'file(1, \"orders-0/*.log\")'",
+            "target" if DISK_ACTIONS.contains(action) => "\"disk(leader(orders-0))\"",
+            "target" | "from" => "\"broker(1)\"",
+            "to" => "\"broker(2)\"",
+            "for" | "by" | "jitter" | "period" => "\"1s\"",
+            "groups" => "[[\"broker(1)\"], [\"broker(2)\"]]",
+            "one-way" | "both-ways" => "true",
+            "bandwidth" => "\"1MB/s\"",
+            "loss" | "duty" => "\"10%\"",
+            "count" => "2",
+            "request" => "\"Fetch\"",
+            "direction" => "\"response\"",
+            "drift" => "\"-50ppm\"",
+            "pages" | "entries" => "\"subset\"",
+            "free-bytes" | "bit" => "3",
+            "segment" => "\"sealed\"",
+            "batch" => "\"first\"",
+            "field" => "\"records\"",
+            "config" => "{ \"min.insync.replicas\" = 2 }",
+            other => panic!("write a value for `{other}`"),
         };
+        let rest: String = keys.map(|key| format!("{key} = {}\n", value(key))).collect();
         let fault = format!("[[fault]]\nat = \"1s\"\ndo = \"{action}\"\n{rest}");
         assert_eq!(read(&[TOPIC, PRODUCE, &fault]).variants[0].faults[0].text.0, *action);
     }
+}
+
+#[test]
+fn faults_of_links_messages_processes_and_clocks_read_as_documented() {
+    let faults = r#"
+[[fault]]
+at = "1s"
+do = "delay"
+from = "rack(a)"
+to = "machines"
+by = "5ms"
+jitter = "2ms"
+[[fault]]
+at = "1s"
+do = "flap"
+from = "broker(1)"
+to = "brokers"
+period = "2s"
+duty = "25%"
+count = 3
+[[fault]]
+at = "1s"
+do = "delay-message"
+request = "AlterPartition"
+direction = "response"
+to = "leader(orders-0)"
+count = 1
+by = "8s"
+[[fault]]
+at = "1s"
+do = "clock-step"
+target = "client(producer-1)"
+by = "-10m"
+[[fault]]
+at = "1s"
+do = "restart"
+target = "broker(1)"
+config = { "replica.lag.time.max.ms" = 1000 }
+"#;
+    let scenario = read(&["[cluster]\nracks = [\"a\", \"a\", \"b\"]\n", TOPIC, PRODUCE, faults]);
+    let [delay, flap, late, step, restart] = scenario.variants[0].faults.as_slice() else { panic!("five faults") };
+    let ms = Duration::from_millis;
+    let links = |from, to| Links { from, to, both_ways: false };
+    let rack = links(Target::Rack("a".into()), Target::Machines);
+    assert_eq!(delay.action, Action::Delay { links: rack, by: ms(5), jitter: ms(2) });
+    let cycle = Cycle { period: ms(2_000), duty: Ppm(250_000), count: Some(3) };
+    assert_eq!(flap.action, Action::Flap { links: links(Target::Broker(1), Target::Brokers), cycle });
+    let messages = Messages {
+        request: ("AlterPartition".into(), 56),
+        direction: Direction::Response,
+        from: None,
+        to: Some(Target::Leader("orders-0".into())),
+        count: Some(1),
+    };
+    assert_eq!(late.action, Action::DelayMessage { messages, by: ms(8_000) });
+    assert_eq!(step.action, Action::ClockStep { by_ns: -600_000_000_000 });
+    let config = [("replica.lag.time.max.ms".to_owned(), "1000".to_owned())].into();
+    assert_eq!(restart.action, Action::Restart { config });
+    let texts: Vec<_> = scenario.variants[0].faults.iter().map(|fault| fault.text.1.as_str()).collect();
+    assert_eq!(
+        texts,
+        [
+            "rack(a) -> machines by 5ms +2ms",
+            "broker(1) -> brokers 500ms of 2s x3",
+            "AlterPartition response anyone -> leader(orders-0) x1 by 8s",
+            "client(producer-1) by -10m",
+            "broker(1) replica.lag.time.max.ms=1000",
+        ]
+    );
+}
+
+#[test]
+fn links_clocks_and_racks_are_set_before_anything_happens() {
+    let cluster = r#"
+[cluster]
+latency = "exponential(0.2ms, 1ms)"
+bandwidth = "1Gbit/s"
+event-cost = "20us"
+racks = ["a", "b", "b"]
+rack-aware = false
+[[link]]
+from = "rack(b)"
+to = "client(producer-1)"
+both-ways = true
+latency = "40ms"
+[[clock]]
+target = "controller"
+offset = "-2s"
+drift = "200ppm"
+"#;
+    let scenario = read(&[cluster, TOPIC, PRODUCE]);
+    let cluster = &scenario.variants[0].cluster;
+    let (min, mean) = (Duration::from_micros(200), Duration::from_millis(1));
+    assert_eq!(cluster.link.latency, Latency::Exponential { min, mean });
+    assert_eq!((cluster.link.bandwidth, cluster.event_cost), (Some(125_000_000), Duration::from_micros(20)));
+    assert_eq!((cluster.racks.join(""), cluster.rack_aware), ("abb".to_owned(), false));
+    let links = Links { from: Target::Rack("b".into()), to: Target::Client("producer-1".into()), both_ways: true };
+    let latency = Some(Latency::Fixed(Duration::from_millis(40)));
+    assert_eq!(cluster.links, [LinkSetting { links, latency, jitter: None, bandwidth: None, loss: None }]);
+    let clock = ClockSetting { target: Target::Controller, offset_ns: -2_000_000_000, drift_ppm: 200 };
+    assert_eq!(cluster.clocks, [clock]);
+}
+
+#[test]
+fn a_line_for_editors_may_come_before_the_claim() {
+    let text = format!("#:schema ../schema.json\n# A claim.\n{TOPIC}{PRODUCE}");
+    assert_eq!(parse("test", "test.toml", &text).map(|s| s.title).ok().as_deref(), Some("A claim."));
 }
 
 #[test]
@@ -231,8 +390,10 @@ fn every_shipped_scenario_is_a_claim_that_can_be_run() {
 #[test]
 fn the_reference_names_every_word_of_the_vocabulary() {
     let reference = std::fs::read_to_string("docs/scenario-reference.md").expect("the reference is shipped");
-    let keys = [TOP_KEYS, CLUSTER_KEYS, TOPIC_KEYS, WORKLOAD_KINDS, PRODUCE_KEYS, CONSUME_KEYS, FAULT_KEYS];
-    let words = keys.iter().chain(&[ACTIONS, TARGETS, CONDITIONS, UNITS]).flat_map(|words| words.iter().copied());
+    let keys = [TOP_KEYS, CLUSTER_KEYS, LINK_KEYS, CLOCK_KEYS, TOPIC_KEYS, WORKLOAD_KINDS, PRODUCE_KEYS, CONSUME_KEYS];
+    let lists = [FAULT_KEYS, ACTIONS, TARGETS, DISK_TARGETS, CONDITIONS, UNITS, DIRECTIONS, DISTRIBUTIONS];
+    let words = keys.iter().chain(&lists).flat_map(|words| words.iter().copied());
+    let words = words.chain(BANDWIDTH_UNITS.iter().map(|(unit, _)| *unit));
     let metrics = METRICS.iter().map(|metric| metric.name);
     let documented = |word: &str| {
         [format!("`{word}`"), format!("`{word}("), format!("`[{word}"), format!("`[[{word}]]`")]
@@ -241,6 +402,15 @@ fn the_reference_names_every_word_of_the_vocabulary() {
     };
     let missing: Vec<&str> = words.chain(metrics).filter(|word| !documented(word)).collect();
     assert_eq!(missing, Vec::<&str>::new(), "not in docs/scenario-reference.md");
+}
+
+#[test]
+fn the_reference_lists_every_defect() {
+    let reference = std::fs::read_to_string("docs/scenario-reference.md").expect("the reference is shipped");
+    for defect in Defect::ALL {
+        let row = format!("| `{defect}` | {} |", defect.sentence());
+        assert!(reference.contains(&row), "the reference lacks the row: {row}");
+    }
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub enum Event {
     Frame(ConnId, Bytes),
     /// The connection is gone: refused, reset, or closed by the peer. No further event for this id.
     Closed(ConnId),
+    /// The disk goes on after a stall: an [`IoWait`] may be over.
+    IoReady,
     /// The operator asks for an orderly stop (SIGTERM).
     Terminate,
 }
@@ -184,6 +186,24 @@ pub async fn run(process: &mut impl Process, net: &mut Endpoint) {
     }
 }
 
+/// How long I/O that was done would have taken. Calls return at once, and act at once; whoever answers for them holds
+/// the answer back until the I/O is over, as a thread of a real process would block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IoWait {
+    /// Not before this.
+    pub until: Time,
+    /// And not while the disk does nothing at all.
+    pub is_stalled: bool,
+}
+
+impl IoWait {
+    /// What is over when both are.
+    pub fn both(one: Option<IoWait>, other: Option<IoWait>) -> Option<IoWait> {
+        let (Some(a), Some(b)) = (one, other) else { return one.or(other) };
+        Some(IoWait { until: a.until.max(b.until), is_stalled: a.is_stalled || b.is_stalled })
+    }
+}
+
 /// A disk. All calls are synchronous and act on the page cache; only [`File::sync`] and
 /// [`Disk::sync_dir`] make anything durable. Paths are `/`-separated and relative.
 #[derive(Clone)]
@@ -254,6 +274,32 @@ impl Disk {
         match self {
             Disk::Sim(d) => d.rename(from, to),
             Disk::Real(d) => d.rename(from, to),
+        }
+    }
+
+    /// What the process has to wait for since it asked last: `None` unless the disk is slow. On a real disk the calls
+    /// themselves have taken the time.
+    pub fn take_wait(&self) -> Option<IoWait> {
+        match self {
+            Disk::Sim(d) => d.take_wait(),
+            Disk::Real(_) => None,
+        }
+    }
+
+    /// Whether that I/O is over at `now`. While the disk is stalled nobody knows when it will be; [`Event::IoReady`] comes when
+    /// the stall ends.
+    pub fn is_over(&self, now: Time, wait: IoWait) -> bool {
+        match self {
+            Disk::Sim(_) => now >= wait.until && !(wait.is_stalled && self.is_stalled()),
+            Disk::Real(_) => true,
+        }
+    }
+
+    /// Nothing completes at present.
+    pub fn is_stalled(&self) -> bool {
+        match self {
+            Disk::Sim(d) => d.is_stalled(),
+            Disk::Real(_) => false,
         }
     }
 

@@ -23,6 +23,7 @@ impl Process for EchoServer {
         match event {
             Event::Frame(conn, frame) => net.send(conn, frame),
             Event::Terminate => self.is_terminated = true,
+            Event::IoReady => {}
             Event::Accepted(_) | Event::Connected(_) | Event::Closed(_) => {}
         }
     }
@@ -91,7 +92,7 @@ impl Process for EchoClient {
                 self.fill_window(net);
             }
             Event::Closed(_) => self.is_closed = true,
-            Event::Accepted(_) | Event::Terminate => {}
+            Event::Accepted(_) | Event::IoReady | Event::Terminate => {}
         }
     }
 

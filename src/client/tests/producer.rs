@@ -20,6 +20,7 @@ fn record(partition: i32, value: &str) -> ProducerRecord {
         partition: Some(partition),
         key: None,
         value: Some(Bytes::from(value.to_owned())),
+        headers: Vec::new(),
         timestamp_ms: None,
     }
 }

@@ -59,7 +59,7 @@ impl Clock {
 ///
 /// madsim's timers cannot be cancelled, and its heap of timers is the hottest structure of a run. So this remembers
 /// what is armed and never arms for the same or a later time: the wake that comes first arms for the rest.
-pub(super) struct Alarm {
+pub struct Alarm {
     clock: Clock,
     sleep: Sleep,
     /// Descending: the next wake is last.
@@ -68,7 +68,7 @@ pub(super) struct Alarm {
 
 impl Alarm {
     /// Ensures that a wake comes at `at`, which must be in the future, or before.
-    pub(super) fn arm(&mut self, at: Time, waker: &Waker) {
+    pub fn arm(&mut self, at: Time, waker: &Waker) {
         if self.armed.last().is_some_and(|&next| next <= at) {
             return;
         }
@@ -83,7 +83,7 @@ impl Alarm {
     }
 
     /// Forgets the wakes that have come.
-    pub(super) fn expire(&mut self, now: Time) {
+    pub fn expire(&mut self, now: Time) {
         while self.armed.last().is_some_and(|&next| next <= now) {
             self.armed.pop();
         }

@@ -49,6 +49,9 @@ pub(super) enum Kind {
     /// Pending changes of a file or directory outlived a power loss.
     Survived,
     Rotted,
+    CacheDropped,
+    DiskReplaced,
+    IoReady,
 }
 
 /// Stands for the bytes of a frame, a write or a name.

@@ -73,8 +73,20 @@ impl<T> Inbox<T> {
         if is_due { self.queue.pop().map(|due| due.what) } else { None }
     }
 
+    /// The next value, and when it arrives or arrived.
+    pub(super) fn peek(&self) -> Option<(Time, &T)> {
+        self.queue.peek().map(|next| (next.at, &next.what))
+    }
+
     /// Arranges for the receiver to be woken by the next arrival or at `deadline`, which must be in the future.
     pub(super) fn wait(&mut self, deadline: Option<Time>, context: &mut Context<'_>) {
+        let arrival = self.queue.peek().map(|next| next.at);
+        let until = [arrival, deadline].into_iter().flatten().min();
+        self.wait_until(until, context);
+    }
+
+    /// Arranges for the receiver to be woken at `until`, in the future, or by what is pushed from now on.
+    pub(super) fn wait_until(&mut self, until: Option<Time>, context: &mut Context<'_>) {
         let waker = match &mut self.waker {
             Some(waker) => {
                 waker.clone_from(context.waker());
@@ -83,9 +95,15 @@ impl<T> Inbox<T> {
             none => none.insert(context.waker().clone()),
         };
         self.is_waiting = true;
-        let arrival = self.queue.peek().map(|next| next.at);
-        if let Some(at) = [arrival, deadline].into_iter().flatten().min() {
+        if let Some(at) = until {
             self.alarm.arm(at, waker);
+        }
+    }
+
+    /// Wakes the receiver if it waits: what it waits for has changed.
+    pub(super) fn nudge(&mut self) {
+        if let (true, Some(waker)) = (self.is_waiting, &self.waker) {
+            waker.wake_by_ref();
         }
     }
 

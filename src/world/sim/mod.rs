@@ -12,16 +12,25 @@ mod digest;
 mod disk;
 mod endpoint;
 mod inbox;
+mod latency;
 mod link;
+#[cfg(test)]
+mod link_tests;
+mod model;
 mod net;
+mod pace;
+#[cfg(test)]
+mod slowness_tests;
+mod tap;
+#[cfg(test)]
+mod tap_tests;
 #[cfg(test)]
 mod tests;
+mod wall_clock;
 
 use std::future::poll_fn;
-use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Duration;
 
 use madsim::plugin::{Simulator, simulator};
 use madsim::rand::GlobalRng;
@@ -32,13 +41,19 @@ use madsim::time::TimeHandle;
 use self::clock::Clock;
 use self::digest::Digest;
 use self::net::{Incarnation, MachineId, Network, Stop};
+use self::wall_clock::WallClock;
 use super::{Endpoint, Rng, Time, World, streams};
 
-pub use self::disk::{Change, Chooser, PAGE_BYTES, Pending, SimDisk, SimFile, Survival, Survivors};
+pub use self::clock::Alarm;
+pub use self::disk::{
+    Change, Chooser, DiskFault, DiskScope, FaultId, PAGE_BYTES, Pending, SimDisk, SimFile, Survival, Survivors,
+};
 pub use self::endpoint::SimEndpoint;
-
-/// The wall clock of every machine when the simulation begins: 2024-01-01T00:00:00Z.
-const WALL_CLOCK_EPOCH_MS: i64 = 1_704_067_200_000;
+pub use self::model::{
+    Direction, FrameReader, Latency, LinkConditions, LinkModel, Load, MachineModel, MessageEffect, MessageRule, Ppm,
+    SimConfig,
+};
+pub use self::tap::{Hit, RuleId};
 
 /// The name under which the supervisor draws, as a machine does under its own.
 const SUPERVISOR: &str = "lab";
@@ -97,6 +112,7 @@ pub struct SimWorld {
     core: Arc<Core>,
     machine: Arc<str>,
     disk: SimDisk,
+    wall_clock: Arc<WallClock>,
     incarnation: Incarnation,
 }
 
@@ -105,9 +121,9 @@ impl SimWorld {
         self.core.clock.now()
     }
 
-    /// Every machine's wall clock is right; an offset per machine belongs here.
+    /// What this machine's wall clock shows; it may be wrong.
     pub fn wall_clock_ms(&self) -> i64 {
-        WALL_CLOCK_EPOCH_MS + self.now().as_millis() as i64
+        self.wall_clock.read_ms(self.now())
     }
 
     pub fn rng(&self, stream: &str) -> Rng {
@@ -124,19 +140,6 @@ impl SimWorld {
 #[derive(Clone)]
 pub struct Simulation {
     core: Arc<Core>,
-}
-
-/// The parameters of a simulated world.
-#[derive(Clone, Debug)]
-pub struct SimConfig {
-    /// One-way latency of every link, drawn uniformly per frame from the link's own stream.
-    pub latency: RangeInclusive<Duration>,
-}
-
-impl Default for SimConfig {
-    fn default() -> Self {
-        SimConfig { latency: Duration::from_micros(200)..=Duration::from_micros(500) }
-    }
 }
 
 /// A process's whole life on its machine, from boot to exit.
@@ -182,6 +185,11 @@ impl Simulation {
 
     pub async fn sleep_until(&self, deadline: Time) {
         self.core.clock.sleep_until(deadline).await;
+    }
+
+    /// For a task that waits for one of several things, over and over.
+    pub fn alarm(&self) -> Alarm {
+        self.core.clock.alarm()
     }
 
     /// A stream of the supervisor's own, by name.
@@ -276,13 +284,6 @@ impl Simulation {
         }
     }
 
-    /// Bit rot: flips the bits of `mask` in one byte of a file, on the medium and in the page cache. `NotFound` if
-    /// there is no such file, `InvalidInput` beyond its end.
-    pub fn rot(&self, name: &str, file: &str, position: u64, mask: u8) -> std::io::Result<()> {
-        let network = self.core.network();
-        network.machine(network.find(name)).disk.rot(file, position, mask)
-    }
-
     /// Boots the process again, with power. No-op if it runs.
     pub fn start(&self, name: &str) {
         let node = {
@@ -340,6 +341,7 @@ impl Core {
             core: self.clone(),
             machine: machine_state.name.clone(),
             disk: SimDisk { disk: machine_state.disk.clone(), incarnation: Some(incarnation) },
+            wall_clock: machine_state.wall_clock.clone(),
             incarnation,
         };
         let endpoint = SimEndpoint { core: self.clone(), machine, incarnation };
@@ -369,15 +371,83 @@ impl Simulation {
         network.unblock(from, to);
     }
 
-    /// Adds a fixed delay to what is sent on the directed link from now on; zero removes it.
-    pub fn set_delay(&self, from: &str, to: &str, delay: Duration) {
+    /// What faults add to the directed link, for what is sent on it from now on; it replaces what was set before.
+    pub fn set_conditions(&self, from: &str, to: &str, conditions: LinkConditions) {
         let mut network = self.core.network();
         let (from, to) = (network.find(from), network.find(to));
-        network.set_delay(from, to, delay);
+        network.set_conditions(from, to, conditions);
     }
 
-    /// Removes every block and delay.
+    /// Removes every block, condition and message rule.
     pub fn heal(&self) {
         self.core.network().heal();
+    }
+}
+
+// Messages. All of it panics unless the simulation has a [`FrameReader`].
+impl Simulation {
+    /// From now on the rule does what it says to the messages that it names. Of several that fit, the oldest does.
+    pub fn add_rule(&self, rule: MessageRule) -> RuleId {
+        self.tap(|tap| tap.add(rule))
+    }
+
+    /// No-op if the rule is gone.
+    pub fn remove_rule(&self, id: RuleId) {
+        self.tap(|tap| tap.remove(id));
+    }
+
+    /// What rules did since the last call.
+    pub fn take_hits(&self) -> Vec<Hit> {
+        self.tap(tap::Tap::take_hits)
+    }
+
+    /// Has `notify` called at every hit, while the network is locked: it may wake a task, no more.
+    pub fn on_hit(&self, notify: impl Fn() + Send + Sync + 'static) {
+        self.tap(|tap| tap.on_hit(Arc::new(notify)));
+    }
+
+    fn tap<T>(&self, act: impl FnOnce(&mut tap::Tap) -> T) -> T {
+        act(self.core.network().tap.as_mut().expect("the simulation has a frame reader"))
+    }
+}
+
+// Processes and wall clocks.
+impl Simulation {
+    /// What faults add to the load of the machine's processes; it replaces what was set before.
+    pub fn set_load(&self, name: &str, load: Load) {
+        let mut network = self.core.network();
+        let machine = network.find(name);
+        network.set_load(machine, load);
+    }
+
+    /// Moves the machine's wall clock forward, or back.
+    pub fn step_clock(&self, name: &str, by_ns: i64) {
+        self.wall_clock(name).step(by_ns);
+    }
+
+    /// Makes the machine's wall clock gain so much more, or lose; what it has gained stays.
+    pub fn add_clock_drift(&self, name: &str, ppm: i64) {
+        self.wall_clock(name).add_drift(ppm, self.now());
+    }
+
+    /// Stops the machine's wall clock. After as many thaws it jumps to where it would be.
+    pub fn freeze_clock(&self, name: &str) {
+        self.wall_clock(name).freeze(self.now());
+    }
+
+    pub fn thaw_clock(&self, name: &str) {
+        self.wall_clock(name).thaw();
+    }
+
+    /// Undoes everything that was done to the machine's wall clock.
+    pub fn reset_clock(&self, name: &str) {
+        let mut network = self.core.network();
+        let machine = network.find(name);
+        network.reset_clock(machine);
+    }
+
+    fn wall_clock(&self, name: &str) -> Arc<WallClock> {
+        let network = self.core.network();
+        network.machine(network.find(name)).wall_clock.clone()
     }
 }

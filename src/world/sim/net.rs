@@ -14,21 +14,27 @@
 //! - Connecting to a machine whose process does not run or does not listen is refused after a round trip; to a machine
 //!   without power it stays unanswered, and is retried when the power is back.
 //! - A connection closed by its opener before it is established is abandoned, with what was sent on it.
+//! - A message that a rule drops ends its connection: its receiver sees it closed where the message would have come, its
+//!   sender a way back later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use madsim::task::NodeId;
 
-use super::SimConfig;
 use super::clock::Clock;
 use super::digest::{Digest, Kind, fingerprint};
 use super::disk::MachineDisk;
 use super::inbox::Inbox;
-use super::link::{Held, Latency, Link, RETRANSMISSION_TIMEOUT};
-use crate::world::{ConnId, Event, HostPort, Time, streams};
+use super::link::{Held, Link, RETRANSMISSION_TIMEOUT};
+use super::model::{LinkConditions, Load, MachineModel, MessageEffect, SimConfig};
+use super::pace::{Pace, Pull};
+use super::tap::Tap;
+use super::wall_clock::WallClock;
+use crate::world::{ConnId, Event, HostPort, Time};
 
 /// A machine's index, in the order they were added.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -63,6 +69,10 @@ pub(super) struct Machine {
     pub(super) is_running: bool,
     listens: bool,
     inbox: Inbox<Event>,
+    model: MachineModel,
+    pub(super) wall_clock: Arc<WallClock>,
+    /// What slows its process down; none on most machines.
+    pace: Option<Box<Pace>>,
     /// The ends that its process holds.
     open: BTreeSet<ConnId>,
     /// Ends of this machine that were sent something while it had no power: the peer keeps retransmitting.
@@ -100,7 +110,7 @@ pub(super) enum Packet {
 
 pub(super) struct Network {
     seed: u64,
-    latency: Latency,
+    config: SimConfig,
     clock: Clock,
     digest: Arc<Digest>,
     machines: Vec<Machine>,
@@ -112,6 +122,8 @@ pub(super) struct Network {
     /// Frames sent by an opener before it was connected.
     early: BTreeMap<ConnId, Vec<Bytes>>,
     knocks: Inbox<ConnId>,
+    /// What tells messages apart; none unless the supervisor wants to.
+    pub(super) tap: Option<Box<Tap>>,
     frames: u64,
 }
 
@@ -123,7 +135,7 @@ fn peer(conn: ConnId) -> ConnId {
 fn travels_on(event: &Event) -> Option<ConnId> {
     match event {
         Event::Connected(conn) | Event::Frame(conn, _) | Event::Closed(conn) => Some(*conn),
-        Event::Accepted(_) | Event::Terminate => None,
+        Event::Accepted(_) | Event::IoReady | Event::Terminate => None,
     }
 }
 
@@ -132,8 +144,9 @@ impl Network {
     pub(super) fn new(seed: u64, config: &SimConfig, clock: Clock, digest: Arc<Digest>) -> Network {
         Network {
             seed,
-            latency: Latency::uniform(&config.latency),
+            config: config.clone(),
             knocks: Inbox::new(&clock),
+            tap: config.frame_reader.map(|reader| Box::new(Tap::new(reader))),
             clock,
             digest,
             machines: Vec::new(),
@@ -177,8 +190,12 @@ impl Network {
         let name: Arc<str> = name.into();
         let previous = self.by_name.insert(name.clone(), id);
         assert_eq!(previous, None, "machine '{name}' was already added");
+        let model = self.config.machines.get(&*name).copied().unwrap_or_default();
         self.machines.push(Machine {
-            disk: MachineDisk::new(id, self.digest.clone()),
+            disk: MachineDisk::new(id, self.digest.clone(), self.clock.clone()),
+            model,
+            wall_clock: Arc::new(WallClock::new(model.clock_offset_ns, model.clock_drift_ppm)),
+            pace: Pace::of(model.load),
             name,
             node: None,
             incarnation: Incarnation(0),
@@ -198,10 +215,11 @@ impl Network {
         id
     }
 
-    /// A link's stream depends on the names of its machines only, so that other machines never move it.
     fn new_link(&self, from: MachineId, to: MachineId) -> Link {
-        let rng = streams::fork(self.seed, &["link", &self.machine(from).name, &self.machine(to).name]);
-        Link::new(self.latency, rng)
+        let (from, to) = (&*self.machine(from).name, &*self.machine(to).name);
+        let own =
+            if self.config.links.is_empty() { None } else { self.config.links.get(&(from.to_owned(), to.to_owned())) };
+        Link::new(self.seed, [from, to], *own.unwrap_or(&self.config.link))
     }
 
     /// Powers the machine on and makes its next process the running one.
@@ -213,11 +231,14 @@ impl Network {
         machine.has_power = true;
         machine.is_running = true;
         machine.inbox = Inbox::new(&self.clock);
+        if let Some(pace) = &mut machine.pace {
+            pace.start_over();
+        }
         machine.disk.admit(machine.incarnation);
         let incarnation = machine.incarnation;
         self.digest.record(Kind::ProcessStarted, id, [incarnation.0, now.as_nanos()]);
         for conn in std::mem::take(&mut machine.unanswered) {
-            self.transmit_at(conn, Packet::Knock, now + RETRANSMISSION_TIMEOUT, now);
+            self.transmit_late(conn, Packet::Knock, RETRANSMISSION_TIMEOUT, now);
         }
         incarnation
     }
@@ -257,6 +278,15 @@ impl Network {
             if let EndState::Gone { has_told } = &mut end.state {
                 *has_told = false;
             }
+        }
+    }
+
+    /// The machine's disk goes on after a stall.
+    pub(super) fn announce_io_ready(&mut self, id: MachineId) {
+        let now = self.clock.now();
+        let machine = &mut self.machines[id.index()];
+        if machine.is_running {
+            machine.inbox.push(now, Event::IoReady, now);
         }
     }
 
@@ -304,8 +334,14 @@ impl Network {
         assert_eq!(end.machine, id, "{conn:?} belongs to another machine");
         match end.state {
             EndState::Open => {
-                let to = peer(conn);
-                self.transmit(to, Packet::Event(Event::Frame(to, frame)), self.clock.now());
+                let (to, now) = (peer(conn), self.clock.now());
+                match self.effect_on(conn, &frame, now) {
+                    None => self.transmit(to, Packet::Event(Event::Frame(to, frame)), now),
+                    Some(MessageEffect::Delay(by)) => {
+                        self.transmit_late(to, Packet::Event(Event::Frame(to, frame)), by, now);
+                    }
+                    Some(MessageEffect::Drop) => self.reset(conn, now),
+                }
             }
             EndState::Opening => self.early.entry(conn).or_default().push(frame),
             EndState::Absent | EndState::Gone { .. } => {}
@@ -337,6 +373,9 @@ impl Network {
         }
         let now = self.clock.now();
         self.machine_mut(id).inbox.wake(now);
+        if self.machine(id).pace.is_some() {
+            return self.poll_next_at_its_pace(id, deadline, now, context);
+        }
         while let Some(event) = self.machine_mut(id).inbox.pop_due(now) {
             if self.deliver(id, &event, now) {
                 return Poll::Ready(Some(event));
@@ -347,6 +386,34 @@ impl Network {
         }
         self.machine_mut(id).inbox.wait(deadline, context);
         Poll::Pending
+    }
+
+    /// As [`Network::poll_next`], for a process that is slowed down.
+    fn poll_next_at_its_pace(
+        &mut self,
+        id: MachineId,
+        deadline: Option<Time>,
+        now: Time,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Event>> {
+        loop {
+            let Machine { inbox, pace: Some(pace), .. } = self.machine_mut(id) else {
+                unreachable!("only a process with a pace comes here")
+            };
+            match pace.pull(inbox.peek(), deadline, now) {
+                Pull::Wait(until) => {
+                    inbox.wait_until(until, context);
+                    return Poll::Pending;
+                }
+                Pull::Deadline => return Poll::Ready(None),
+                Pull::Event => {
+                    let event = inbox.pop_due(now).expect("it has arrived");
+                    if self.deliver(id, &event, now) {
+                        return Poll::Ready(Some(event));
+                    }
+                }
+            }
+        }
     }
 
     /// Takes note of an event that reaches its process; false if the process is not to see it any more.
@@ -379,10 +446,11 @@ impl Network {
                     return false;
                 }
                 self.end_mut(*conn).state = EndState::Gone { has_told: true };
-                self.early.remove(conn);
+                self.forget(*conn);
                 self.machine_mut(id).open.remove(conn);
                 self.digest.record(Kind::Closed, id, [from(self, *conn), at, conn.0]);
             }
+            Event::IoReady => self.digest.record(Kind::IoReady, id, [at]),
             Event::Terminate => self.digest.record(Kind::Terminate, id, [at]),
         }
         true
@@ -399,17 +467,42 @@ impl Network {
         &mut self.ends[conn.0 as usize]
     }
 
-    /// Puts a packet for the end `to` on the wire.
-    fn transmit(&mut self, to: ConnId, packet: Packet, now: Time) {
-        self.transmit_at(to, packet, now, now);
+    /// What a rule does to a frame that is sent on an open connection.
+    fn effect_on(&mut self, conn: ConnId, frame: &Bytes, now: Time) -> Option<MessageEffect> {
+        let tap = self.tap.as_mut()?;
+        let is_request = conn.0.is_multiple_of(2);
+        let machines = &self.machines;
+        let name = |conn: ConnId| &machines[self.ends[conn.0 as usize].machine.index()].name;
+        tap.effect_on(conn, is_request, frame, [name(conn), name(peer(conn))], now)
     }
 
-    /// As [`Network::transmit`], but the packet leaves at `departure`, now or later.
-    fn transmit_at(&mut self, to: ConnId, packet: Packet, departure: Time, now: Time) {
+    /// Ends a connection in place of what its end `conn` sends.
+    fn reset(&mut self, conn: ConnId, now: Time) {
+        let to = peer(conn);
+        self.transmit(to, Packet::Event(Event::Closed(to)), now);
+        let there = self.end(to).last_arrival;
+        self.transmit_late(conn, Packet::Event(Event::Closed(conn)), there - now, now);
+    }
+
+    /// What is known of a connection besides the state of its ends.
+    fn forget(&mut self, conn: ConnId) {
+        self.early.remove(&conn);
+        if let Some(tap) = &mut self.tap {
+            tap.forget(conn);
+        }
+    }
+
+    /// Puts a packet for the end `to` on the wire.
+    fn transmit(&mut self, to: ConnId, packet: Packet, now: Time) {
+        self.transmit_late(to, packet, Duration::ZERO, now);
+    }
+
+    /// As [`Network::transmit`], but the packet arrives `lateness` later than it would.
+    fn transmit_late(&mut self, to: ConnId, packet: Packet, lateness: Duration, now: Time) {
         let from = self.end(peer(to)).machine;
         let end = &mut self.ends[to.0 as usize];
         let link = &mut self.links[from.index()][end.machine.index()];
-        let at = link.arrival(departure).max(end.last_arrival);
+        let at = link.arrival(now, &packet, lateness).max(end.last_arrival);
         end.last_arrival = at;
         if link.is_blocked {
             link.held.push(Held { at, to, packet });
@@ -435,7 +528,7 @@ impl Network {
     /// Closes an end and lets its peer know, after the frames already sent.
     fn close_end(&mut self, conn: ConnId, now: Time) {
         self.end_mut(conn).state = EndState::Gone { has_told: true };
-        self.early.remove(&conn);
+        self.forget(conn);
         let to = peer(conn);
         match self.end(to).state {
             EndState::Open | EndState::Opening => self.transmit(to, Packet::Event(Event::Closed(to)), now),
@@ -447,7 +540,7 @@ impl Network {
     /// The machine forgets an end; nobody tells the peer.
     fn vanish(&mut self, conn: ConnId) {
         self.end_mut(conn).state = EndState::Gone { has_told: false };
-        self.early.remove(&conn);
+        self.forget(conn);
     }
 
     /// The kernel of `to`'s machine gets a packet for an end that is not open.
@@ -521,7 +614,7 @@ impl Network {
         let mut floors: BTreeMap<ConnId, Time> = BTreeMap::new();
         for Held { at, to: conn, packet } in std::mem::take(&mut link.held) {
             let link = &mut self.links[from.index()][to.index()];
-            let again = if at > now { at } else { link.arrival(now + RETRANSMISSION_TIMEOUT) };
+            let again = if at > now { at } else { link.arrival(now, &packet, RETRANSMISSION_TIMEOUT) };
             let floor = floors.entry(conn).or_insert(Time::ZERO);
             let at = again.max(*floor);
             *floor = at;
@@ -531,16 +624,39 @@ impl Network {
         }
     }
 
-    pub(super) fn set_delay(&mut self, from: MachineId, to: MachineId, delay: std::time::Duration) {
-        self.links[from.index()][to.index()].delay = delay;
+    pub(super) fn set_conditions(&mut self, from: MachineId, to: MachineId, conditions: LinkConditions) {
+        let names = [&*self.machines[from.index()].name, &*self.machines[to.index()].name];
+        self.links[from.index()][to.index()].set_conditions(self.seed, names, conditions);
     }
 
     pub(super) fn heal(&mut self) {
         for from in self.machine_ids() {
             for to in self.machine_ids() {
-                self.set_delay(from, to, std::time::Duration::ZERO);
+                self.set_conditions(from, to, LinkConditions::default());
                 self.unblock(from, to);
             }
         }
+        if let Some(tap) = &mut self.tap {
+            tap.remove_all();
+        }
+    }
+}
+
+// What the nemesis does to processes and wall clocks.
+impl Network {
+    pub(super) fn set_load(&mut self, id: MachineId, load: Load) {
+        let machine = &mut self.machines[id.index()];
+        let load = machine.model.load.and(load);
+        match &mut machine.pace {
+            Some(pace) if load != Load::default() => pace.load = load,
+            Some(_) | None => machine.pace = Pace::of(load),
+        }
+        machine.inbox.nudge();
+    }
+
+    /// Whatever was done to the machine's wall clock is undone.
+    pub(super) fn reset_clock(&mut self, id: MachineId) {
+        let Machine { wall_clock, model, .. } = self.machine(id);
+        wall_clock.reset(model.clock_offset_ns, model.clock_drift_ppm);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rand::Rng as _;
@@ -11,23 +12,31 @@ use super::super::tests::{EchoClient, EchoServer};
 use super::super::{ConnId, Disk, Event, File, HostPort, run};
 use super::*;
 
-const MS: Duration = Duration::from_millis(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
 
 /// Runs a simulation on a thread of its own.
 fn simulate<T: Send + 'static, F: Future<Output = T>>(
     seed: u64,
     main: impl FnOnce(Simulation) -> F + Send + 'static,
 ) -> T {
-    std::thread::spawn(move || Simulation::block_on(seed, SimConfig::default(), main))
+    simulate_with(seed, SimConfig::default(), main)
+}
+
+pub(super) fn simulate_with<T: Send + 'static, F: Future<Output = T>>(
+    seed: u64,
+    config: SimConfig,
+    main: impl FnOnce(Simulation) -> F + Send + 'static,
+) -> T {
+    std::thread::spawn(move || Simulation::block_on(seed, config, main))
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-async fn pass(sim: &Simulation, duration: Duration) {
+pub(super) async fn pass(sim: &Simulation, duration: Duration) {
     sim.sleep_until(sim.now() + duration).await;
 }
 
-enum Order {
+pub(super) enum Order {
     Connect(&'static str),
     /// On the connection that was made or accepted last.
     Send(&'static str),
@@ -37,7 +46,7 @@ enum Order {
 
 /// A process on a string: does what the test orders and writes down what it sees.
 #[derive(Clone, Default)]
-struct Puppet {
+pub(super) struct Puppet {
     orders: Arc<Mutex<VecDeque<Order>>>,
     seen: Arc<Mutex<Vec<(Time, String)>>>,
     /// Of the last incarnation.
@@ -45,7 +54,7 @@ struct Puppet {
 }
 
 impl Puppet {
-    fn add(sim: &Simulation, name: &str, listens: bool) -> Puppet {
+    pub(super) fn add(sim: &Simulation, name: &str, listens: bool) -> Puppet {
         let puppet = Puppet::default();
         let strings = puppet.clone();
         sim.add_machine(name, listens, move |world, net| Box::pin(strings.clone().live(world, net)));
@@ -73,32 +82,33 @@ impl Puppet {
                 Some(Event::Frame(_, bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
                 Some(Event::Closed(_)) => "closed".to_owned(),
                 Some(Event::Terminate) => "terminate".to_owned(),
+                Some(Event::IoReady) => "I/O ready".to_owned(),
                 None => continue,
             };
             lock(&self.seen).push((world.now(), seen));
         }
     }
 
-    fn order(&self, order: Order) {
+    pub(super) fn order(&self, order: Order) {
         lock(&self.orders).push_back(order);
     }
 
     /// What was seen since the last call.
-    fn seen(&self) -> Vec<String> {
+    pub(super) fn seen(&self) -> Vec<String> {
         lock(&self.seen).drain(..).map(|(_, seen)| seen).collect()
     }
 
-    fn times(&self) -> Vec<Time> {
+    pub(super) fn times(&self) -> Vec<Time> {
         lock(&self.seen).drain(..).map(|(at, _)| at).collect()
     }
 
-    fn world(&self) -> World {
+    pub(super) fn world(&self) -> World {
         lock(&self.world).clone().expect("booted")
     }
 }
 
 /// Two connected puppets, `a` the opener.
-async fn connected(sim: &Simulation) -> (Puppet, Puppet) {
+pub(super) async fn connected(sim: &Simulation) -> (Puppet, Puppet) {
     let (a, b) = (Puppet::add(sim, "a", false), Puppet::add(sim, "b", true));
     a.order(Order::Connect("b"));
     pass(sim, 3 * MS).await;
@@ -106,7 +116,7 @@ async fn connected(sim: &Simulation) -> (Puppet, Puppet) {
     (a, b)
 }
 
-const NOTHING: [&str; 0] = [];
+pub(super) const NOTHING: [&str; 0] = [];
 
 #[test]
 fn frames_of_a_connection_stay_in_order() {
@@ -213,7 +223,7 @@ fn a_blocked_link_silences_connects_and_closes_until_it_heals() {
 fn a_delay_holds_for_what_is_sent_while_it_is_set() {
     simulate(1, |sim| async move {
         let (a, b) = connected(&sim).await;
-        sim.set_delay("a", "b", 50 * MS);
+        sim.set_conditions("a", "b", LinkConditions { delay: 50 * MS, ..LinkConditions::default() });
         a.order(Order::Send("slow"));
         pass(&sim, 49 * MS).await;
         assert_eq!(b.seen(), NOTHING);
@@ -464,7 +474,7 @@ fn clocks_start_at_a_fixed_date() {
         assert_eq!(sim.now(), Time::ZERO);
         sim.sleep_until(Time::from_millis(1_500)).await;
         assert_eq!(sim.now(), Time::from_millis(1_500));
-        assert_eq!(a.world().wall_clock_ms(), WALL_CLOCK_EPOCH_MS + 1_500);
+        assert_eq!(a.world().wall_clock_ms(), wall_clock::WALL_CLOCK_EPOCH_MS + 1_500);
     });
 }
 

@@ -66,6 +66,17 @@ impl Directory {
         self.pending.push(entry);
     }
 
+    /// Every file below, with its path from the root.
+    pub(super) fn for_each_file(&self, path: &str, act: &mut dyn FnMut(&str, &mut Inode)) {
+        for (name, node) in &self.current {
+            let path = join(path, name);
+            match node {
+                Node::File(inode) => act(&path, &mut lock(inode)),
+                Node::Dir(dir) => lock(dir).for_each_file(&path, act),
+            }
+        }
+    }
+
     /// The entries become the durable ones and what survives of the pending changes; then the same for everything
     /// below. `path` is this directory's.
     pub(super) fn lose_power(&mut self, path: &str, choose: &mut Chooser<'_>) {

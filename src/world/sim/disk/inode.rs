@@ -1,6 +1,7 @@
 //! One simulated file: its content as the page cache holds it, and what is durable of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -17,6 +18,8 @@ pub const PAGE_BYTES: u64 = 4096;
 pub(super) struct Inode {
     /// Counts a disk's files.
     pub(super) number: u64,
+    /// Where its last entry was put, from the root.
+    pub(super) path: Arc<str>,
     content: Content,
     durable_len: u64,
     /// By position; disjoint, and all below `durable_len`. Every durable byte is here or unchanged in `content`.
@@ -29,9 +32,10 @@ pub(super) struct Inode {
 }
 
 impl Inode {
-    pub(super) fn new(number: u64) -> Inode {
+    pub(super) fn new(number: u64, path: &str) -> Inode {
         Inode {
             number,
+            path: path.into(),
             content: Content::default(),
             durable_len: 0,
             shadow: BTreeMap::new(),
@@ -90,6 +94,29 @@ impl Inode {
     pub(super) fn forsake_pending(&mut self) {
         let pages = self.pending_pages();
         self.forsaken.extend(pages);
+    }
+
+    /// The pages of this range never get to the medium as they are now, and count as clean.
+    pub(super) fn forsake(&mut self, position: u64, bytes: usize) {
+        self.forsaken.extend(pages_of(position, position + bytes as u64));
+    }
+
+    /// Writes over what the medium holds, as far as it holds anything there, behind the back of the page cache. A page
+    /// that is dirty makes good for it when it is written back.
+    pub(super) fn overwrite_medium(&mut self, position: u64, data: &[u8]) {
+        let dirty = self.pending_pages();
+        let end = (position + data.len() as u64).min(self.durable_len);
+        self.keep_durable(position, end);
+        for (&start, bytes) in self.shadow.range_mut(..end) {
+            let (from, to) = (start.max(position), (start + bytes.len() as u64).min(end));
+            if from < to {
+                let mut patched = bytes.to_vec();
+                patched[(from - start) as usize..(to - start) as usize]
+                    .copy_from_slice(&data[(from - position) as usize..(to - position) as usize]);
+                *bytes = patched.into();
+            }
+        }
+        self.forsaken.extend(pages_of(position, end).filter(|page| dirty.binary_search(page).is_err()));
     }
 
     /// The dirty pages, in order.
@@ -268,6 +295,9 @@ mod tests {
         Sync,
         /// fsync fails: what is pending counts as clean.
         Forsake,
+        /// A write that never gets to the medium.
+        Lose(usize, usize),
+        OverwriteMedium(usize, Vec<u8>),
         DropCleanPages,
         /// Pages whose bit is set survive, and the cut if the second says so.
         LosePower(u64, bool),
@@ -283,6 +313,8 @@ mod tests {
             2 => (any::<usize>(), 0..6000usize).prop_map(|(at, max)| Step::Read(at, max)),
             2 => Just(Step::Sync),
             1 => Just(Step::Forsake),
+            1 => (any::<usize>(), 1..6000usize).prop_map(|(at, bytes)| Step::Lose(at, bytes)),
+            1 => (any::<usize>(), data()).prop_map(|(at, data)| Step::OverwriteMedium(at, data)),
             1 => Just(Step::DropCleanPages),
             1 => (any::<u64>(), any::<bool>()).prop_map(|(pages, cut)| Step::LosePower(pages, cut)),
             1 => any::<usize>().prop_map(Step::Rot),
@@ -365,7 +397,7 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_like_a_cache_above_a_medium(steps in proptest::collection::vec(step(), 1..60)) {
-            let mut inode = Inode::new(1);
+            let mut inode = Inode::new(1, "log");
             let mut model = Model::default();
             for step in steps {
                 let len = model.cached.len();
@@ -396,6 +428,22 @@ mod tests {
                     Step::Forsake => {
                         inode.forsake_pending();
                         model.dirty.clear();
+                    }
+                    Step::Lose(at, bytes) => {
+                        let at = at % (len + 1);
+                        let bytes = bytes.min(len - at);
+                        inode.forsake(at as u64, bytes);
+                        for page in pages_of(at as u64, (at + bytes) as u64) {
+                            model.dirty.remove(&(page as usize));
+                        }
+                    }
+                    Step::OverwriteMedium(at, data) => {
+                        let at = at % (len + 1);
+                        inode.overwrite_medium(at as u64, &data);
+                        let end = (at + data.len()).min(model.medium.len());
+                        if at < end {
+                            model.medium[at..end].copy_from_slice(&data[..end - at]);
+                        }
                     }
                     Step::DropCleanPages => {
                         inode.drop_clean_pages();
@@ -429,7 +477,7 @@ mod tests {
 
     #[test]
     fn a_slice_that_was_read_keeps_its_bytes() {
-        let mut inode = Inode::new(1);
+        let mut inode = Inode::new(1, "log");
         inode.append(b"before");
         let read = inode.read(0, 6);
         inode.write(0, b"behind");
@@ -441,7 +489,7 @@ mod tests {
 
     #[test]
     fn reads_within_an_append_share_its_memory() {
-        let mut inode = Inode::new(1);
+        let mut inode = Inode::new(1, "log");
         inode.append(&[7; 1000]);
         let (a, b) = (inode.read(0, 1000), inode.read(100, 900));
         assert_eq!(a[100..].as_ptr(), b.as_ptr());

@@ -7,25 +7,31 @@
 //! incarnation: once that is dead, it changes nothing any more.
 
 mod content;
+mod control;
 mod directory;
+mod fault;
 mod inode;
 mod power;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
 use self::directory::{Directory, Node};
+use self::fault::{Faults, Operation, Struck};
 use self::inode::Inode;
+use super::clock::Clock;
 use super::digest::{Digest, Kind, fingerprint};
 use super::lock;
 use super::net::{Incarnation, MachineId};
-use crate::world::path;
+use crate::world::{IoWait, path};
 
+pub use self::control::FaultId;
+pub use self::fault::{DiskFault, DiskScope};
 pub use self::inode::PAGE_BYTES;
 pub use self::power::{Change, Chooser, Pending, Survival, Survivors};
 
@@ -33,25 +39,37 @@ pub use self::power::{Change, Chooser, Pending, Survival, Survivors};
 pub(super) struct MachineDisk {
     machine: MachineId,
     digest: Arc<Digest>,
+    clock: Clock,
     root: Arc<Mutex<Directory>>,
     /// The incarnation that may write; 0 while none runs.
     writer: AtomicU64,
     inodes: AtomicU64,
+    faults: Mutex<Faults>,
+    /// There are faults: operations have to ask them.
+    is_faulty: AtomicBool,
+    /// The process has something to wait for.
+    has_wait: AtomicBool,
 }
 
 impl MachineDisk {
-    pub(super) fn new(machine: MachineId, digest: Arc<Digest>) -> Arc<MachineDisk> {
+    pub(super) fn new(machine: MachineId, digest: Arc<Digest>, clock: Clock) -> Arc<MachineDisk> {
         Arc::new(MachineDisk {
             machine,
             digest,
+            clock,
             root: Arc::default(),
             writer: AtomicU64::new(0),
             inodes: AtomicU64::new(0),
+            faults: Mutex::default(),
+            is_faulty: AtomicBool::new(false),
+            has_wait: AtomicBool::new(false),
         })
     }
 
     pub(super) fn admit(&self, incarnation: Incarnation) {
         self.writer.store(incarnation.0, Ordering::Relaxed);
+        lock(&self.faults).take_wait();
+        self.has_wait.store(false, Ordering::Relaxed);
     }
 
     /// From now on no process may write.
@@ -82,6 +100,72 @@ impl MachineDisk {
         }
         self.record(Kind::Rotted, [inode.number, position, u64::from(mask)]);
         Ok(())
+    }
+
+    /// Begins a fault; returns what ends it.
+    pub(super) fn begin_fault(&self, fault: DiskFault, scope: DiskScope) -> u64 {
+        let used = self.used_bytes(&scope);
+        self.is_faulty.store(true, Ordering::Relaxed);
+        lock(&self.faults).begin(fault, scope, used)
+    }
+
+    /// Ends one fault, or all.
+    pub(super) fn end_faults(&self, only: Option<u64>) {
+        let mut faults = lock(&self.faults);
+        match only {
+            Some(id) => faults.end(id),
+            None => faults.end_all(),
+        }
+        self.is_faulty.store(!faults.is_empty(), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.is_faulty.load(Ordering::Relaxed) && lock(&self.faults).is_stalled()
+    }
+
+    /// What is in the page cache and clean is read from the medium again.
+    pub(super) fn drop_clean_pages(&self) {
+        lock(&self.root).for_each_file("", &mut |_, inode| inode.drop_clean_pages());
+        self.record(Kind::CacheDropped, []);
+    }
+
+    /// An empty disk in the place of this one, or of one of its log directories.
+    pub(super) fn replace(&self, log_dir: Option<&str>) {
+        match log_dir {
+            None => *lock(&self.root) = Directory::default(),
+            Some(name) => {
+                let mut root = lock(&self.root);
+                if root.get(name).is_some() {
+                    root.remove(name);
+                    root.sync();
+                }
+            }
+        }
+        self.record(Kind::DiskReplaced, [fingerprint(log_dir.unwrap_or_default().as_bytes())]);
+    }
+
+    fn used_bytes(&self, scope: &DiskScope) -> u64 {
+        let mut used = 0;
+        lock(&self.root).for_each_file("", &mut |path, inode| {
+            if scope.matches(path) {
+                used += inode.len();
+            }
+        });
+        used
+    }
+
+    /// What the faults make of an operation on `path` that would grow it by `growth` bytes.
+    #[cold]
+    fn strike(&self, operation: Operation, path: &str, growth: Option<u64>) -> io::Result<Struck> {
+        let mut faults = lock(&self.faults);
+        if let Some(growth) = growth
+            && faults.limits(path).any(|(scope, capacity)| self.used_bytes(scope) + growth.max(1) > capacity)
+        {
+            return Err(fault::no_space());
+        }
+        let struck = faults.strike(self.clock.now(), operation, path);
+        self.has_wait.store(faults.has_wait(), Ordering::Relaxed);
+        struck
     }
 
     fn record<const N: usize>(&self, kind: Kind, words: [u64; N]) {
@@ -134,6 +218,27 @@ impl SimDisk {
         }
     }
 
+    /// Asks the faults, if there are any, about an operation on a directory's entries.
+    fn meet_faults(&self, operation: Operation, path: &str, growth: Option<u64>) -> io::Result<Struck> {
+        if self.incarnation.is_some() && self.disk.is_faulty.load(Ordering::Relaxed) {
+            return self.disk.strike(operation, path, growth);
+        }
+        Ok(Struck::default())
+    }
+
+    /// See [`Disk::take_wait`](super::super::Disk::take_wait).
+    pub fn take_wait(&self) -> Option<IoWait> {
+        if !self.disk.has_wait.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.disk.has_wait.store(false, Ordering::Relaxed);
+        lock(&self.disk.faults).take_wait()
+    }
+
+    pub(in crate::world) fn is_stalled(&self) -> bool {
+        self.disk.is_stalled()
+    }
+
     fn file(&self, inode: Arc<Mutex<Inode>>) -> SimFile {
         SimFile { disk: self.disk.clone(), incarnation: self.incarnation, inode }
     }
@@ -164,9 +269,10 @@ impl SimDisk {
             }
             Some(Node::Dir(_)) => Err(io::Error::new(io::ErrorKind::IsADirectory, format!("'{path}' is a directory"))),
             None => {
+                self.meet_faults(Operation::Write { bytes: 0 }, path, Some(0))?;
                 self.record(Kind::FileCreated, path);
                 let number = self.disk.inodes.fetch_add(1, Ordering::Relaxed);
-                let inode = Arc::new(Mutex::new(Inode::new(number)));
+                let inode = Arc::new(Mutex::new(Inode::new(number, path)));
                 lock(&*parent).create(last, Node::File(inode.clone()));
                 Ok(self.file(inode))
             }
@@ -191,6 +297,7 @@ impl SimDisk {
                     return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("'{name}' is a file")));
                 }
                 None => {
+                    self.meet_faults(Operation::Write { bytes: 0 }, path, Some(0))?;
                     self.record(Kind::DirCreated, path);
                     let new = Arc::<Mutex<Directory>>::default();
                     lock(&dir).create(name, Node::Dir(new.clone()));
@@ -204,6 +311,7 @@ impl SimDisk {
     /// See [`Disk::read_dir`](super::super::Disk::read_dir).
     pub fn read_dir(&self, path: &str) -> io::Result<Vec<String>> {
         let dir = self.dir(&path::components(path)?)?;
+        self.meet_faults(Operation::Read { bytes: 0 }, path, None)?;
         Ok(lock(&*dir).names().map(|name| name.to_string()).collect())
     }
 
@@ -226,6 +334,7 @@ impl SimDisk {
 
     fn remove(&self, path: &str) -> io::Result<()> {
         check_writer(&self.disk, self.incarnation)?;
+        self.meet_faults(Operation::Write { bytes: 0 }, path, None)?;
         let (parents, last) = path::split_last(path)?;
         lock(&*self.dir(&parents)?).remove(last);
         self.record(Kind::Removed, path);
@@ -254,6 +363,10 @@ impl SimDisk {
             }
             (Node::File(_) | Node::Dir(_), _) => {}
         }
+        self.meet_faults(Operation::Write { bytes: 0 }, to, None)?;
+        if let Node::File(inode) = &node {
+            lock(inode).path = to.into();
+        }
         if from_parents == to_parents {
             lock(&*self.dir(&from_parents)?).rename(from_last, to_last, node);
         } else {
@@ -268,7 +381,13 @@ impl SimDisk {
     pub fn sync_dir(&self, path: &str) -> io::Result<()> {
         check_writer(&self.disk, self.incarnation)?;
         let dir = self.dir(&path::components(path)?)?;
-        lock(&*dir).sync();
+        let struck = self.meet_faults(Operation::Sync, path, None)?;
+        if struck.sync_failed {
+            return Err(fault::eio());
+        }
+        if !struck.lied {
+            lock(&*dir).sync();
+        }
         self.record(Kind::DirSynced, path);
         Ok(())
     }
@@ -289,14 +408,42 @@ impl SimFile {
 
     /// See [`File::read_at`](super::super::File::read_at). Bytes of one append come as a slice, without a copy.
     pub fn read_at(&self, position: u64, bytes_max: usize) -> io::Result<Bytes> {
+        if self.is_faulty() {
+            return self.read_through_faults(position, bytes_max);
+        }
         Ok(lock(&self.inode).read(position, bytes_max))
+    }
+
+    /// Reads on after a short read, as `Utils.readFully` does.
+    #[cold]
+    fn read_through_faults(&self, position: u64, bytes_max: usize) -> io::Result<Bytes> {
+        let mut gathered = Vec::new();
+        loop {
+            let (path, wanted) = {
+                let inode = lock(&self.inode);
+                let from = position + gathered.len() as u64;
+                (inode.path.clone(), inode.len().saturating_sub(from).min((bytes_max - gathered.len()) as u64))
+            };
+            let struck = self.disk.strike(Operation::Read { bytes: wanted }, &path, None)?;
+            let some = if struck.short { wanted.div_ceil(2) } else { wanted };
+            let read = lock(&self.inode).read(position + gathered.len() as u64, some as usize);
+            if gathered.is_empty() && some == wanted {
+                return Ok(read);
+            }
+            gathered.extend_from_slice(&read);
+            if some == wanted {
+                return Ok(gathered.into());
+            }
+        }
     }
 
     /// See [`File::append`](super::super::File::append).
     pub fn append(&mut self, data: &[u8]) -> io::Result<u64> {
         check_writer(&self.disk, self.incarnation)?;
+        let struck = if self.is_faulty() { self.meet_faults_of_write(data.len(), None)? } else { Struck::default() };
         let inode = &mut *lock(&self.inode);
         let position = inode.append(data);
+        misplace(inode, struck, position, data);
         self.record_write(inode, position, data);
         Ok(position)
     }
@@ -304,11 +451,14 @@ impl SimFile {
     /// See [`File::write_at`](super::super::File::write_at). `InvalidInput` beyond the end.
     pub fn write_at(&mut self, position: u64, data: &[u8]) -> io::Result<()> {
         check_writer(&self.disk, self.incarnation)?;
+        let struck =
+            if self.is_faulty() { self.meet_faults_of_write(data.len(), Some(position))? } else { Struck::default() };
         let inode = &mut *lock(&self.inode);
         if position > inode.len() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the position is beyond the end of the file"));
         }
         inode.write(position, data);
+        misplace(inode, struck, position, data);
         self.record_write(inode, position, data);
         Ok(())
     }
@@ -316,6 +466,10 @@ impl SimFile {
     /// See [`File::truncate`](super::super::File::truncate).
     pub fn truncate(&mut self, len: u64) -> io::Result<()> {
         check_writer(&self.disk, self.incarnation)?;
+        if self.is_faulty() {
+            let path = lock(&self.inode).path.clone();
+            self.disk.strike(Operation::Write { bytes: 0 }, &path, None)?;
+        }
         let inode = &mut *lock(&self.inode);
         if len < inode.len() {
             inode.truncate(len);
@@ -327,13 +481,48 @@ impl SimFile {
     /// See [`File::sync`](super::super::File::sync).
     pub fn sync(&mut self) -> io::Result<()> {
         check_writer(&self.disk, self.incarnation)?;
+        let mut struck = Struck::default();
+        if self.is_faulty() {
+            let path = lock(&self.inode).path.clone();
+            struck = self.disk.strike(Operation::Sync, &path, None)?;
+        }
         let inode = &mut *lock(&self.inode);
-        inode.sync();
+        if struck.sync_failed {
+            inode.forsake_pending();
+            return Err(fault::eio());
+        }
+        if !struck.lied {
+            inode.sync();
+        }
         self.disk.record(Kind::FileSynced, [inode.number]);
         Ok(())
     }
 
+    fn is_faulty(&self) -> bool {
+        self.disk.is_faulty.load(Ordering::Relaxed) && self.incarnation.is_some()
+    }
+
+    /// `position`: where it overwrites; `None` appends.
+    fn meet_faults_of_write(&self, bytes: usize, position: Option<u64>) -> io::Result<Struck> {
+        let (path, len) = {
+            let inode = lock(&self.inode);
+            (inode.path.clone(), inode.len())
+        };
+        let growth = (position.unwrap_or(len) + bytes as u64).saturating_sub(len);
+        self.disk.strike(Operation::Write { bytes: bytes as u64 }, &path, (growth > 0).then_some(growth))
+    }
+
     fn record_write(&self, inode: &Inode, position: u64, data: &[u8]) {
         self.disk.record(Kind::FileWritten, [inode.number, position, data.len() as u64, fingerprint(data)]);
+    }
+}
+
+/// What a write that is lost or misdirected does on the medium. One that would land before the file is only lost.
+fn misplace(inode: &mut Inode, struck: Struck, position: u64, data: &[u8]) {
+    if struck.lost || struck.misdirected {
+        inode.forsake(position, data.len());
+    }
+    if let Some(at) = position.checked_sub(PAGE_BYTES).filter(|_| struck.misdirected) {
+        inode.overwrite_medium(at, data);
     }
 }

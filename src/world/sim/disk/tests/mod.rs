@@ -1,4 +1,6 @@
-//! What survives a power loss, and what rots.
+//! What survives a power loss, and what rots; in `faults`, what goes wrong in operation.
+
+mod faults;
 
 use std::io::ErrorKind;
 use std::time::Duration;

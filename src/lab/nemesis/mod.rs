@@ -1,22 +1,37 @@
 //! The nemesis: plays a schedule of faults against a running cluster. Targets are resolved to machines at the
-//! moment a fault starts; whatever a fault did is undone when its duration is over.
+//! moment a fault starts; whatever a fault did is undone when its duration is over. What is done is in a file by
+//! subject: `links`, `messages`, `machines`.
+
+mod disk;
+mod links;
+mod machines;
+mod messages;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::links::{Link, conditions_of};
+use self::machines::Turn;
 use super::cluster::{AdminRequest, CONTROLLER, Cluster};
 use super::ghost::machine_of;
 use super::outcome::{FiredFault, TraceKind};
 use crate::protocol::{BrokerId, TopicPartition};
-use crate::scenario::{Action, Condition, Counter, Fault, Target, Variant, When};
+use crate::scenario::{Action, Condition, Counter, DiskAction, Fault, Target, Variant, When};
 use crate::world::Time;
+use crate::world::sim::{FaultId, LinkConditions, Load, RuleId, Survivors};
+
+pub use self::messages::{FRAME_READER, needs_frame_reader};
 
 /// One fault of the schedule and where it stands.
 struct Entry {
     fault: Fault,
     state: EntryState,
     resolved: Vec<String>,
-    links: Vec<(String, String)>,
+    links: Vec<Link>,
+    /// While it runs, if it goes on and off.
+    turn: Option<Turn>,
+    /// Running faults of disks, by machine.
+    disk_faults: Vec<(String, FaultId)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,9 +53,15 @@ pub struct Nemesis {
     topics: Vec<(String, i32)>,
     started_at: Time,
     /// How many running faults block a directed link.
-    blocks: BTreeMap<(String, String), u32>,
-    /// What running faults add to a directed link's latency.
-    delays: BTreeMap<(String, String), Duration>,
+    blocks: BTreeMap<Link, u32>,
+    /// What running faults, by their index, add to a directed link.
+    conditions: BTreeMap<Link, BTreeMap<usize, LinkConditions>>,
+    /// What running faults, by their index, add to the load of a machine's process.
+    loads: BTreeMap<String, BTreeMap<usize, Load>>,
+    /// The faults, by their index, that wait for messages.
+    rules: BTreeMap<RuleId, usize>,
+    /// The schedule has faults that do.
+    tells_messages_apart: bool,
     /// Machines that were asked to shut down in an orderly way and may still be at it.
     shutting_down: Vec<String>,
     /// Machines to boot again once their orderly shutdown is complete.
@@ -57,9 +78,16 @@ impl Nemesis {
                 state: EntryState::Waiting,
                 resolved: Vec::new(),
                 links: Vec::new(),
+                turn: None,
+                disk_faults: Vec::new(),
             })
             .collect();
         let topics = variant.topics.iter().map(|t| (t.name.clone(), t.partitions)).collect();
+        let tells_messages_apart = needs_frame_reader(variant);
+        if tells_messages_apart {
+            let recorder = cluster.recorder.clone();
+            cluster.sim.on_hit(move || recorder.notify());
+        }
         Nemesis {
             cluster,
             entries,
@@ -67,7 +95,10 @@ impl Nemesis {
             topics,
             started_at,
             blocks: BTreeMap::new(),
-            delays: BTreeMap::new(),
+            conditions: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            tells_messages_apart,
             shutting_down: Vec::new(),
             restarts: Vec::new(),
         }
@@ -78,42 +109,53 @@ impl Nemesis {
     pub fn step(&mut self) {
         let now = self.cluster.sim.now();
         self.boot_after_shutdown();
+        self.note_hits();
         // A fault may be the condition of another one: go on until nothing moves.
         while (0..self.entries.len()).any(|i| self.step_entry(i, now)) {}
     }
 
-    /// When a fault starts or ends by the clock.
+    /// When a fault starts, turns or ends by the clock.
     pub fn deadline(&self) -> Option<Time> {
-        let times = self.entries.iter().filter_map(|e| match (e.state, &e.fault.when) {
+        let turns = (0..self.entries.len()).filter_map(|index| self.next_turn(index)).map(|(at, _)| at);
+        turns.chain(self.times()).min()
+    }
+
+    /// When faults start and end by the clock.
+    fn times(&self) -> impl Iterator<Item = Time> {
+        self.entries.iter().filter_map(|e| match (e.state, &e.fault.when) {
             (EntryState::Waiting, When::At(after)) => Some(self.started_at + *after),
             (EntryState::Armed(at), _) => Some(at),
             (EntryState::Started(until), _) => until,
             (EntryState::Waiting, When::Condition(_)) | (EntryState::Ended, _) => None,
-        });
-        times.min()
+        })
     }
 
-    /// True when the schedule has nothing left that will happen by the clock.
+    /// True when the schedule has nothing left that will happen by the clock and come to an end.
     pub fn is_idle(&self) -> bool {
-        self.deadline().is_none() && self.restarts.is_empty()
+        let turns = (0..self.entries.len()).filter_map(|index| self.next_turn(index));
+        self.restarts.is_empty() && self.times().next().is_none() && !turns.into_iter().any(|(_, ends)| ends)
     }
 
     /// Ends everything: heals the network, resumes what is paused, boots what is down.
     pub fn heal_everything(&mut self) {
         let now = self.cluster.sim.now();
+        self.forget_rules();
         for index in 0..self.entries.len() {
             if matches!(self.entries[index].state, EntryState::Started(_)) {
                 self.note_end(index, now);
             }
+            self.entries[index].turn = None;
         }
-        self.blocks.clear();
-        self.delays.clear();
-        self.cluster.sim.heal();
+        self.heal_network();
+        self.heal_machines();
+        self.cluster.sim.heal_disks();
         for machine in self.cluster.server_machines().iter().chain(&self.clients) {
             self.cluster.sim.resume(machine);
         }
         // Whoever still shuts down in an orderly way is booted when that is done.
         self.restarts.append(&mut self.shutting_down);
+        let with_failed_dirs = std::mem::take(&mut self.cluster.recorder.lock().ghost.with_failed_dirs);
+        with_failed_dirs.iter().for_each(|machine| self.stop(machine, None, now));
         for machine in self.cluster.server_machines() {
             if !self.restarts.contains(&machine) {
                 self.boot(&machine);
@@ -142,8 +184,18 @@ impl Nemesis {
                 self.end(index, now);
                 true
             }
+            EntryState::Started(_) if self.next_turn(index).is_some_and(|(at, _)| at <= now) => {
+                self.turn(index, now);
+                true
+            }
             EntryState::Armed(_) | EntryState::Started(_) | EntryState::Ended => false,
         }
+    }
+
+    fn heal_network(&mut self) {
+        self.blocks.clear();
+        self.conditions.clear();
+        self.cluster.sim.heal();
     }
 
     fn holds(&self, condition: &Condition) -> bool {
@@ -192,35 +244,62 @@ impl Nemesis {
         let (links, resolved) = match &fault.action {
             Action::Partition { groups, one_way } => self.links_between(groups, *one_way),
             Action::Isolate => (self.links_around(&targets), targets.clone()),
-            Action::Delay { from, to, both_ways, .. } => self.links_of(from, to, *both_ways),
+            Action::Delay { links, .. }
+            | Action::Throttle { links, .. }
+            | Action::PacketLoss { links, .. }
+            | Action::Flap { links, .. } => self.links_of(links),
+            Action::DelayMessage { messages, .. } | Action::DropMessage { messages } => {
+                (Vec::new(), self.ends_of(messages))
+            }
             Action::Crash
-            | Action::PowerLoss
-            | Action::Restart
+            | Action::PowerLoss(_)
+            | Action::Disk { .. }
+            | Action::Restart { .. }
+            | Action::CrashLoop { .. }
             | Action::Pause
             | Action::Resume
+            | Action::SlowDrain { .. }
+            | Action::SlowCpu { .. }
+            | Action::ClockStep { .. }
+            | Action::ClockDrift { .. }
+            | Action::ClockStrobe { .. }
+            | Action::ClockFreeze
             | Action::Heal
             | Action::ControlledShutdown
             | Action::ElectPreferred { .. } => (Vec::new(), targets.clone()),
         };
-        self.note_start(index, now, &resolved);
+        if let Action::Disk { what, on } = &fault.action {
+            let places = self.break_disks(index, what, on, &targets, now);
+            if places.is_empty() {
+                // It never fired, as far as the verdict is concerned.
+                self.entries[index].state = EntryState::Ended;
+                return;
+            }
+            self.note_start(index, now, &places);
+        } else {
+            self.note_start(index, now, &resolved);
+        }
         self.entries[index].resolved = resolved;
         self.entries[index].links.clone_from(&links);
         self.entries[index].state = EntryState::Started(fault.duration.map(|d| now + d));
-        self.act(&fault.action, &targets, &links, now);
+        self.act(index, &fault.action, &targets, &links, now);
         if fault.duration.is_none() && !lasts(&fault.action) {
             self.note_end(index, now);
         }
     }
 
-    fn act(&mut self, action: &Action, targets: &[String], links: &[(String, String)], now: Time) {
+    fn act(&mut self, index: usize, action: &Action, targets: &[String], links: &[Link], now: Time) {
         let sim = self.cluster.sim.clone();
         match action {
-            Action::Crash => targets.iter().for_each(|m| self.stop(m, false, now)),
-            Action::PowerLoss => targets.iter().for_each(|m| self.stop(m, true, now)),
-            Action::Restart => {
+            Action::Crash => targets.iter().for_each(|m| self.stop(m, None, now)),
+            Action::PowerLoss(survivors) => targets.iter().for_each(|m| self.stop(m, Some(*survivors), now)),
+            // Done before it was noted: what it hit is part of the note.
+            Action::Disk { .. } => {}
+            Action::Restart { config } => {
                 for machine in targets {
+                    self.cluster.reconfigure(machine, config);
                     if sim.is_running(machine) {
-                        self.stop(machine, false, now);
+                        self.stop(machine, None, now);
                     }
                     self.boot(machine);
                 }
@@ -228,15 +307,26 @@ impl Nemesis {
             Action::Pause => targets.iter().for_each(|m| sim.pause(m)),
             Action::Resume => targets.iter().for_each(|m| sim.resume(m)),
             Action::Isolate | Action::Partition { .. } => links.iter().for_each(|link| self.block(link)),
-            Action::Delay { by, .. } => links.iter().for_each(|link| self.delay(link, *by, true)),
+            Action::Delay { .. } | Action::Throttle { .. } | Action::PacketLoss { .. } => {
+                self.set_conditions(index, conditions_of(action));
+            }
+            Action::Flap { cycle, .. } | Action::CrashLoop { cycle } | Action::ClockStrobe { cycle, .. } => {
+                self.start_cycle(index, *cycle, now);
+            }
+            Action::DelayMessage { .. } | Action::DropMessage { .. } => self.aim_at_messages(index),
+            Action::SlowDrain { bandwidth } => self.set_load(index, Some(machines::slow_drain(*bandwidth))),
+            Action::SlowCpu { by } => self.set_load(index, Some(machines::slow_cpu(*by))),
+            Action::ClockStep { by_ns } => targets.iter().for_each(|m| sim.step_clock(m, *by_ns)),
+            Action::ClockDrift { drift_ppm } => targets.iter().for_each(|m| sim.add_clock_drift(m, *drift_ppm)),
+            Action::ClockFreeze => targets.iter().for_each(|m| sim.freeze_clock(m)),
             Action::Heal => {
-                self.blocks.clear();
-                self.delays.clear();
-                sim.heal();
+                self.forget_rules();
+                self.heal_network();
                 for index in 0..self.entries.len() {
                     if is_network(&self.entries[index].fault.action)
                         && matches!(self.entries[index].state, EntryState::Started(_))
                     {
+                        self.entries[index].turn = None;
                         self.note_end(index, now);
                     }
                 }
@@ -260,16 +350,27 @@ impl Nemesis {
             (entry.fault.action.clone(), entry.resolved.clone(), entry.links.clone())
         };
         match &action {
-            Action::Crash | Action::PowerLoss => targets.iter().for_each(|m| self.boot(m)),
+            Action::Disk { what, on: _ } => self.mend_disks(index, what, &targets),
+            Action::Crash | Action::PowerLoss(_) => targets.iter().for_each(|m| self.boot(m)),
             Action::Pause => targets.iter().for_each(|m| self.cluster.sim.resume(m)),
             Action::Isolate | Action::Partition { .. } => links.iter().for_each(|link| self.unblock(link)),
-            Action::Delay { by, .. } => links.iter().for_each(|link| self.delay(link, *by, false)),
+            Action::Delay { .. } | Action::Throttle { .. } | Action::PacketLoss { .. } => {
+                self.set_conditions(index, None);
+            }
+            Action::Flap { .. } | Action::CrashLoop { .. } | Action::ClockStrobe { .. } => self.stop_cycle(index, now),
+            Action::DelayMessage { .. } | Action::DropMessage { .. } => self.stop_aiming(index),
+            Action::SlowDrain { .. } | Action::SlowCpu { .. } => self.set_load(index, None),
+            Action::ClockStep { by_ns } => targets.iter().for_each(|m| self.cluster.sim.step_clock(m, -by_ns)),
+            Action::ClockDrift { drift_ppm } => {
+                targets.iter().for_each(|m| self.cluster.sim.add_clock_drift(m, -drift_ppm));
+            }
+            Action::ClockFreeze => targets.iter().for_each(|m| self.cluster.sim.thaw_clock(m)),
             Action::ControlledShutdown => {
                 self.shutting_down.retain(|machine| !targets.contains(machine));
                 self.restarts.extend(targets);
                 self.boot_after_shutdown();
             }
-            Action::Restart | Action::Resume | Action::Heal | Action::ElectPreferred { .. } => {}
+            Action::Restart { .. } | Action::Resume | Action::Heal | Action::ElectPreferred { .. } => {}
         }
         self.note_end(index, now);
     }
@@ -282,15 +383,14 @@ impl Nemesis {
         ready.iter().for_each(|machine| self.boot(machine));
     }
 
-    fn stop(&self, machine: &str, power_lost: bool, now: Time) {
-        if !power_lost && !self.cluster.sim.is_running(machine) {
-            return;
+    /// Kills the process, or cuts the machine's power with what survives of its pending writes.
+    fn stop(&self, machine: &str, power_loss: Option<Survivors>, now: Time) {
+        match power_loss {
+            None if !self.cluster.sim.is_running(machine) => return,
+            None => self.cluster.sim.kill(machine),
+            Some(survivors) => self.cluster.sim.power_off_leaving(machine, survivors),
         }
-        if power_lost {
-            self.cluster.sim.power_off(machine);
-        } else {
-            self.cluster.sim.kill(machine);
-        }
+        let power_lost = power_loss.is_some();
         let mut state = self.cluster.recorder.lock();
         state.ghost.stopped(machine);
         state.push(now, machine, TraceKind::Stopped { power_lost });
@@ -304,33 +404,13 @@ impl Nemesis {
         self.cluster.sim.start(machine);
     }
 
-    fn block(&mut self, link: &(String, String)) {
-        let count = self.blocks.entry(link.clone()).or_default();
-        *count += 1;
-        if *count == 1 {
-            self.cluster.sim.block(&link.0, &link.1);
-        }
-    }
-
-    fn unblock(&mut self, link: &(String, String)) {
-        // Healed in between: nothing to undo.
-        let Some(count) = self.blocks.get_mut(link) else { return };
-        *count -= 1;
-        if *count == 0 {
-            self.blocks.remove(link);
-            self.cluster.sim.unblock(&link.0, &link.1);
-        }
-    }
-
-    fn delay(&mut self, link: &(String, String), by: Duration, add: bool) {
-        let total = self.delays.entry(link.clone()).or_default();
-        *total = if add { *total + by } else { total.saturating_sub(by) };
-        self.cluster.sim.set_delay(&link.0, &link.1, *total);
-    }
-
     fn note_start(&self, index: usize, now: Time, resolved: &[String]) {
         let mut state = self.cluster.recorder.lock();
         state.push(now, "lab", TraceKind::FaultStarted { index, targets: resolved.to_vec() });
+        if messages::aim(&self.entries[index].fault.action).is_some() {
+            // It fires when it hits its first message.
+            return;
+        }
         let at = Time::from_nanos(now.as_nanos() - self.started_at.as_nanos());
         state.faults.push(FiredFault { index, at, ended_at: None, resolved: resolved.to_vec() });
     }
@@ -354,6 +434,8 @@ impl Nemesis {
             Target::Brokers => self.cluster.broker_machines(),
             Target::Controller => vec![CONTROLLER.to_owned()],
             Target::Client(name) => vec![name.clone()],
+            Target::Rack(rack) => self.cluster.rack(rack),
+            Target::Machines => self.everyone(),
             Target::SameAs(index) => self.entries[index - 1].resolved.clone(),
             Target::Leader(partition) => ghost(partition)
                 .filter(|p| p.leader != BrokerId::NONE)
@@ -392,72 +474,62 @@ impl Nemesis {
         machines.extend(self.clients.iter().cloned());
         machines
     }
-
-    fn links_around(&self, targets: &[String]) -> Vec<(String, String)> {
-        let mut links = Vec::new();
-        for inside in targets {
-            for outside in self.everyone().into_iter().filter(|m| !targets.contains(m)) {
-                links.push((inside.clone(), outside.clone()));
-                links.push((outside, inside.clone()));
-            }
-        }
-        links
-    }
-
-    fn links_between(&self, groups: &[Vec<Target>], one_way: bool) -> (Vec<(String, String)>, Vec<String>) {
-        let groups: Vec<Vec<String>> =
-            groups.iter().map(|group| group.iter().flat_map(|t| self.resolve(t)).collect()).collect();
-        let mut links = Vec::new();
-        for (i, from) in groups.iter().enumerate() {
-            for (j, to) in groups.iter().enumerate() {
-                if i == j || (one_way && i > j) {
-                    continue;
-                }
-                for a in from {
-                    links.extend(to.iter().filter(|b| *b != a).map(|b| (a.clone(), b.clone())));
-                }
-            }
-        }
-        (links, groups.concat())
-    }
-
-    fn links_of(&self, from: &Target, to: &Target, both_ways: bool) -> (Vec<(String, String)>, Vec<String>) {
-        let (from, to) = (self.resolve(from), self.resolve(to));
-        let mut links = Vec::new();
-        for a in &from {
-            for b in to.iter().filter(|b| *b != a) {
-                links.push((a.clone(), b.clone()));
-                if both_ways {
-                    links.push((b.clone(), a.clone()));
-                }
-            }
-        }
-        (links, [from, to].concat())
-    }
 }
 
 /// Leaves a state behind that a later fault or the end of the run undoes.
 fn lasts(action: &Action) -> bool {
     match action {
-        Action::Crash
-        | Action::PowerLoss
+        Action::Disk { what: DiskAction::Fault(_) | DiskAction::Replace, on: _ }
+        | Action::Crash
+        | Action::PowerLoss(_)
+        | Action::CrashLoop { .. }
         | Action::Pause
         | Action::Isolate
         | Action::Partition { .. }
         | Action::Delay { .. }
+        | Action::Throttle { .. }
+        | Action::PacketLoss { .. }
+        | Action::Flap { .. }
+        | Action::DelayMessage { .. }
+        | Action::DropMessage { .. }
+        | Action::SlowDrain { .. }
+        | Action::SlowCpu { .. }
+        | Action::ClockDrift { .. }
+        | Action::ClockStrobe { .. }
+        | Action::ClockFreeze
         | Action::ControlledShutdown => true,
-        Action::Restart | Action::Resume | Action::Heal | Action::ElectPreferred { .. } => false,
+        Action::Disk { what: DiskAction::BitRot(_) | DiskAction::DropCache, on: _ }
+        | Action::Restart { .. }
+        | Action::Resume
+        | Action::ClockStep { .. }
+        | Action::Heal
+        | Action::ElectPreferred { .. } => false,
     }
 }
 
 fn is_network(action: &Action) -> bool {
     match action {
-        Action::Isolate | Action::Partition { .. } | Action::Delay { .. } => true,
+        Action::Isolate
+        | Action::Partition { .. }
+        | Action::Delay { .. }
+        | Action::Throttle { .. }
+        | Action::PacketLoss { .. }
+        | Action::Flap { .. }
+        | Action::DelayMessage { .. }
+        | Action::DropMessage { .. } => true,
         Action::Crash
-        | Action::PowerLoss
-        | Action::Restart
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
+        | Action::Restart { .. }
+        | Action::CrashLoop { .. }
         | Action::Pause
         | Action::Resume
+        | Action::SlowDrain { .. }
+        | Action::SlowCpu { .. }
+        | Action::ClockStep { .. }
+        | Action::ClockDrift { .. }
+        | Action::ClockStrobe { .. }
+        | Action::ClockFreeze
         | Action::Heal
         | Action::ControlledShutdown
         | Action::ElectPreferred { .. } => false,

@@ -1,4 +1,12 @@
-//! The fault schedule: reads `[[fault]]` and refuses faults that are aimed at nothing or could never start.
+//! The fault schedule: reads `[[fault]]` and refuses faults that are aimed at nothing or could never start. What
+//! belongs to one kind of fault is in a file of its kind.
+
+mod machine;
+mod network;
+
+pub(super) use network::{loss, requests};
+
+mod disk;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -6,9 +14,10 @@ use std::time::Duration;
 use super::diagnostics::{Found, Mistakes, line_and_column};
 use super::draft::{Draft, Kind, element_text};
 use super::expression;
-use super::model::{Action, Comparison, Condition, Counter, Fault, Target, When};
+use super::model::{Action, Comparison, Condition, Counter, Cycle, Fault, Target, When};
+use super::quantity;
 use super::table::{Section, Spanned, Text, type_of};
-use super::vocabulary::{ACTIONS, FAULT_KEYS};
+use super::vocabulary::{ACTIONS, FAULT_KEYS, START_KEYS, keys_of};
 use crate::protocol::TopicPartition;
 
 /// Reads the schedule of a scenario whose cluster, topics and workloads are `draft`'s.
@@ -27,16 +36,16 @@ pub(super) fn read(root: &Section<'_>, draft: &Draft, mistakes: &mut Mistakes) -
 }
 
 /// What a target or a condition may refer to.
-struct Names<'a> {
+pub(super) struct Names<'a> {
     draft: &'a Draft,
     faults: usize,
 }
 
 /// Why a reference is wrong, and what to do about it.
-type Dangling = (String, Option<String>);
+pub(super) type Dangling = (String, Option<String>);
 
 impl<'a> Names<'a> {
-    fn new(draft: &'a Draft, faults: usize) -> Names<'a> {
+    pub(super) fn new(draft: &'a Draft, faults: usize) -> Names<'a> {
         Names { draft, faults }
     }
 
@@ -133,10 +142,26 @@ impl<'a> Names<'a> {
         Err((format!("there is no client `{name}`"), help))
     }
 
-    fn target(&self, target: &Target, own: usize) -> Result<(), Dangling> {
+    fn rack(&self, name: &str) -> Result<(), Dangling> {
+        let racks = &self.draft.cluster.racks;
+        if racks.iter().any(|rack| rack == name) {
+            return Ok(());
+        }
+        let help = match crate::config::nearest(name, racks.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `rack({near})`?"),
+            None if racks.is_empty() => {
+                "give each broker its rack in [cluster]: `racks = [\"a\", \"b\", \"c\"]`".to_owned()
+            }
+            None => format!("the racks are {}", racks.join(", ")),
+        };
+        Err((format!("there is no rack `{name}`"), Some(help)))
+    }
+
+    pub(super) fn target(&self, target: &Target, own: usize) -> Result<(), Dangling> {
         match target {
             Target::Broker(id) => self.broker(*id),
-            Target::Brokers | Target::Controller => Ok(()),
+            Target::Brokers | Target::Controller | Target::Machines => Ok(()),
+            Target::Rack(name) => self.rack(name),
             Target::Leader(partition) | Target::Isr(partition) => self.partition(partition),
             Target::Follower(partition, nth) => self.partition(partition).and_then(|()| self.follower(partition, *nth)),
             Target::Client(name) => self.client(name),
@@ -212,18 +237,6 @@ fn note<'m>(dangling: Dangling, span: &Range<usize>, mistakes: &'m mut Mistakes)
     found
 }
 
-/// Keys that go with an action, besides `do`, `at`, `when` and `after`.
-fn keys_of(action: &str) -> Option<&'static [&'static str]> {
-    Some(match action {
-        "crash" | "power-loss" | "pause" | "isolate" | "controlled-shutdown" => &["target", "for"],
-        "restart" | "resume" | "elect-preferred" => &["target"],
-        "partition" => &["groups", "one-way", "for"],
-        "delay" => &["from", "to", "by", "both-ways", "for"],
-        "heal" => &[],
-        _ => return None,
-    })
-}
-
 fn fault(section: &Section<'_>, own: usize, names: &Names<'_>, mistakes: &mut Mistakes) -> Option<Fault> {
     section.allow(FAULT_KEYS, mistakes);
     let start = when(section, own, names, mistakes);
@@ -231,13 +244,14 @@ fn fault(section: &Section<'_>, own: usize, names: &Names<'_>, mistakes: &mut Mi
         section.missing("do", "do = \"crash\"", mistakes);
     }
     let what = section.text("do", mistakes)?;
-    let Some(keys) = keys_of(&what.value) else {
+    let Some((needed, optional)) = keys_of(&what.value) else {
         mistakes
             .add(&what.span, format!("unknown action `{}`", what.value))
             .suggest(&what.value, ACTIONS.iter().copied());
         return None;
     };
-    let is_foreign = check_keys(section, &what.value, keys, mistakes);
+    let keys = [needed, optional].concat();
+    let is_foreign = check_keys(section, &what.value, &keys, mistakes);
     let duration = if keys.contains(&"for") { section.positive_duration("for", mistakes) } else { None };
     let (action, target, target_text) = action(section, &what, own, names, mistakes)?;
     let (when, after) = start?;
@@ -257,9 +271,8 @@ fn fault(section: &Section<'_>, own: usize, names: &Names<'_>, mistakes: &mut Mi
 
 /// Notes keys that exist but not for this action; says whether there were any.
 fn check_keys(section: &Section<'_>, action: &str, keys: &[&str], mistakes: &mut Mistakes) -> bool {
-    let start = ["do", "at", "when", "after"];
     let mut is_foreign = false;
-    for key in FAULT_KEYS.iter().filter(|key| !start.contains(key) && !keys.contains(key)) {
+    for key in FAULT_KEYS.iter().filter(|key| !START_KEYS.contains(key) && !keys.contains(key)) {
         if !section.has(key) {
             continue;
         }
@@ -327,52 +340,99 @@ fn at(section: &Section<'_>, names: &Names<'_>, mistakes: &mut Mistakes) -> Opti
 type Read = (Action, Option<Target>, String);
 
 fn action(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mistakes: &mut Mistakes) -> Option<Read> {
-    let aimed = |action: Action, mistakes: &mut Mistakes| {
+    let at_target = |done: Option<(Action, String)>, mistakes: &mut Mistakes| {
         let target = target(section, "target", what, own, names, mistakes)?;
+        let (action, how) = done?;
         if let Some((why, instead)) = misfit(&action, &target.value) {
             mistakes.add(&target.span, why).help(instead);
             return None;
         }
-        let text = target.value.to_string();
+        let text = format!("{}{how}", target.value);
         Some((action, Some(target.value), text))
     };
+    let aimed = |action: Action, mistakes: &mut Mistakes| at_target(Some((action, String::new())), mistakes);
     match what.value.as_str() {
         "crash" => aimed(Action::Crash, mistakes),
-        "power-loss" => aimed(Action::PowerLoss, mistakes),
-        "restart" => aimed(Action::Restart, mistakes),
+        "power-loss" => {
+            let (survivors, leaving) = disk::survivors(section, mistakes)?;
+            at_target(Some((Action::PowerLoss(survivors), leaving)), mistakes)
+        }
+        "restart" => at_target(machine::restart(section, mistakes), mistakes),
+        "crash-loop" => at_target(machine::crash_loop(section, mistakes), mistakes),
         "pause" => aimed(Action::Pause, mistakes),
         "resume" => aimed(Action::Resume, mistakes),
         "isolate" => aimed(Action::Isolate, mistakes),
         "controlled-shutdown" => aimed(Action::ControlledShutdown, mistakes),
         "partition" => partition(section, own, names, mistakes),
-        "delay" => delay(section, what, own, names, mistakes),
+        "delay" => network::delay(section, what, own, names, mistakes),
+        "throttle" => network::throttle(section, what, own, names, mistakes),
+        "packet-loss" => network::packet_loss(section, what, own, names, mistakes),
+        "flap" => network::flap(section, what, own, names, mistakes),
+        "delay-message" => network::delay_message(section, own, names, mistakes),
+        "drop-message" => network::drop_message(section, own, names, mistakes),
+        "slow-drain" => at_target(machine::slow_drain(section, mistakes), mistakes),
+        "slow-cpu" => at_target(machine::slow_cpu(section, mistakes), mistakes),
+        "clock-step" => at_target(machine::clock_step(section, mistakes), mistakes),
+        "clock-drift" => at_target(machine::clock_drift(section, mistakes), mistakes),
+        "clock-strobe" => at_target(machine::clock_strobe(section, mistakes), mistakes),
+        "clock-freeze" => aimed(Action::ClockFreeze, mistakes),
         "elect-preferred" => elect_preferred(section, names, mistakes),
         "heal" => Some((Action::Heal, None, String::new())),
-        other => unreachable!("`keys_of` knows no `{other}`"),
+        _ => disk::read(section, what, own, names, mistakes),
     }
 }
 
 /// Why this action cannot be done to this target, if it cannot, and what can.
 fn misfit(action: &Action, target: &Target) -> Option<(&'static str, &'static str)> {
-    let is_client = matches!(target, Target::Client(_));
     match action {
-        Action::Crash | Action::PowerLoss | Action::Restart | Action::ControlledShutdown if is_client => {
+        Action::Crash
+        | Action::PowerLoss(_)
+        | Action::Restart { .. }
+        | Action::CrashLoop { .. }
+        | Action::ControlledShutdown
+            if matches!(target, Target::Client(_)) =>
+        {
             let why = "a client is not a server: this fault is for brokers and the controller";
-            Some((why, "a client can be paused, isolated or delayed"))
+            Some((why, "a client can be paused, slowed down or isolated, its links and its clock can be faulty"))
+        }
+        Action::Crash
+        | Action::PowerLoss(_)
+        | Action::Restart { .. }
+        | Action::CrashLoop { .. }
+        | Action::ControlledShutdown
+            if *target == Target::Machines =>
+        {
+            Some(("clients are among the machines: this fault is for brokers and the controller", "write `brokers`"))
         }
         Action::ControlledShutdown if *target == Target::Controller => {
             let why = "a controlled shutdown moves leadership away from a broker; the controller leads no partition";
             Some((why, "the controller can be stopped with `crash`"))
         }
+        Action::Isolate if *target == Target::Machines => {
+            Some(("nobody would be left to be cut off from", "write the machines that stay together"))
+        }
         Action::Crash
-        | Action::PowerLoss
-        | Action::Restart
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
+        | Action::Restart { .. }
+        | Action::CrashLoop { .. }
         | Action::ControlledShutdown
         | Action::Pause
         | Action::Resume
         | Action::Isolate
         | Action::Partition { .. }
         | Action::Delay { .. }
+        | Action::Throttle { .. }
+        | Action::PacketLoss { .. }
+        | Action::Flap { .. }
+        | Action::DelayMessage { .. }
+        | Action::DropMessage { .. }
+        | Action::SlowDrain { .. }
+        | Action::SlowCpu { .. }
+        | Action::ClockStep { .. }
+        | Action::ClockDrift { .. }
+        | Action::ClockStrobe { .. }
+        | Action::ClockFreeze
         | Action::Heal
         | Action::ElectPreferred { .. } => None,
     }
@@ -433,7 +493,7 @@ fn partition(section: &Section<'_>, own: usize, names: &Names<'_>, mistakes: &mu
         mistakes.add(&span, "a partition has at least two groups").help(format!("write {EXAMPLE}"));
         return None;
     }
-    check_overlap(&groups, mistakes)?;
+    check_overlap(&groups, &names.draft.cluster.racks, mistakes)?;
     let one_way = section.boolean("one-way", mistakes).is_some_and(|one_way| one_way.value);
     if one_way && groups.len() > 2 {
         let message = "a one-way partition has two groups: only frames from the first to the second are cut";
@@ -449,11 +509,11 @@ fn partition(section: &Section<'_>, own: usize, names: &Names<'_>, mistakes: &mu
 }
 
 /// A machine cannot be on two sides.
-fn check_overlap(groups: &[Vec<Spanned<Target>>], mistakes: &mut Mistakes) -> Option<()> {
+fn check_overlap(groups: &[Vec<Spanned<Target>>], racks: &[String], mistakes: &mut Mistakes) -> Option<()> {
     for (i, group) in groups.iter().enumerate() {
         for member in group {
             let others = groups[..i].iter().flatten();
-            if let Some(other) = others.into_iter().find(|other| overlaps(&other.value, &member.value)) {
+            if let Some(other) = others.into_iter().find(|other| overlaps(&other.value, &member.value, racks)) {
                 let message = if other.value == member.value {
                     format!("the groups overlap: `{}` is in another group too", member.value)
                 } else {
@@ -468,15 +528,22 @@ fn check_overlap(groups: &[Vec<Spanned<Target>>], mistakes: &mut Mistakes) -> Op
 }
 
 /// Whether two targets surely share a machine.
-fn overlaps(one: &Target, other: &Target) -> bool {
+fn overlaps(one: &Target, other: &Target, racks: &[String]) -> bool {
     let is_broker = |target: &Target| {
         matches!(
             target,
-            Target::Broker(_) | Target::Brokers | Target::Leader(_) | Target::Follower(..) | Target::Isr(_)
+            Target::Broker(_)
+                | Target::Brokers
+                | Target::Leader(_)
+                | Target::Follower(..)
+                | Target::Isr(_)
+                | Target::Rack(_)
         )
     };
     let within = |whole: &Target, part: &Target| match (whole, part) {
+        (Target::Machines, _) => true,
         (Target::Brokers, part) => is_broker(part),
+        (Target::Rack(rack), Target::Broker(id)) => racks.get(*id as usize - 1) == Some(rack),
         (Target::Isr(all), Target::Leader(of)) => all == of,
         (Target::Follower(all, None), Target::Follower(of, _)) => all == of,
         (
@@ -486,6 +553,7 @@ fn overlaps(one: &Target, other: &Target) -> bool {
             | Target::Isr(_)
             | Target::Controller
             | Target::Client(_)
+            | Target::Rack(_)
             | Target::SameAs(_),
             _,
         ) => false,
@@ -493,22 +561,28 @@ fn overlaps(one: &Target, other: &Target) -> bool {
     one == other || within(one, other) || within(other, one)
 }
 
-fn delay(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mistakes: &mut Mistakes) -> Option<Read> {
-    let from = target(section, "from", what, own, names, mistakes);
-    let to = target(section, "to", what, own, names, mistakes);
-    if !section.has("by") {
-        section.missing("by", "by = \"500ms\"", mistakes);
+/// `period`, `duty` and `count`, with the text that a report shows.
+fn cycle(section: &Section<'_>, mistakes: &mut Mistakes) -> Option<(Cycle, String)> {
+    for (key, example) in [("period", "period = \"2s\""), ("duty", "duty = \"25%\"")] {
+        if !section.has(key) {
+            section.missing(key, example, mistakes);
+        }
     }
-    let by = section.positive_duration("by", mistakes);
-    let both_ways = section.boolean("both-ways", mistakes).is_some_and(|both| both.value);
-    let (from, to, by) = (from?, to?, by?.value);
-    if from.value == to.value {
-        mistakes.add(&to.span, format!("`{}` is at both ends of the link", to.value));
+    let period = section.positive_duration("period", mistakes);
+    let duty = section.text("duty", mistakes).and_then(|text| text.read(quantity::share, mistakes));
+    let count = section.optional(|s, name, m| s.integer(name, 1..=i64::from(u32::MAX), m), "count", mistakes);
+    let (period, duty, count) = (period?, duty?, count?.map(|count| count.value as u32));
+    let cycle = Cycle { period: period.value, duty: duty.value, count };
+    if cycle.on().is_zero() || cycle.on() == cycle.period {
+        let message = "a cycle is on for a part of its period, and off for the rest";
+        mistakes.add(&duty.span, message).help("for example `duty = \"25%\"`");
         return None;
     }
-    let arrow = if both_ways { "<->" } else { "->" };
-    let text = format!("{} {arrow} {} by {by:?}", from.value, to.value);
-    Some((Action::Delay { from: from.value, to: to.value, by, both_ways }, None, text))
+    let mut text = format!("{:?} of {:?}", cycle.on(), cycle.period);
+    if let Some(count) = count {
+        text += &format!(" x{count}");
+    }
+    Some((cycle, text))
 }
 
 fn elect_preferred(section: &Section<'_>, names: &Names<'_>, mistakes: &mut Mistakes) -> Option<Read> {
@@ -551,13 +625,27 @@ fn check_references(faults: &[Fault], spans: &[Range<usize>], mistakes: &mut Mis
 fn same_as(fault: &Fault) -> Vec<usize> {
     let in_action: Vec<&Target> = match &fault.action {
         Action::Partition { groups, one_way: _ } => groups.iter().flatten().collect(),
-        Action::Delay { from, to, by: _, both_ways: _ } => vec![from, to],
+        Action::Delay { links, by: _, jitter: _ }
+        | Action::Throttle { links, bandwidth: _ }
+        | Action::PacketLoss { links, loss: _ }
+        | Action::Flap { links, cycle: _ } => vec![&links.from, &links.to],
+        Action::DelayMessage { messages, by: _ } | Action::DropMessage { messages } => {
+            messages.from.iter().chain(&messages.to).collect()
+        }
         Action::Crash
-        | Action::PowerLoss
-        | Action::Restart
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
+        | Action::Restart { .. }
+        | Action::CrashLoop { .. }
         | Action::Pause
         | Action::Resume
         | Action::Isolate
+        | Action::SlowDrain { .. }
+        | Action::SlowCpu { .. }
+        | Action::ClockStep { .. }
+        | Action::ClockDrift { .. }
+        | Action::ClockStrobe { .. }
+        | Action::ClockFreeze
         | Action::Heal
         | Action::ControlledShutdown
         | Action::ElectPreferred { .. } => Vec::new(),
@@ -570,7 +658,9 @@ fn same_as(fault: &Fault) -> Vec<usize> {
         | Target::Follower(..)
         | Target::Isr(_)
         | Target::Controller
-        | Target::Client(_) => None,
+        | Target::Client(_)
+        | Target::Rack(_)
+        | Target::Machines => None,
     };
     in_action.into_iter().chain(&fault.target).filter_map(index).collect()
 }

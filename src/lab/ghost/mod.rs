@@ -1,0 +1,563 @@
+//! The omniscient observer: ghost state about every replica's log, fed by observations, and the
+//! invariants that no client can see. Each is checked at the event that could break it.
+//!
+//! The *true high watermark* of a partition is the highest that any leader ever reached; the records below
+//! it are the *committed log*. When a run legitimately loses them (unclean election, power loss of the last
+//! in-sync replica) the violation is stated once and the ghost goes on with what the new leader holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use super::outcome::Violation;
+use crate::observe::{BatchInfo, LogStartReason, Observation};
+use crate::protocol::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicPartition};
+use crate::world::Time;
+
+/// Ghost state of a whole run.
+#[derive(Default)]
+pub struct Ghost {
+    pub partitions: BTreeMap<TopicPartition, PartitionGhost>,
+    /// Brokers that the controller has unfenced.
+    pub active: BTreeMap<BrokerId, bool>,
+    broker_epochs: BTreeMap<BrokerId, BrokerEpoch>,
+    pub violations: Vec<Violation>,
+    /// Brokers with a log directory that failed: nothing but a restart brings it back.
+    pub with_failed_dirs: BTreeSet<String>,
+}
+
+/// One partition: the controller's view, the committed log, each replica's log.
+pub struct PartitionGhost {
+    pub leader: BrokerId,
+    pub leader_epoch: LeaderEpoch,
+    partition_epoch: PartitionEpoch,
+    pub isr: Vec<BrokerId>,
+    /// The same, as machine names.
+    isr_machines: Vec<String>,
+    pub replicas: Vec<BrokerId>,
+    /// The highest high watermark that a leader ever reached.
+    pub true_high_watermark: Offset,
+    committed: Vec<BatchInfo>,
+    /// The highest log start that retention or DeleteRecords made on any replica.
+    expired_to: Offset,
+    /// What some replica's compaction did to a batch, by base offset: any replica may have it so.
+    compacted: BTreeMap<Offset, Compacted>,
+    logs: BTreeMap<String, ReplicaGhost>,
+    leaders: BTreeMap<LeaderEpoch, String>,
+}
+
+impl Default for PartitionGhost {
+    fn default() -> Self {
+        PartitionGhost {
+            leader: BrokerId::NONE,
+            leader_epoch: LeaderEpoch::NONE,
+            partition_epoch: PartitionEpoch(-1),
+            isr: Vec::new(),
+            isr_machines: Vec::new(),
+            replicas: Vec::new(),
+            true_high_watermark: Offset::ZERO,
+            committed: Vec::new(),
+            expired_to: Offset::ZERO,
+            compacted: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+        }
+    }
+}
+
+/// What compaction left of a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Compacted {
+    /// Some of its records, or the same under another header.
+    Rewritten,
+    Removed,
+}
+
+#[derive(Default)]
+struct ReplicaGhost {
+    batches: Vec<BatchInfo>,
+    log_start: i64,
+    log_end: i64,
+    high_watermark: i64,
+    /// Below it the log was compared with the committed one.
+    compared: i64,
+    /// The highest leader epoch that it has known.
+    leader_epoch: Option<LeaderEpoch>,
+    /// Its maximal ISR while it leads.
+    maximal_isr: Vec<BrokerId>,
+    /// The epoch in which it leads, by its own belief.
+    leads: Option<LeaderEpoch>,
+    /// The high watermark it last had while it leads in that epoch.
+    reigns_with: Option<Offset>,
+}
+
+impl ReplicaGhost {
+    fn set_end(&mut self) {
+        self.log_end = self.batches.last().map_or(0, |b| b.last_offset.0 + 1);
+    }
+
+    /// Batches that overlap [from, to).
+    fn range(&self, from: Offset, to: Offset) -> &[BatchInfo] {
+        range(&self.batches, from, to)
+    }
+}
+
+fn range(batches: &[BatchInfo], from: Offset, to: Offset) -> &[BatchInfo] {
+    let start = batches.partition_point(|b| b.last_offset < from);
+    let end = batches.partition_point(|b| b.base_offset < to);
+    &batches[start.min(end)..end]
+}
+
+/// `broker-2` for broker 2.
+pub fn machine_of(broker: BrokerId) -> String {
+    format!("broker-{broker}")
+}
+
+impl Ghost {
+    pub fn partition(&self, partition: &str) -> Option<&PartitionGhost> {
+        TopicPartition::parse(partition).and_then(|p| self.partitions.get(&p))
+    }
+
+    /// The disk with this replica's log is replaced.
+    pub fn log_is_gone(&mut self, machine: &str, partition: &TopicPartition) {
+        *self.replica(partition, machine) = ReplicaGhost::default();
+    }
+
+    /// Updates the ghost by one fact and checks what it could break.
+    pub fn observe(&mut self, at: Time, machine: &str, observation: &Observation) {
+        match observation {
+            Observation::LogLoaded { partition, log_start, log_end, high_watermark, batches, .. } => {
+                let replica = self.replica(partition, machine);
+                replica.log_start = log_start.0;
+                replica.batches.clone_from(batches);
+                replica.log_end = log_end.0;
+                replica.high_watermark = high_watermark.0;
+                replica.compared = 0;
+                replica.leads = None;
+            }
+            Observation::Appended { partition, batches, .. } => {
+                let replica = self.replica(partition, machine);
+                let last = replica.batches.last().map(|batch| batch.leader_epoch);
+                replica.batches.extend_from_slice(batches);
+                replica.set_end();
+                if let (Some(last), Some(first)) = (last, batches.first())
+                    && first.leader_epoch < last
+                {
+                    let epoch = first.leader_epoch;
+                    let detail = format!("{machine} appended a record of epoch {epoch} behind one of epoch {last}");
+                    self.violate("leader-epoch-went-back", at, partition, detail);
+                }
+            }
+            Observation::Truncated { partition, to, .. } => {
+                let replica = self.replica(partition, machine);
+                let keep = replica.batches.partition_point(|b| b.last_offset < *to);
+                replica.batches.truncate(keep);
+                replica.log_end = to.0;
+                replica.high_watermark = replica.high_watermark.min(to.0);
+                replica.compared = replica.compared.min(to.0);
+            }
+            Observation::LogStartMoved { partition, to, reason, .. } => {
+                self.log_start_moved(machine, partition, *to, *reason);
+            }
+            Observation::Compacted { partition, from, to, batches } => {
+                self.compacted(at, machine, partition, *from..*to, batches);
+            }
+            Observation::HighWatermark { partition, offset, as_leader } => {
+                self.high_watermark(at, machine, partition, *offset, *as_leader);
+            }
+            Observation::BecameLeader { partition, leader_epoch, .. } => {
+                self.became_leader(at, machine, partition, *leader_epoch);
+            }
+            Observation::BecameFollower { partition, leader_epoch, .. } => {
+                self.replica(partition, machine).leads = None;
+                self.learnt_epoch(at, machine, partition, *leader_epoch);
+            }
+            Observation::PartitionChanged {
+                partition,
+                leader,
+                leader_epoch,
+                partition_epoch,
+                isr,
+                replicas,
+                unclean,
+            } => {
+                let ghost = self.partitions.entry(partition.clone()).or_default();
+                if *leader_epoch < ghost.leader_epoch {
+                    let detail =
+                        format!("the controller's leader epoch went from {} to {leader_epoch}", ghost.leader_epoch);
+                    self.violate("leader-epoch-went-back", at, partition, detail);
+                    return;
+                }
+                let before = std::mem::replace(&mut ghost.partition_epoch, *partition_epoch);
+                let added = isr.iter().copied().filter(|member| !ghost.isr.contains(member)).collect::<Vec<_>>();
+                ghost.leader = *leader;
+                ghost.leader_epoch = *leader_epoch;
+                ghost.isr.clone_from(isr);
+                ghost.isr_machines = isr.iter().map(|b| machine_of(*b)).collect();
+                ghost.replicas.clone_from(replicas);
+                if *partition_epoch <= before {
+                    let detail = format!("the controller's partition epoch went from {before} to {partition_epoch}");
+                    self.violate("partition-epoch-went-back", at, partition, detail);
+                }
+                // What an unclean leader lacks is stated when it leads.
+                if !unclean {
+                    self.joined_isr(at, partition, &added);
+                }
+                self.quorum_superset(at, partition);
+            }
+            Observation::IsrView { partition, maximal_isr, .. } => {
+                self.replica(partition, machine).maximal_isr.clone_from(maximal_isr);
+                self.quorum_superset(at, partition);
+            }
+            Observation::Fenced { broker, broker_epoch, fenced } => {
+                self.active.insert(*broker, !fenced);
+                let known = self.broker_epochs.insert(*broker, *broker_epoch);
+                if let Some(known) = known.filter(|known| broker_epoch < known) {
+                    let detail =
+                        format!("the controller's epoch of broker {broker} went from {known} to {broker_epoch}");
+                    self.violate_of("broker-epoch-went-back", at, machine_of(*broker), detail);
+                }
+            }
+            Observation::Acknowledged { partition, required_acks: -1, base_offset, last_offset } => {
+                self.acknowledged(at, machine, partition, *base_offset, *last_offset);
+            }
+            Observation::Served { partition, to, .. } => {
+                let high_watermark = Offset(self.replica(partition, machine).high_watermark);
+                if *to > high_watermark {
+                    let detail = format!("{machine} served records below {to}, its high watermark is {high_watermark}");
+                    self.violate("served-uncommitted", at, partition, detail);
+                }
+            }
+            Observation::LatestOffset { partition, offset } => {
+                let ghost = self.partitions.get(partition);
+                let end = ghost.filter(|g| g.is_led_by(machine)).map(|g| g.true_high_watermark);
+                if let Some(end) = end.filter(|end| offset < end) {
+                    let detail =
+                        format!("{machine}, the leader, says that {offset} is the end; it was at {end} before");
+                    self.violate("latest-offset-went-back", at, partition, detail);
+                }
+            }
+            Observation::Flushed { .. }
+            | Observation::Acknowledged { .. }
+            | Observation::Refused { .. }
+            | Observation::CleanShutdown => {}
+            // A process that was started anew.
+            Observation::Registered { .. } => {
+                self.with_failed_dirs.remove(machine);
+            }
+            Observation::LogDirFailed { .. } => {
+                self.with_failed_dirs.insert(machine.to_owned());
+            }
+        }
+    }
+
+    /// The controller's leader believes so too.
+    pub fn is_led(&self, partition: &TopicPartition) -> bool {
+        self.partitions.get(partition).is_some_and(PartitionGhost::is_led)
+    }
+
+    /// Led, and every replica in sync.
+    pub fn is_whole(&self, partition: &TopicPartition) -> bool {
+        self.partitions.get(partition).is_some_and(|p| p.is_led() && p.isr.len() == p.replicas.len())
+    }
+
+    /// A sentence for the verdict on a partition that is not whole.
+    pub fn why_not_whole(&self, partition: &TopicPartition) -> String {
+        let Some(ghost) = self.partitions.get(partition) else { return "it was never created".to_owned() };
+        let isr = &ghost.isr_machines;
+        if ghost.leader == BrokerId::NONE {
+            return format!("no leader; the in-sync replicas are {isr:?}");
+        }
+        format!(
+            "leader {} in epoch {}, in-sync replicas {isr:?} of {:?}",
+            ghost.leader, ghost.leader_epoch, ghost.replicas
+        )
+    }
+
+    /// The machine's process ended: it leads nothing any more.
+    pub fn stopped(&mut self, machine: &str) {
+        self.with_failed_dirs.remove(machine);
+        for partition in self.partitions.values_mut() {
+            if let Some(replica) = partition.logs.get_mut(machine) {
+                replica.leads = None;
+            }
+        }
+    }
+
+    fn replica(&mut self, partition: &TopicPartition, machine: &str) -> &mut ReplicaGhost {
+        if !self.partitions.contains_key(partition) {
+            self.partitions.insert(partition.clone(), PartitionGhost::default());
+        }
+        let logs = &mut self.partitions.get_mut(partition).expect("inserted above").logs;
+        if !logs.contains_key(machine) {
+            logs.insert(machine.to_owned(), ReplicaGhost::default());
+        }
+        logs.get_mut(machine).expect("inserted above")
+    }
+
+    /// Records below a log start are gone on that replica, and nothing is compared there any more.
+    fn log_start_moved(&mut self, machine: &str, partition: &TopicPartition, to: Offset, reason: LogStartReason) {
+        let replica = self.replica(partition, machine);
+        replica.log_start = to.0;
+        replica.batches.retain(|b| b.last_offset >= to);
+        replica.log_end = replica.log_end.max(to.0);
+        match reason {
+            LogStartReason::RetentionTime | LogStartReason::RetentionSize | LogStartReason::DeleteRecords => {
+                let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
+                ghost.expired_to = ghost.expired_to.max(to);
+            }
+            LogStartReason::Leader => {}
+        }
+    }
+
+    /// Compaction takes records out of a replica's log, below its high watermark. It adds nothing and moves nothing.
+    fn compacted(
+        &mut self,
+        at: Time,
+        machine: &str,
+        partition: &TopicPartition,
+        offsets: Range<Offset>,
+        batches: &[BatchInfo],
+    ) {
+        let replica = self.replica(partition, machine);
+        let start = replica.batches.partition_point(|b| b.base_offset < offsets.start);
+        let end = replica.batches.partition_point(|b| b.base_offset < offsets.end);
+        let before: Vec<BatchInfo> = replica.batches.splice(start..end, batches.iter().copied()).collect();
+        let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
+        let mut left = batches.iter().peekable();
+        for old in &before {
+            let new = left.next_if(|new| is_same_place(new, old));
+            match new {
+                None => drop(ghost.compacted.insert(old.base_offset, Compacted::Removed)),
+                Some(new) if new != old => drop(ghost.compacted.entry(old.base_offset).or_insert(Compacted::Rewritten)),
+                Some(_) => {}
+            }
+        }
+        if let Some(invented) = left.next() {
+            let detail = format!("compaction on {machine} left a batch at {} that was not there", invented.base_offset);
+            self.violate("log-matching", at, partition, detail);
+        }
+    }
+
+    /// Log matching, as far as it can newly break: what enters this replica's high watermark must be the
+    /// committed log, or extend it. What extends it must be on every member of the ISR (strong ISR).
+    fn high_watermark(&mut self, at: Time, machine: &str, partition: &TopicPartition, offset: Offset, as_leader: bool) {
+        let replica = self.replica(partition, machine);
+        let before = Offset(replica.high_watermark);
+        replica.high_watermark = offset.0;
+        // A replica's own may go back when it restarts or begins to lead, but not while it leads.
+        let went_back = as_leader && replica.reigns_with.replace(offset).is_some_and(|highest| offset < highest);
+        let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
+        let mismatch = ghost.compare(machine, offset.min(ghost.true_high_watermark));
+        let mut weak = Vec::new();
+        if as_leader && offset > ghost.true_high_watermark {
+            let from = std::mem::replace(&mut ghost.true_high_watermark, offset);
+            let replica = ghost.logs.get_mut(machine).expect("replica() inserted it");
+            replica.compared = offset.0;
+            ghost.committed.extend_from_slice(range(&replica.batches, from, offset));
+            weak = ghost.weak_members(from, offset);
+        }
+        if went_back {
+            let detail = format!("{machine} leads and lowered its high watermark from {before} to {offset}");
+            self.violate("high-watermark-went-back", at, partition, detail);
+        }
+        if let Some(at_offset) = mismatch {
+            let detail = format!(
+                "{machine} holds another record than the committed one at offset {at_offset}, below its high watermark {offset}"
+            );
+            self.violate("log-matching", at, partition, detail);
+        }
+        for (name, member) in weak {
+            let detail = format!("high watermark {offset} at {machine}, but in-sync replica {member}");
+            self.violate(name, at, partition, detail);
+        }
+    }
+
+    /// New members of the ISR can be elected: they must hold all that is committed.
+    fn joined_isr(&mut self, at: Time, partition: &TopicPartition, added: &[BrokerId]) {
+        let ghost = &self.partitions[partition];
+        let end = ghost.true_high_watermark;
+        if end == Offset::ZERO {
+            return;
+        }
+        let weak: Vec<_> = added.iter().filter_map(|member| ghost.weakness(&machine_of(*member), end)).collect();
+        for (name, member) in weak {
+            self.violate(name, at, partition, format!("committed up to {end}, but new in-sync replica {member}"));
+        }
+    }
+
+    /// The leader's maximal ISR holds whoever may be elected (KIP-497).
+    fn quorum_superset(&mut self, at: Time, partition: &TopicPartition) {
+        let Some(ghost) = self.partitions.get(partition).filter(|ghost| ghost.is_led()) else { return };
+        let leader = &ghost.logs[&machine_of(ghost.leader)];
+        let Some(missing) = ghost.isr.iter().find(|member| !leader.maximal_isr.contains(member)) else { return };
+        // A leader that has just been elected states its view right after that it leads.
+        if leader.maximal_isr.is_empty() {
+            return;
+        }
+        let detail = format!(
+            "broker {missing} is in the controller's ISR {:?}, but leader broker {} does not count it",
+            numbers(&ghost.isr),
+            ghost.leader
+        );
+        self.violate("quorum-superset", at, partition, detail);
+    }
+
+    /// An acknowledgement under acks=all promises that whoever may be elected has the records. Below the high watermark
+    /// of the leader of the present that has been checked.
+    fn acknowledged(&mut self, at: Time, machine: &str, partition: &TopicPartition, base: Offset, last: Offset) {
+        self.replica(partition, machine);
+        let ghost = &self.partitions[partition];
+        if ghost.is_led_by(machine) && last < ghost.true_high_watermark {
+            return;
+        }
+        let promised = ghost.logs[machine].range(base, last + 1);
+        let lacks = |member: &&String| {
+            let held = ghost.logs.get(member.as_str()).map_or(&[][..], |log| log.range(base, last + 1));
+            first_difference(held, promised, &ghost.compacted).is_some()
+        };
+        if let Some(member) = ghost.isr_machines.iter().find(lacks) {
+            let detail =
+                format!("{machine} acknowledged {base} to {last} (acks=all), in-sync replica {member} lacks it");
+            self.violate("acknowledged-incomplete", at, partition, detail);
+        }
+    }
+
+    fn learnt_epoch(&mut self, at: Time, machine: &str, partition: &TopicPartition, epoch: LeaderEpoch) {
+        let known = self.replica(partition, machine).leader_epoch.replace(epoch);
+        if let Some(known) = known.filter(|known| epoch < *known) {
+            let detail = format!("{machine} went from leader epoch {known} to {epoch}");
+            self.violate("leader-epoch-went-back", at, partition, detail);
+        }
+    }
+
+    fn became_leader(&mut self, at: Time, machine: &str, partition: &TopicPartition, epoch: LeaderEpoch) {
+        self.learnt_epoch(at, machine, partition, epoch);
+        let replica = self.replica(partition, machine);
+        replica.leads = Some(epoch);
+        replica.reigns_with = None;
+        replica.maximal_isr.clear();
+        let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
+        let other = ghost.leaders.insert(epoch, machine.to_owned()).filter(|m| m != machine);
+        let replica = &ghost.logs[machine];
+        // A log may begin where retention or a client made some replica's begin, and no later.
+        let start = ghost.expired_to.min(Offset(replica.log_start));
+        let end = ghost.true_high_watermark;
+        let missing =
+            first_difference(replica.range(start, end), range(&ghost.committed, start, end), &ghost.compacted);
+        let mut lost = None;
+        if let Some(from) = missing
+            && epoch >= ghost.leader_epoch
+        {
+            lost = Some((from, end));
+            ghost.go_on_from(from);
+        }
+        if let Some(other) = other {
+            let detail = format!("both {other} and {machine} became leader in epoch {epoch}");
+            self.violate("one-leader-per-epoch", at, partition, detail);
+        }
+        if let Some((from, end)) = lost {
+            let detail = format!("{machine}, leader in epoch {epoch}, lacks committed records in [{from}, {end})");
+            self.violate("leader-completeness", at, partition, detail);
+        }
+    }
+
+    pub fn violate(&mut self, name: &'static str, at: Time, partition: &TopicPartition, detail: String) {
+        self.violate_of(name, at, partition.to_string(), detail);
+    }
+
+    fn violate_of(&mut self, name: &'static str, at: Time, subject: String, detail: String) {
+        self.violations.push(Violation { name, at, partition: subject, detail });
+    }
+}
+
+impl PartitionGhost {
+    fn is_led(&self) -> bool {
+        let leader = self.logs.get(&machine_of(self.leader));
+        leader.is_some_and(|replica| replica.leads == Some(self.leader_epoch))
+    }
+
+    /// Whether `machine` leads in the controller's leader epoch.
+    fn is_led_by(&self, machine: &str) -> bool {
+        let leads = self.logs.get(machine).is_some_and(|replica| replica.leads == Some(self.leader_epoch));
+        leads && machine_of(self.leader) == machine
+    }
+
+    /// Compares what has not been compared yet of a replica's log, up to `end`, with the committed log: the offset of
+    /// the first difference.
+    fn compare(&mut self, machine: &str, end: Offset) -> Option<Offset> {
+        let replica = self.logs.get_mut(machine).expect("a replica that was heard of");
+        if replica.compared >= end.0 {
+            return None;
+        }
+        let from = std::mem::replace(&mut replica.compared, end.0).max(replica.log_start);
+        let from = Offset(from).min(end);
+        first_difference(range(&replica.batches, from, end), range(&self.committed, from, end), &self.compacted)
+    }
+
+    /// Members of the controller's ISR that do not hold the committed log in [from, end): the violation, and why.
+    fn weak_members(&self, from: Offset, end: Offset) -> Vec<(&'static str, String)> {
+        let news = range(&self.committed, from, end);
+        self.isr_machines.iter().filter_map(|machine| self.differs(machine, from, end, news)).collect()
+    }
+
+    /// The same for one replica and all that is committed.
+    fn weakness(&self, machine: &str, end: Offset) -> Option<(&'static str, String)> {
+        let from = self.logs.get(machine).map_or(Offset::ZERO, |replica| Offset(replica.compared));
+        self.differs(machine, from, end, range(&self.committed, from, end))
+    }
+
+    fn differs(&self, machine: &str, from: Offset, end: Offset, news: &[BatchInfo]) -> Option<(&'static str, String)> {
+        let replica = self.logs.get(machine);
+        let log_end = replica.map_or(0, |replica| replica.log_end);
+        if log_end < end.0 {
+            return Some(("candidate-completeness", format!("{machine} ends at {log_end}")));
+        }
+        let replica = replica?;
+        let from = from.max(Offset(replica.log_start));
+        let differs = first_difference(replica.range(from, end), range(news, from, end), &self.compacted)?;
+        Some(("strong-isr", format!("{machine} holds another record at offset {differs}")))
+    }
+
+    /// Committed records are lost from `from` on: the committed log is what the leader of now holds.
+    fn go_on_from(&mut self, from: Offset) {
+        let keep = self.committed.partition_point(|b| b.last_offset < from);
+        self.committed.truncate(keep);
+        self.true_high_watermark = from;
+        for replica in self.logs.values_mut() {
+            replica.compared = replica.compared.min(from.0);
+        }
+    }
+}
+
+fn numbers(brokers: &[BrokerId]) -> Vec<i32> {
+    brokers.iter().map(|broker| broker.0).collect()
+}
+
+/// The offset from which `held` is not `expected`, which may be shorter than `held` but must be its beginning. What
+/// was `compacted` somewhere may be missing on either side, or have another content.
+fn first_difference(
+    held: &[BatchInfo],
+    expected: &[BatchInfo],
+    compacted: &BTreeMap<Offset, Compacted>,
+) -> Option<Offset> {
+    let may_be_missing = |batch: &BatchInfo| compacted.get(&batch.base_offset) == Some(&Compacted::Removed);
+    let mut held = held.iter().peekable();
+    for batch in expected {
+        while held.next_if(|h| h.base_offset < batch.base_offset && may_be_missing(h)).is_some() {}
+        match held.next_if(|h| h.base_offset == batch.base_offset) {
+            Some(same) if same == batch => {}
+            Some(other) if is_same_place(other, batch) && compacted.contains_key(&batch.base_offset) => {}
+            None if may_be_missing(batch) => {}
+            Some(_) | None => return Some(batch.base_offset),
+        }
+    }
+    None
+}
+
+/// All but the content.
+fn is_same_place(one: &BatchInfo, other: &BatchInfo) -> bool {
+    BatchInfo { crc: 0, ..*one } == BatchInfo { crc: 0, ..*other }
+}
+
+#[cfg(test)]
+mod tests;

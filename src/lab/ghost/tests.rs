@@ -1,0 +1,328 @@
+//! Each check is seen failing on a planted fact, and passing on its near miss.
+
+use super::*;
+use crate::observe::TruncationReason;
+
+const AT: Time = Time::from_millis(1);
+
+fn orders() -> TopicPartition {
+    TopicPartition::new("orders", 0)
+}
+
+fn brokers(ids: &[i32]) -> Vec<BrokerId> {
+    ids.iter().map(|id| BrokerId(*id)).collect()
+}
+
+/// One record per batch; `content` stands for what is in it.
+fn batch(offset: i64, epoch: i32, content: u32) -> BatchInfo {
+    BatchInfo {
+        base_offset: Offset(offset),
+        last_offset: Offset(offset),
+        leader_epoch: LeaderEpoch(epoch),
+        crc: content,
+    }
+}
+
+/// A ghost that is told one fact after another, and the controller's partition epoch.
+#[derive(Default)]
+struct Told(Ghost, i32);
+
+impl Told {
+    fn observes(mut self, machine: &str, fact: Observation) -> Told {
+        self.0.observe(AT, machine, &fact);
+        self
+    }
+
+    /// The controller has another ISR, in the same leader epoch.
+    fn has_isr(self, leader: i32, epoch: i32, isr: &[i32]) -> Told {
+        let partition_epoch = self.1;
+        let told = self.changes(leader, epoch, partition_epoch, isr);
+        Told(told.0, partition_epoch + 1)
+    }
+
+    fn changes(self, leader: i32, leader_epoch: i32, partition_epoch: i32, isr: &[i32]) -> Told {
+        let change = Observation::PartitionChanged {
+            partition: orders(),
+            leader: BrokerId(leader),
+            leader_epoch: LeaderEpoch(leader_epoch),
+            partition_epoch: PartitionEpoch(partition_epoch),
+            isr: brokers(isr),
+            replicas: brokers(&[1, 2, 3]),
+            unclean: false,
+        };
+        self.observes("controller", change)
+    }
+
+    /// The leader's view of the ISR.
+    fn views(self, leader: i32, isr: &[i32], maximal_isr: &[i32]) -> Told {
+        let (isr, maximal_isr) = (brokers(isr), brokers(maximal_isr));
+        let view = Observation::IsrView { partition: orders(), isr, maximal_isr, pending: false };
+        self.observes(&machine_of(BrokerId(leader)), view)
+    }
+
+    fn acknowledges(self, broker: i32, offset: i64) -> Told {
+        let (base_offset, last_offset) = (Offset(offset), Offset(offset));
+        let fact = Observation::Acknowledged { partition: orders(), required_acks: -1, base_offset, last_offset };
+        self.observes(&machine_of(BrokerId(broker)), fact)
+    }
+
+    fn elects(self, leader: i32, epoch: i32, isr: &[i32]) -> Told {
+        self.has_isr(leader, epoch, isr).leads(leader, epoch)
+    }
+
+    fn leads(mut self, broker: i32, epoch: i32) -> Told {
+        let (partition, leader_epoch) = (orders(), LeaderEpoch(epoch));
+        let fact = Observation::BecameLeader { partition, leader_epoch, log_end: Offset::ZERO, isr: Vec::new() };
+        self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
+        self
+    }
+
+    fn appends(mut self, broker: i32, batches: &[BatchInfo]) -> Told {
+        let (partition, batches) = (orders(), batches.to_vec());
+        let fact = Observation::Appended { partition, as_leader: false, leader_epoch: LeaderEpoch(0), batches };
+        self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
+        self
+    }
+
+    fn truncates(mut self, broker: i32, from: i64, to: i64) -> Told {
+        let (from, to, reason) = (Offset(from), Offset(to), TruncationReason::DivergingEpoch);
+        let fact = Observation::Truncated { partition: orders(), from, to, reason };
+        self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
+        self
+    }
+
+    fn compacts(self, broker: i32, to: i64, batches: &[BatchInfo]) -> Told {
+        let (partition, from, batches) = (orders(), Offset::ZERO, batches.to_vec());
+        let fact = Observation::Compacted { partition, from, to: Offset(to), batches };
+        self.observes(&machine_of(BrokerId(broker)), fact)
+    }
+
+    fn moves_log_start(mut self, broker: i32, to: i64, reason: LogStartReason) -> Told {
+        let (partition, from, to) = (orders(), Offset(0), Offset(to));
+        let fact = Observation::LogStartMoved { partition, from, to, reason };
+        self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
+        self
+    }
+
+    fn high_watermark(mut self, broker: i32, offset: i64, as_leader: bool) -> Told {
+        let fact = Observation::HighWatermark { partition: orders(), offset: Offset(offset), as_leader };
+        self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
+        self
+    }
+
+    fn violations(&self) -> Vec<&'static str> {
+        self.0.violations.iter().map(|v| v.name).collect()
+    }
+}
+
+/// Broker 1 leads with two committed records that brokers 2 and 3 have too.
+fn healthy() -> Told {
+    let two = [batch(0, 0, 10), batch(1, 0, 11)];
+    let told = Told::default().elects(1, 0, &[1, 2, 3]);
+    told.appends(1, &two).appends(2, &two).appends(3, &two).high_watermark(1, 2, true)
+}
+
+#[test]
+fn a_healthy_partition_violates_nothing() {
+    let told = healthy().high_watermark(2, 2, false).high_watermark(3, 1, false).elects(2, 1, &[2, 3]);
+    assert!(told.violations().is_empty(), "{:?}", told.0.violations);
+    assert!(told.0.is_led(&orders()) && !told.0.is_whole(&orders()));
+}
+
+#[test]
+fn another_record_below_the_high_watermark_breaks_log_matching() {
+    let diverged = |content| {
+        let told = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 0, content)]);
+        told.high_watermark(3, 2, false)
+    };
+    assert_eq!(diverged(99).violations(), ["log-matching"]);
+    assert!(diverged(11).violations().is_empty());
+    // Beyond its high watermark a replica may hold what it likes.
+    let beyond = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 0, 99)]).high_watermark(3, 1, false);
+    assert!(beyond.violations().is_empty());
+}
+
+#[test]
+fn compaction_is_not_loss_but_only_where_it_was() {
+    // Broker 2 loses offset 0 and rewrites offset 1; broker 3 starts anew from what broker 2 holds.
+    let compacted = || healthy().high_watermark(2, 2, false).compacts(2, 2, &[batch(1, 0, 91)]);
+    let told = compacted().elects(2, 1, &[2, 3]).truncates(3, 2, 0).appends(3, &[batch(1, 0, 91)]);
+    let told = told.high_watermark(3, 2, false).elects(3, 2, &[2, 3]);
+    assert!(told.violations().is_empty(), "{:?}", told.0.violations);
+    // Nobody compacted offset 1 away, nor moved it to another epoch.
+    assert!(compacted().truncates(3, 2, 0).elects(3, 1, &[3]).violations().contains(&"leader-completeness"));
+    let other_epoch = compacted().truncates(3, 2, 0).appends(3, &[batch(1, 1, 91)]).high_watermark(3, 2, false);
+    assert_eq!(other_epoch.violations(), ["log-matching"]);
+}
+
+#[test]
+fn compaction_that_adds_or_moves_a_batch_breaks_log_matching() {
+    for wrong in [batch(1, 4, 11), batch(7, 0, 11)] {
+        assert_eq!(healthy().compacts(2, 2, &[batch(0, 0, 10), wrong]).violations(), ["log-matching"]);
+    }
+    assert!(healthy().compacts(2, 2, &[batch(0, 0, 90)]).violations().is_empty());
+}
+
+#[test]
+fn the_same_record_under_another_epoch_is_another_record() {
+    let told = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 1, 11)]).high_watermark(3, 2, false);
+    assert_eq!(told.violations(), ["log-matching"]);
+}
+
+#[test]
+fn a_leader_without_a_committed_record_is_incomplete_and_said_once() {
+    let told = healthy().truncates(3, 2, 1).elects(3, 1, &[3]);
+    assert_eq!(told.violations(), ["leader-completeness"]);
+    let told = told.elects(3, 2, &[3]).high_watermark(3, 1, true);
+    assert_eq!(told.violations(), ["leader-completeness"], "the loss is not stated again");
+    assert!(healthy().elects(3, 1, &[3]).violations().is_empty());
+}
+
+#[test]
+fn a_stale_leader_that_lacks_records_is_no_violation() {
+    let told = healthy().elects(2, 5, &[2, 3]).truncates(3, 2, 1).leads(3, 4);
+    assert!(told.violations().is_empty(), "{:?}", told.0.violations);
+}
+
+#[test]
+fn two_leaders_of_one_epoch_are_one_too_many() {
+    assert_eq!(healthy().leads(2, 0).violations(), ["one-leader-per-epoch"]);
+    assert!(healthy().leads(1, 0).violations().is_empty(), "the same one again");
+}
+
+#[test]
+fn a_high_watermark_above_an_in_sync_replica_makes_it_an_incomplete_candidate() {
+    let ahead = |isr: &[i32]| healthy().elects(1, 1, isr).appends(1, &[batch(2, 1, 12)]).appends(2, &[batch(2, 1, 12)]);
+    assert_eq!(ahead(&[1, 2, 3]).high_watermark(1, 3, true).violations(), ["candidate-completeness"]);
+    assert!(ahead(&[1, 2]).high_watermark(1, 3, true).violations().is_empty());
+}
+
+#[test]
+fn a_high_watermark_goes_back_only_between_reigns() {
+    assert_eq!(healthy().high_watermark(1, 1, true).violations(), ["high-watermark-went-back"]);
+    assert!(healthy().elects(2, 1, &[1, 2, 3]).high_watermark(2, 1, true).violations().is_empty());
+    assert!(healthy().high_watermark(2, 2, false).high_watermark(2, 1, false).violations().is_empty());
+}
+
+#[test]
+fn a_leader_epoch_never_goes_back() {
+    assert_eq!(healthy().elects(2, 3, &[2]).elects(1, 2, &[1]).violations()[..1], ["leader-epoch-went-back"]);
+    assert_eq!(healthy().leads(2, 4).leads(2, 3).violations(), ["leader-epoch-went-back"], "on a broker");
+    let log = |epoch| {
+        Told::default()
+            .elects(1, 0, &[1])
+            .appends(1, &[batch(0, 2, 10), batch(1, 3, 11)])
+            .appends(1, &[batch(2, epoch, 12)])
+    };
+    assert_eq!(log(2).violations(), ["leader-epoch-went-back"], "in a log");
+    assert!(log(3).violations().is_empty());
+}
+
+#[test]
+fn a_partition_epoch_is_used_once() {
+    assert_eq!(healthy().changes(1, 0, 0, &[1, 2, 3]).violations(), ["partition-epoch-went-back"]);
+    assert!(healthy().changes(1, 0, 1, &[1, 2, 3]).violations().is_empty());
+}
+
+#[test]
+fn a_broker_epoch_never_goes_back() {
+    let then = |epoch| {
+        let fenced =
+            |epoch| Observation::Fenced { broker: BrokerId(2), broker_epoch: BrokerEpoch(epoch), fenced: false };
+        Told::default().observes("controller", fenced(7)).observes("controller", fenced(epoch))
+    };
+    assert_eq!(then(6).violations(), ["broker-epoch-went-back"]);
+    assert!(then(7).violations().is_empty());
+}
+
+#[test]
+fn what_a_log_held_before_is_compared_once_its_high_watermark_is_above_it() {
+    // Broker 3 comes back with another second record, goes on behind it, and then learns that all is committed.
+    let diverged = |content| {
+        let third = [batch(2, 0, 12)];
+        let told = healthy().appends(1, &third).appends(2, &third).has_isr(1, 0, &[1, 2]).high_watermark(1, 3, true);
+        let told = told.truncates(3, 2, 1).appends(3, &[batch(1, 0, content)]).high_watermark(3, 1, false);
+        told.appends(3, &third).high_watermark(3, 3, false)
+    };
+    assert_eq!(diverged(99).violations(), ["log-matching"]);
+    assert!(diverged(11).violations().is_empty(), "{:?}", diverged(11).0.violations);
+}
+
+#[test]
+fn an_in_sync_replica_with_another_record_breaks_strong_isr() {
+    let advances = |content| {
+        let told = healthy().appends(1, &[batch(2, 0, 12)]).appends(2, &[batch(2, 0, 12)]);
+        told.appends(3, &[batch(2, 0, content)]).high_watermark(1, 3, true)
+    };
+    assert_eq!(advances(99).violations(), ["strong-isr"]);
+    assert!(advances(12).violations().is_empty());
+}
+
+#[test]
+fn who_joins_the_isr_must_have_what_is_committed() {
+    let joins = |end| {
+        let told = healthy().has_isr(1, 0, &[1, 2]).truncates(3, 2, end);
+        told.views(1, &[1, 2], &[1, 2, 3]).has_isr(1, 0, &[1, 2, 3])
+    };
+    assert_eq!(joins(1).violations(), ["candidate-completeness"]);
+    assert!(joins(2).violations().is_empty());
+}
+
+#[test]
+fn the_leader_waits_for_everyone_who_may_be_elected() {
+    let viewed = |maximal: &[i32]| healthy().views(1, &[1, 2], maximal);
+    assert_eq!(viewed(&[1, 2]).violations(), ["quorum-superset"]);
+    assert!(viewed(&[1, 2, 3]).violations().is_empty());
+    let told = viewed(&[1, 2, 3]).has_isr(1, 0, &[1, 2]).views(1, &[1, 2], &[1, 2]);
+    assert!(told.violations().is_empty(), "{:?}", told.0.violations);
+    assert_eq!(told.has_isr(1, 0, &[1, 2, 3]).violations(), ["quorum-superset"], "the controller knows better");
+    let deposed = healthy().elects(2, 1, &[2, 3]).views(1, &[1], &[1]);
+    assert!(deposed.violations().is_empty(), "a deposed leader counts whom it likes");
+}
+
+#[test]
+fn an_acknowledgement_without_a_copy_on_every_candidate_is_incomplete() {
+    let third = [batch(2, 0, 12)];
+    let told = || healthy().appends(1, &third).appends(2, &third);
+    assert_eq!(told().acknowledges(1, 2).violations(), ["acknowledged-incomplete"]);
+    assert!(told().appends(3, &third).acknowledges(1, 2).violations().is_empty());
+    assert!(healthy().acknowledges(1, 1).violations().is_empty());
+    // Broker 2 leads, and has another record there.
+    let deposed = healthy().elects(2, 1, &[2, 3]).appends(1, &third).appends(2, &[batch(2, 1, 99)]);
+    assert_eq!(deposed.acknowledges(1, 2).violations(), ["acknowledged-incomplete"]);
+}
+
+#[test]
+fn nobody_is_served_more_than_the_high_watermark_covers() {
+    let served = |to| {
+        let fact = Observation::Served { partition: orders(), from: Offset::ZERO, to: Offset(to) };
+        healthy().appends(1, &[batch(2, 0, 12)]).observes("broker-1", fact)
+    };
+    assert_eq!(served(3).violations(), ["served-uncommitted"]);
+    assert!(served(2).violations().is_empty());
+}
+
+#[test]
+fn a_partition_does_not_end_earlier_than_it_did() {
+    let told = |broker: i32, offset| {
+        let fact = Observation::LatestOffset { partition: orders(), offset: Offset(offset) };
+        healthy().elects(2, 1, &[2, 3]).observes(&machine_of(BrokerId(broker)), fact)
+    };
+    assert_eq!(told(2, 1).violations(), ["latest-offset-went-back"]);
+    assert!(told(2, 2).violations().is_empty());
+    assert!(told(1, 1).violations().is_empty(), "a deposed leader does not know better");
+}
+
+#[test]
+fn what_retention_deleted_is_not_missing_from_a_later_leader() {
+    let told = healthy().moves_log_start(1, 1, LogStartReason::RetentionTime);
+    let told = told.moves_log_start(2, 1, LogStartReason::Leader).elects(2, 1, &[1, 2, 3]);
+    assert!(told.violations().is_empty(), "{:?}", told.0.violations);
+    assert!(told.high_watermark(3, 2, false).violations().is_empty());
+}
+
+#[test]
+fn a_log_that_begins_later_than_retention_made_any_begin_is_incomplete() {
+    let told = healthy().moves_log_start(2, 1, LogStartReason::Leader).elects(2, 1, &[1, 2, 3]);
+    assert!(told.violations().contains(&"leader-completeness"), "{:?}", told.violations());
+}

@@ -1,0 +1,65 @@
+//! How the laboratory breaks a machine's disk.
+
+use std::io;
+
+use super::super::Simulation;
+use super::{DiskFault, DiskScope};
+
+/// A fault that was begun, to be ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FaultId(u64);
+
+// Disks.
+impl Simulation {
+    /// Begins a fault of a machine's disk; it outlives processes and power.
+    pub fn begin_disk_fault(&self, machine: &str, fault: DiskFault, scope: DiskScope) -> FaultId {
+        let network = self.core.network();
+        FaultId(network.machine(network.find(machine)).disk.begin_fault(fault, scope))
+    }
+
+    /// Ends a fault. No-op if it has ended.
+    pub fn end_disk_fault(&self, machine: &str, fault: FaultId) {
+        self.end_disk_faults(machine, Some(fault.0));
+    }
+
+    /// Ends every fault of every disk.
+    pub fn heal_disks(&self) {
+        let machines: Vec<String> = {
+            let network = self.core.network();
+            network.machine_ids().map(|id| network.machine(id).name.to_string()).collect()
+        };
+        machines.iter().for_each(|machine| self.end_disk_faults(machine, None));
+    }
+
+    fn end_disk_faults(&self, machine: &str, only: Option<u64>) {
+        let mut network = self.core.network();
+        let id = network.find(machine);
+        let disk = network.machine(id).disk.clone();
+        let was_stalled = disk.is_stalled();
+        disk.end_faults(only);
+        if was_stalled && !disk.is_stalled() {
+            network.announce_io_ready(id);
+        }
+    }
+
+    /// The machine's page cache forgets its clean pages (memory pressure): what a lying, failing or forgetful disk did
+    /// not keep shows from now on, without a reboot.
+    pub fn drop_page_cache(&self, machine: &str) {
+        let network = self.core.network();
+        network.machine(network.find(machine)).disk.drop_clean_pages();
+    }
+
+    /// Puts an empty disk in the place of the machine's, or of one of its log directories. Its process should not run:
+    /// what it has open it would go on writing to the old one.
+    pub fn replace_disk(&self, machine: &str, log_dir: Option<&str>) {
+        let network = self.core.network();
+        network.machine(network.find(machine)).disk.replace(log_dir);
+    }
+
+    /// Bit rot: flips the bits of `mask` in one byte of a file, on the medium and in the page cache. `NotFound` if
+    /// there is no such file, `InvalidInput` beyond its end.
+    pub fn rot(&self, machine: &str, file: &str, position: u64, mask: u8) -> io::Result<()> {
+        let network = self.core.network();
+        network.machine(network.find(machine)).disk.rot(file, position, mask)
+    }
+}
