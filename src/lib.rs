@@ -11,6 +11,8 @@ pub mod client;
 pub mod config;
 pub mod controller;
 pub mod defect;
+pub mod explain;
+pub mod fuzz;
 pub mod history;
 pub mod lab;
 pub mod log;

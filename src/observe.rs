@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicPartition};
 use crate::world::Time;
 
 /// Where observations go: `(when, which machine, what)`.
 pub type Observer = Arc<dyn Fn(Time, &str, Observation) + Send + Sync>;
 
-/// One stored batch, as much as tells it from every other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// One stored batch, as much as tells it from every other. Saved as `[base, last, epoch, crc]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(into = "(Offset, Offset, LeaderEpoch, u32)", from = "(Offset, Offset, LeaderEpoch, u32)")]
 pub struct BatchInfo {
     pub base_offset: Offset,
     pub last_offset: Offset,
@@ -19,8 +22,21 @@ pub struct BatchInfo {
     pub crc: u32,
 }
 
+impl From<BatchInfo> for (Offset, Offset, LeaderEpoch, u32) {
+    fn from(BatchInfo { base_offset, last_offset, leader_epoch, crc }: BatchInfo) -> Self {
+        (base_offset, last_offset, leader_epoch, crc)
+    }
+}
+
+impl From<(Offset, Offset, LeaderEpoch, u32)> for BatchInfo {
+    fn from((base_offset, last_offset, leader_epoch, crc): (Offset, Offset, LeaderEpoch, u32)) -> Self {
+        BatchInfo { base_offset, last_offset, leader_epoch, crc }
+    }
+}
+
 /// Why a replica's log was cut.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TruncationReason {
     /// The leader's log diverges from ours at the end of an epoch (KIP-101, KIP-279, KIP-595 truncation on fetch).
     DivergingEpoch,
@@ -31,7 +47,7 @@ pub enum TruncationReason {
 }
 
 /// Why a log begins later than before (Kafka's `LogStartOffsetIncrementReason`, the first kind told apart).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LogStartReason {
     /// A segment older than `retention.ms` was deleted.
     RetentionTime,
@@ -44,7 +60,8 @@ pub enum LogStartReason {
 }
 
 /// A fact about one process, stated at the moment it became true.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Observation {
     /// Broker: a log was loaded at start. `batches` is all of it; `dropped` says how many bytes recovery cut.
     LogLoaded {

@@ -209,3 +209,43 @@ fn defects_are_listed_with_the_scenarios_that_show_them() {
     let human = text(&faultline(&["defects"], here).stdout);
     assert!(defects.iter().all(|defect| human.contains(defect["name"].as_str().expect("a name"))));
 }
+
+#[test]
+fn explain_tells_the_fate_of_a_record_from_the_saved_run_or_by_running_it_again() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = dir.path();
+    write(dir, "good.toml", &scenario(r#"lost-write = "> 0""#));
+    assert_eq!(code(&faultline(&["run", "good.toml", "--seeds", "2", "--out", "out"], dir)), 0);
+    let json = |args: &[&str]| {
+        let output = faultline(&[&["explain", "out/report.json", "--format", "json"], args].concat(), dir);
+        assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+        let said: Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
+        (said["runs"][0].clone(), text(&output.stderr))
+    };
+    let (kept, _) = json(&[]);
+    assert_eq!((&kept["seed"], &kept["run_again"]), (&1.into(), &false.into()));
+    let lost = kept["explanations"][0].clone();
+    assert_eq!((&lost["kind"], &lost["ruling"]), (&"lost-write".into(), &"legal".into()));
+    assert_eq!(lost["remedies"][0]["settings"][0]["key"], "flush.messages");
+    assert!(lost["timeline"].as_array().expect("moments").iter().any(|moment| moment["decisive"] == true), "{lost}");
+    let (again, said) = json(&["--seed", "2"]);
+    assert_eq!((&again["seed"], &again["run_again"]), (&2.into(), &true.into()));
+    assert!(said.contains("running it again"), "{said}");
+    // The whole slice by name, as text.
+    let record = format!("orders-0@{}", lost["offset"]);
+    let human = faultline(&["explain", "out/report.json", "--record", &record], dir);
+    assert_eq!(code(&human), 0, "{}", text(&human.stderr));
+    assert!(text(&human.stdout).contains("Would have saved it: flush.messages=1"), "{}", text(&human.stdout));
+    let unknown = faultline(&["explain", "out/report.json", "--record", "orders-0@5120"], dir);
+    assert_eq!(code(&unknown), 2);
+    assert!(text(&unknown.stderr).contains("the nearest is orders-0@"), "{}", text(&unknown.stderr));
+    assert!(unknown.stdout.is_empty());
+    for wrong in [&["--record", "orders"][..], &["--variant", "acks=7"], &["--seed", "9"]] {
+        assert_eq!(code(&faultline(&[&["explain", "out/report.json"], wrong].concat(), dir)), 2, "{wrong:?}");
+    }
+    // What was run is gone: it cannot be run again.
+    write(dir, "good.toml", &scenario(r#"lost-write = "> 0""#).replace(">= 50", ">= 60"));
+    let stale = faultline(&["explain", "out/report.json", "--seed", "2"], dir);
+    assert_eq!(code(&stale), 2);
+    assert!(text(&stale.stderr).contains("digest"), "{}", text(&stale.stderr));
+}

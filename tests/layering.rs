@@ -25,10 +25,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scenario", &["config", "defect", "protocol", "world"]),
     (
         "lab",
-        &["broker", "client", "config", "controller", "history", "log", "observe", "protocol", "scenario", "world"],
+        &[
+            "broker",
+            "client",
+            "config",
+            "controller",
+            "defect",
+            "history",
+            "log",
+            "observe",
+            "protocol",
+            "scenario",
+            "world",
+        ],
     ),
     ("check", &["history", "lab", "observe", "protocol", "scenario", "config", "world"]),
-    ("report", &["check", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
+    ("explain", &["check", "client", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
+    ("report", &["check", "client", "explain", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
+    ("fuzz", &["check", "config", "defect", "history", "lab", "observe", "protocol", "report", "scenario", "world"]),
 ];
 
 fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {

@@ -401,8 +401,6 @@ struct Events {
     read_back: bool,
     lossy_crashes: u32,
     last_replica_lost_power: bool,
-    /// A log lost its beginning.
-    records_expired: bool,
     records_compacted: bool,
 }
 
@@ -463,6 +461,12 @@ impl Events {
                 TraceKind::Phase(Phase::FinalRead) => events.read_back = true,
                 TraceKind::Observed(_)
                 | TraceKind::Sent { .. }
+                | TraceKind::BatchSent { .. }
+                | TraceKind::BatchRetried { .. }
+                | TraceKind::PositionReset { .. }
+                | TraceKind::ReadFailed { .. }
+                | TraceKind::Process { .. }
+                | TraceKind::Violated { .. }
                 | TraceKind::Acked { .. }
                 | TraceKind::Failed { .. }
                 | TraceKind::Unknown { .. }

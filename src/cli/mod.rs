@@ -5,11 +5,15 @@
 mod bench;
 mod check;
 mod defects;
+mod explain;
+mod fuzz;
 mod pool;
 mod replay;
 mod run;
+mod saved;
 mod schema;
 mod serve;
+mod shrink;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -31,6 +35,7 @@ Examples:
   faultline run scenarios/acks_1_loses_with_its_leaders_power_acks_all_does_not.toml
   faultline run scenarios --seeds 20 --jobs 4
   faultline replay reports/acks_1_loses_with_its_leaders_power_acks_all_does_not/report.json
+  faultline explain reports/acks_1_loses_with_its_leaders_power_acks_all_does_not/report.json
   faultline check history.jsonl --format json";
 
 /// A deterministic simulation testbed for a Kafka-style log: what is lost, duplicated, reordered or
@@ -46,7 +51,10 @@ struct Cli {
 enum Command {
     Run(RunArgs),
     Replay(ReplayArgs),
+    Fuzz(fuzz::FuzzArgs),
+    Shrink(shrink::ShrinkArgs),
     Check(CheckArgs),
+    Explain(ExplainArgs),
     Defects(DefectsArgs),
     Serve(serve::ServeArgs),
     Schema(SchemaArgs),
@@ -146,6 +154,42 @@ struct CheckArgs {
     format: HumanOrJson,
 }
 
+/// Tell the life of a record that was lost, duplicated, reordered or wrongly read, and why.
+///
+/// Cut out of a saved run: the few events that mattered, the one that sealed the record's fate, why the configuration
+/// allowed that or which rule it broke, and the setting that would have saved it. Without --record, the first record of
+/// every kind of anomaly and partition, in every variant of the report. A run whose trace was not saved is run again.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  faultline explain reports/acks_1_loses_with_its_leaders_power_acks_all_does_not/report.json
+  faultline explain reports/a/report.json --variant acks=1 --record orders-0@151
+  faultline explain reports/a/report.json --all --format json
+
+Exit codes:
+  0  explained, or there is nothing to explain
+  2  wrong usage, a bad file, or a record that the run does not know")]
+struct ExplainArgs {
+    /// A report.json that `faultline run` wrote.
+    #[arg(value_name = "REPORT")]
+    report: PathBuf,
+    /// One record, whatever became of it.
+    #[arg(long, value_name = "PARTITION@OFFSET", conflicts_with = "all")]
+    record: Option<String>,
+    /// Every fate, not only the first of each kind and partition.
+    #[arg(long)]
+    all: bool,
+    /// Only the variants that agree with these axes.
+    #[arg(long, value_name = "K=V,…")]
+    variant: Option<String>,
+    /// The run with this seed [default: of each variant the one whose trace was kept]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// What to print on stdout.
+    #[arg(long, value_enum, default_value_t = HumanOrJson::Human)]
+    format: HumanOrJson,
+}
+
 /// List the known defects that a scenario can switch on.
 ///
 /// Each is a rule of Kafka's that is broken in one place: as it was before a fix, or a guard taken away. A
@@ -215,7 +259,10 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Replay(args) => replay::replay(args),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
+        Command::Shrink(args) => shrink::shrink(&args),
         Command::Check(args) => check::check(args),
+        Command::Explain(args) => explain::explain(args),
         Command::Defects(args) => defects::defects(&args),
         Command::Serve(args) => serve::serve(&args),
         Command::Schema(SchemaArgs {}) => schema::run(),

@@ -2,89 +2,29 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, bail};
-use indexmap::IndexMap;
-use serde::Deserialize;
+use std::path::Path;
 
 use super::pool::{self, Task};
-use super::{Exit, ReplayArgs, print, stderr_look};
+use super::saved::{self, SavedReport, SavedRun};
+use super::{Exit, ReplayArgs, print};
 use crate::lab::outcome::{End, TraceEvent};
 use crate::lab::run::run_one;
-use crate::report::{SCHEMA, trace};
-use crate::scenario::{self, Scenario};
-
-/// What `replay` needs of a report.
-#[derive(Deserialize)]
-struct SavedReport {
-    schema: u32,
-    runs: Vec<SavedRun>,
-}
-
-#[derive(Deserialize)]
-struct SavedRun {
-    file: String,
-    variant: IndexMap<String, String>,
-    seed: u64,
-    digest: String,
-    verdict: String,
-    trace: Option<String>,
-}
+use crate::report::trace::{self, Line};
+use crate::scenario::Scenario;
 
 pub fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
-    let saved = read_report(&args.report)?;
-    let Some((scenarios, tasks)) = prepare(&saved)? else { return Ok(Exit::Usage) };
+    let saved = SavedReport::read(&args.report)?;
+    let Some((scenarios, tasks)) = saved::prepare(&saved.runs)? else { return Ok(Exit::Usage) };
     let directory = args.report.parent().unwrap_or(Path::new("."));
     let results = pool::run_all(&tasks, args.jobs, |index, task| {
         compare(&saved.runs[index], directory, &scenarios[task.scenario], task)
     });
     let mut text = String::new();
     for (run, result) in saved.runs.iter().zip(&results) {
-        let _ = writeln!(text, "{}: {}", name(run), result.text);
+        let _ = writeln!(text, "{}: {}", run.name(), result.text);
     }
     print(&text)?;
     Ok(results.iter().map(|result| result.exit).max().unwrap_or(Exit::AsExpected))
-}
-
-fn read_report(path: &Path) -> anyhow::Result<SavedReport> {
-    let place = || path.display().to_string();
-    let text = fs::read_to_string(path).with_context(place)?;
-    let saved: SavedReport =
-        serde_json::from_str(&text).with_context(|| format!("{} is not a report of `faultline run`", place()))?;
-    if saved.schema != SCHEMA {
-        bail!("{}: schema {} is not the one this build writes ({SCHEMA})", place(), saved.schema);
-    }
-    if let Some(run) = saved.runs.iter().find(|run| run.file.is_empty()) {
-        bail!("{}: the run with seed {} names no scenario file", place(), run.seed);
-    }
-    Ok(saved)
-}
-
-/// Loads each scenario once and finds each run's variant; `None` after mistakes in scenario files are told.
-fn prepare(saved: &SavedReport) -> anyhow::Result<Option<(Vec<Scenario>, Vec<Task>)>> {
-    let look = stderr_look();
-    let mut scenarios: IndexMap<&str, Scenario> = IndexMap::new();
-    let mut tasks = Vec::new();
-    for run in &saved.runs {
-        if !scenarios.contains_key(run.file.as_str()) {
-            match scenario::load(&PathBuf::from(&run.file)) {
-                Ok(scenario) => scenarios.insert(&run.file, scenario),
-                Err(error) => {
-                    let _ = writeln!(io::stderr(), "{}", error.render(look.color, look.width));
-                    return Ok(None);
-                }
-            };
-        }
-        let index = scenarios.get_index_of(run.file.as_str()).expect("just loaded");
-        let is_same = |point: &[(String, String)]| point.iter().map(|(k, v)| (k, v)).eq(run.variant.iter());
-        let Some(variant) = scenarios[index].variants.iter().position(|variant| is_same(&variant.point)) else {
-            bail!("{} has no variant {} any more", run.file, variant_text(run));
-        };
-        tasks.push(Task { scenario: index, variant, seed: run.seed });
-    }
-    Ok(Some((scenarios.into_values().collect(), tasks)))
 }
 
 struct Compared {
@@ -126,25 +66,22 @@ fn first_difference(saved: &str, trace: &[TraceEvent]) -> String {
         let line = trace::saved_line(event);
         let then = saved_lines.next();
         if then != Some(line.as_str()) {
-            let then = then.unwrap_or("the end");
-            return format!("\n  first difference at event {number}:\n  - {then}\n  + {line}");
+            let then = then.map_or_else(|| "the end".to_owned(), readable);
+            return format!("\n  first difference at event {number}:\n  - {then}\n  + {}", readable(&line));
         }
     }
     match saved_lines.next() {
-        Some(line) => format!("\n  first difference at event {}:\n  - {line}\n  + the end", trace.len() + 1),
+        Some(line) => {
+            let (number, then) = (trace.len() + 1, readable(line));
+            format!("\n  first difference at event {number}:\n  - {then}\n  + the end")
+        }
         None => "; its trace is the same, so what differs is not in the trace".to_owned(),
     }
 }
 
-fn name(run: &SavedRun) -> String {
-    format!("{} {} seed {}", run.file, variant_text(run), run.seed)
-}
-
-fn variant_text(run: &SavedRun) -> String {
-    if run.variant.is_empty() {
-        return "-".to_owned();
-    }
-    run.variant.iter().map(|(axis, value)| format!("{axis}={value}")).collect::<Vec<_>>().join(",")
+/// A saved line as people read it; as it is, if it is not of this build's making.
+fn readable(line: &str) -> String {
+    serde_json::from_str(line).map_or_else(|_| line.to_owned(), |event: TraceEvent| Line(&event).to_string())
 }
 
 #[cfg(test)]
@@ -168,7 +105,7 @@ mod tests {
         let before = [event(1, TraceKind::Started), event(2, TraceKind::Stopped { power_lost: true })];
         let after = [event(1, TraceKind::Started), event(3, TraceKind::Stopped { power_lost: true })];
         let text = first_difference(&saved(&before), &after);
-        assert!(text.contains("event 2:") && text.contains("+ {\"event\":\"lost power\""), "{text}");
+        assert!(text.contains("event 2:") && text.contains("+ 0.003000s broker-1 lost power"), "{text}");
         let longer = first_difference(&saved(&before[..1]), &before);
         assert!(longer.contains("event 2:") && longer.contains("- the end"), "{longer}");
         let shorter = first_difference(&saved(&before), &before[..1]);

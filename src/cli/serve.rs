@@ -116,7 +116,8 @@ fn spawn(mut process: impl world::Process + 'static, net: RealEndpoint) -> tokio
     tokio::task::spawn_local(async move { world::run(&mut process, &mut Endpoint::Real(net)).await })
 }
 
-async fn stop_signal() -> std::io::Result<()> {
+/// Resolves on Ctrl-C or SIGTERM.
+pub(super) async fn stop_signal() -> std::io::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let terminate = std::pin::pin!(terminate.recv());

@@ -24,6 +24,8 @@ use crate::log::compression::Compression;
 use crate::protocol::{BrokerId, LeaderEpoch};
 use crate::world::{Rng, Time};
 
+/// Where a batch's header has its CRC.
+const CRC_AT: usize = 17;
 /// `DefaultRecord.MAX_RECORD_OVERHEAD`: length, attributes and deltas of a record at their longest.
 const RECORD_OVERHEAD_BYTES_MAX: usize = 21;
 
@@ -108,6 +110,12 @@ impl ProducerBatch {
             leader_epoch: LeaderEpoch::NONE,
             attempts_when_leader_changed: None,
         }
+    }
+
+    /// CRC-32C in its header; zero until it is encoded.
+    pub fn crc(&self) -> u32 {
+        let field = self.encoded.get(CRC_AT..CRC_AT + 4);
+        field.map_or(0, |bytes| u32::from_be_bytes(bytes.try_into().expect("four bytes")))
     }
 
     /// Buffer memory it holds.

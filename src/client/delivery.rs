@@ -6,7 +6,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::error::ClientError;
 use crate::config::Acks;
-use crate::protocol::{ErrorCode, Offset, TopicPartition};
+use crate::protocol::{BrokerId, ErrorCode, Offset, TopicPartition};
 
 /// A record to send. `timestamp_ms`: the wall clock's when absent.
 #[derive(Clone, Debug)]
@@ -49,6 +49,27 @@ pub struct DeliveryReport {
     /// None if the record failed before a partition was chosen.
     pub partition: Option<TopicPartition>,
     pub outcome: Outcome,
+}
+
+/// What became of an attempt to send a batch: it left, or it came back with an error and will be made again. How the
+/// last one ended is in the reports of its records.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Attempt {
+    Sent {
+        partition: TopicPartition,
+        /// CRC-32C of the batch, the same at every attempt.
+        crc: u32,
+        ids: Vec<RecordId>,
+        /// 1-based.
+        number: u32,
+        broker: BrokerId,
+    },
+    Failed {
+        partition: TopicPartition,
+        crc: u32,
+        number: u32,
+        error: ClientError,
+    },
 }
 
 impl Outcome {

@@ -21,7 +21,7 @@ mod subscription;
 
 pub use admin::{Admin, AdminOutcome, AdminRequestId, AdminResult, NewTopic};
 pub use consumer::{Consumer, ConsumerRecord, LookupId, OffsetLookup};
-pub use delivery::{DeliveryReport, Outcome, ProducerRecord, RecordHeader, RecordId};
+pub use delivery::{Attempt, DeliveryReport, Outcome, ProducerRecord, RecordHeader, RecordId};
 pub use error::{ClientError, ErrorName};
 pub use producer::Producer;
 pub use subscription::{ConsumerError, PositionReset, ResetReason};

@@ -14,7 +14,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::accumulator::{Candidate, Placement, ProducerBatch, RecordAccumulator, batch_bytes_max};
 use super::backoff::ExponentialBackoff;
-use super::delivery::{DeliveryReport, Outcome, ProducerRecord, RecordId, may_have_appended};
+use super::delivery::{Attempt, DeliveryReport, Outcome, ProducerRecord, RecordId, may_have_appended};
 use super::error::{ClientError, is_invalid_metadata};
 use super::metadata::{Metadata, MetadataConfig};
 use super::partitioner::partition_for_key;
@@ -68,6 +68,7 @@ pub struct Producer {
     pending: usize,
     reports: Vec<DeliveryReport>,
     assigned: Vec<(RecordId, TopicPartition)>,
+    attempts: Vec<Attempt>,
     is_flushing: bool,
     is_closed: bool,
     /// The first waiting record needs more of `buffer.memory`.
@@ -121,6 +122,7 @@ impl Producer {
             pending: 0,
             reports: Vec::new(),
             assigned: Vec::new(),
+            attempts: Vec::new(),
             is_flushing: false,
             is_closed: false,
             waits_for_memory: false,
@@ -194,6 +196,11 @@ impl Producer {
     /// The partitions chosen since the last call, in the order of `send`. A record that fails before that has none.
     pub fn take_assigned(&mut self) -> vec::Drain<'_, (RecordId, TopicPartition)> {
         self.assigned.drain(..)
+    }
+
+    /// The attempts begun or failed since the last call.
+    pub fn take_attempts(&mut self) -> vec::Drain<'_, Attempt> {
+        self.attempts.drain(..)
     }
 
     /// Records without a report.
@@ -402,6 +409,13 @@ impl Producer {
             let (batch, records) = self.accumulator.drain(candidate, keeps_order);
             let data = PartitionProduceData::default().with_index(batch.partition).with_records(Some(records));
             let name = self.accumulator.topic_name(batch.topic);
+            self.attempts.push(Attempt::Sent {
+                partition: TopicPartition { topic: name.clone(), partition: batch.partition },
+                crc: batch.crc(),
+                ids: batch.ids.clone(),
+                number: batch.attempts + 1,
+                broker: leader,
+            });
             match topic_data.iter_mut().find(|t| t.name == *name) {
                 Some(topic) => topic.partition_data.push(data),
                 None => {
@@ -515,7 +529,15 @@ impl Producer {
             && batch.attempts < self.config.retries
             && !batch.is_expired(now, self.config.delivery_timeout);
         match can_retry {
-            true => self.accumulator.reenqueue(now, batch),
+            true => {
+                self.attempts.push(Attempt::Failed {
+                    partition: TopicPartition { topic: self.accumulator.topic_name(topic).clone(), partition },
+                    crc: batch.crc(),
+                    number: batch.attempts + 1,
+                    error: ClientError::Broker(code),
+                });
+                self.accumulator.reenqueue(now, batch);
+            }
             false => self.give_up(batch, ClientError::Broker(code)),
         }
     }

@@ -1,6 +1,8 @@
 //! Where a consumer stands in each of its partitions (Kafka's `SubscriptionState`, KIP-320): decides when a
 //! position may be fetched from, must be validated against a new leader, or must be reset.
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::OffsetReset;
 use crate::protocol::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
 use crate::world::Time;
@@ -36,7 +38,8 @@ pub enum ConsumerError {
 }
 
 /// Why a position was moved.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ResetReason {
     /// OFFSET_OUT_OF_RANGE: by `auto.offset.reset`.
     OutOfRange,

@@ -113,8 +113,12 @@ fn append_to_file(disk: &Disk, batch: &Bytes) {
 }
 
 fn open(disk: &Disk) -> (LogDirectory, Option<Log>) {
+<<<<<<< HEAD
     let config = |_: &TopicPartition| LogConfig::default();
     let opened = LogDirectory::open(disk.clone(), "data", config, uuid::Uuid::nil, Defects::default());
+=======
+    let opened = LogDirectory::open(disk.clone(), "data", |_| LogConfig::default(), uuid::Uuid::nil, Defects::NONE);
+>>>>>>> main
     let (directory, logs) = opened.expect("the disk has no faults");
     (directory, logs.into_iter().next().map(|loaded| loaded.log))
 }

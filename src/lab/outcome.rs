@@ -1,19 +1,25 @@
 //! What one run yields: plain data, kept outside the runtime so that a panic still reports.
 
+use serde::{Deserialize, Serialize};
+
+use crate::client::ResetReason;
 use crate::history::HistoryEvent;
 use crate::observe::Observation;
+use crate::protocol::BrokerId;
 use crate::world::Time;
 
 /// One entry of the trace.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TraceEvent {
+    #[serde(rename = "ns")]
     pub at: Time,
     /// Machine: `broker-1`, `controller`, `producer-1`, or `lab` for the nemesis.
     pub machine: String,
     pub what: TraceKind,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TraceKind {
     Observed(Observation),
     /// A client's view of one record: value number `value` of producer `machine`.
@@ -35,6 +41,43 @@ pub enum TraceKind {
         partition: String,
         value: u64,
         error: String,
+    },
+    /// A producer sent a batch that holds `values` to `broker`: its attempt number `attempt` (1-based). The CRC names
+    /// the batch: every attempt sends the same bytes, and logs keep them.
+    BatchSent {
+        partition: String,
+        crc: u32,
+        values: Vec<u64>,
+        attempt: u32,
+        broker: BrokerId,
+    },
+    /// An attempt ended with an error, and the producer will try again.
+    BatchRetried {
+        partition: String,
+        crc: u32,
+        attempt: u32,
+        error: String,
+    },
+    /// A consumer moved its position on its own.
+    PositionReset {
+        partition: String,
+        from: i64,
+        to: i64,
+        reason: ResetReason,
+    },
+    /// A consumer met an error that it cannot get past.
+    ReadFailed {
+        error: String,
+    },
+    /// From here on the client's operations are those of this process of the history.
+    Process {
+        process: i64,
+    },
+    /// The omniscient observer saw an invariant broken by the event before.
+    Violated {
+        name: String,
+        partition: String,
+        detail: String,
     },
     /// The nemesis began or ended fault `index` (0-based) of the schedule.
     FaultStarted {
@@ -59,7 +102,8 @@ pub enum TraceKind {
     Phase(Phase),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Topics exist, workloads begin: time zero of the scenario's clock.
     Workload,

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use tokio::sync::Notify;
 
 use super::ghost::Ghost;
-use super::outcome::{FiredFault, Phase, TraceEvent, TraceKind};
+use super::outcome::{FiredFault, Phase, TraceEvent, TraceKind, Violation};
 use crate::history::{EventType, Function, HistoryEvent, MicroOp, Value};
 use crate::observe::{Observation, Observer};
 use crate::protocol::{Offset, TopicPartition};
@@ -97,8 +97,12 @@ impl Recorder {
                 | Observation::Registered { .. } => false,
             };
             let mut state = recorder.lock();
+            let violations = state.ghost.violations.len();
             state.ghost.observe(at, machine, &observation);
             state.push(at, machine, TraceKind::Observed(observation));
+            if state.ghost.violations.len() > violations {
+                state.trace_violations(violations);
+            }
             drop(state);
             if matters {
                 recorder.notify();
@@ -110,11 +114,13 @@ impl Recorder {
         self.lock().push(at, "lab", TraceKind::Phase(phase));
     }
 
-    /// A process number nobody had yet.
-    pub fn new_process(&self) -> ProcessId {
+    /// A process number nobody had yet, for client `machine`.
+    pub fn new_process(&self, at: Time, machine: &str) -> ProcessId {
         let mut state = self.lock();
+        let process = state.processes;
         state.processes += 1;
-        ProcessId(state.processes - 1)
+        state.push(at, machine, TraceKind::Process { process });
+        ProcessId(process)
     }
 }
 
@@ -137,6 +143,14 @@ impl Sent {
 impl State {
     pub fn push(&mut self, at: Time, machine: &str, what: TraceKind) {
         self.trace.push(TraceEvent { at, machine: machine.to_owned(), what });
+    }
+
+    /// Puts the violations from number `from` on into the trace.
+    pub fn trace_violations(&mut self, from: usize) {
+        for number in from..self.ghost.violations.len() {
+            let Violation { name, at, partition, detail } = self.ghost.violations[number].clone();
+            self.push(at, "lab", TraceKind::Violated { name: name.to_owned(), partition, detail });
+        }
     }
 
     /// `orders-0`, made once per partition.

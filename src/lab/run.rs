@@ -19,6 +19,8 @@ use crate::scenario::{Scenario, Variant, Workload};
 use crate::world::Time;
 use crate::world::sim::{Alarm, Simulation};
 
+/// The consumer that reads everything once it is healed.
+const FINAL_READER: &str = "final-reader";
 /// Simulated time that booting, creating topics, healing and the final read may take, each.
 const PHASE_MAX: Duration = Duration::from_secs(300);
 /// Simulated time that the workload phase may take beyond the last fault: a producer gives up after its
@@ -185,9 +187,15 @@ impl Supervisor {
                     rate,
                     value_bytes,
                     keys,
+<<<<<<< HEAD
                     timestamp_offset_ms,
                     key_prefix,
                     tombstones,
+=======
+                    key_prefix,
+                    tombstones,
+                    timestamp_offset_ms,
+>>>>>>> main
                     start,
                     config,
                 } => {
@@ -222,13 +230,14 @@ impl Supervisor {
                     let partitions: Vec<TopicPartition> =
                         self.partitions().into_iter().filter(|p| p.topic.0.as_str() == topic).collect();
                     let (start, sim, config) = (self.sim.now() + *start, self.sim.clone(), config.clone());
-                    let defects = self.variant.cluster.defects;
-                    self.sim.add_machine(name, false, move |world, net| {
-                        let (partitions, config) = (partitions.clone(), ConsumerConfig { defects, ..config.clone() });
+                    let (name, defects) = (name.clone(), self.variant.cluster.defects);
+                    self.sim.add_machine(&name.clone(), false, move |world, net| {
+                        let (name, partitions) = (name.clone(), partitions.clone());
+                        let config = ConsumerConfig { defects, ..config.clone() };
                         let (bootstrap, recorder, sim) = (bootstrap.clone(), recorder.clone(), sim.clone());
                         Box::pin(async move {
                             sleep_until(&sim, start).await;
-                            let process = ConsumeProcess::new(world, partitions, config, bootstrap, recorder);
+                            let process = ConsumeProcess::new(world, name, partitions, config, bootstrap, recorder);
                             run_process(process, net).await;
                         })
                     });
@@ -277,10 +286,12 @@ impl Supervisor {
         if self.wait("every replica to be in sync", self.sim.now() + PHASE_MAX, whole).await.is_err() {
             let now = self.sim.now();
             let mut state = self.recorder.lock();
+            let violations = state.ghost.violations.len();
             for partition in partitions.iter().filter(|p| !state.ghost.is_whole(p)).cloned().collect::<Vec<_>>() {
                 let detail = state.ghost.why_not_whole(&partition);
                 state.ghost.violate("liveness", now, &partition, detail);
             }
+            state.trace_violations(violations);
         }
         Ok(())
     }
@@ -288,10 +299,11 @@ impl Supervisor {
     async fn final_read(&self) -> Result<(), String> {
         let deadline = self.sim.now() + PHASE_MAX;
         let (bootstrap, recorder, partitions) = (self.cluster.bootstrap(), self.recorder.clone(), self.partitions());
-        self.sim.add_machine("final-reader", false, move |world, net| {
+        self.sim.add_machine(FINAL_READER, false, move |world, net| {
             let (bootstrap, recorder, partitions) = (bootstrap.clone(), recorder.clone(), partitions.clone());
             Box::pin(async move {
-                run_process(ConsumeProcess::final_reader(world, partitions, bootstrap, recorder), net).await;
+                run_process(ConsumeProcess::final_reader(world, FINAL_READER, partitions, bootstrap, recorder), net)
+                    .await;
             })
         });
         self.wait("the final read to reach the end of every partition", deadline, |s| s.read_done).await

@@ -7,11 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value as Json;
 
-use super::recorder::{ProcessId, Recorder, Sent};
+use super::outcome::TraceKind;
+use super::recorder::{ProcessId, Recorder, Sent, State};
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 
-use crate::client::{Consumer, ConsumerRecord, Outcome, Producer, ProducerRecord, RecordHeader, RecordId};
+use crate::client::{
+    Attempt, Consumer, ConsumerRecord, Outcome, PositionReset, Producer, ProducerRecord, RecordHeader, RecordId,
+};
 use crate::config::{Acks, ConsumerConfig, ProducerConfig};
 use crate::protocol::{Offset, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
@@ -30,11 +33,19 @@ pub struct ProduceSpec {
     pub rate: Option<u64>,
     pub value_bytes: usize,
     pub keys: Option<u64>,
+<<<<<<< HEAD
     /// What the records' timestamps are ahead of this machine's clock.
     pub timestamp_offset_ms: i64,
     pub key_prefix: String,
     /// Every so manieth record of a key is a tombstone.
     pub tombstones: Option<u64>,
+=======
+    pub key_prefix: String,
+    /// Every so manieth record of a key is a tombstone.
+    pub tombstones: Option<u64>,
+    /// What the records' timestamps are ahead of this machine's clock.
+    pub timestamp_offset_ms: i64,
+>>>>>>> main
     pub config: ProducerConfig,
 }
 
@@ -58,8 +69,8 @@ pub struct ProduceProcess {
 impl ProduceProcess {
     pub fn new(world: World, spec: ProduceSpec, bootstrap: Vec<HostPort>, recorder: Recorder) -> ProduceProcess {
         let producer = Producer::new(&world, spec.config.clone(), bootstrap);
-        let process = recorder.new_process();
         let started_at = world.now();
+        let process = recorder.new_process(started_at, &spec.name);
         let topic = TopicName(StrBytes::from_string(spec.topic.clone()));
         ProduceProcess {
             topic,
@@ -83,12 +94,15 @@ impl ProduceProcess {
         }
     }
 
+<<<<<<< HEAD
     /// `None`: the producer's own clock.
     fn timestamp_ms(&self) -> Option<i64> {
         let offset = self.spec.timestamp_offset_ms;
         (offset != 0).then(|| self.world.wall_clock_ms().saturating_add(offset))
     }
 
+=======
+>>>>>>> main
     /// Keys take turns.
     fn next_record(&self) -> Sent {
         let ProduceSpec { number, keys, key_prefix, tombstones, .. } = &self.spec;
@@ -100,6 +114,15 @@ impl ProduceProcess {
             record_key: keys.map(|keys| format!("{key_prefix}{}", self.sent % keys)),
             tombstone: tombstones.is_some_and(|every| turn % every.max(1) == 0),
         }
+<<<<<<< HEAD
+=======
+    }
+
+    /// `None`: the producer's own clock.
+    fn timestamp_ms(&self) -> Option<i64> {
+        let offset = self.spec.timestamp_offset_ms;
+        (offset != 0).then(|| self.world.wall_clock_ms().saturating_add(offset))
+>>>>>>> main
     }
 
     fn wants_to_send(&self) -> bool {
@@ -145,6 +168,10 @@ impl ProduceProcess {
                 *chosen = Some(partition);
             }
         }
+        for attempt in self.producer.take_attempts() {
+            let what = trace_of(attempt, &self.outstanding, &mut state);
+            state.push(now, machine, what);
+        }
         let mut acked = false;
         let mut unknown = false;
         for report in self.producer.take_reports() {
@@ -175,7 +202,7 @@ impl ProduceProcess {
         }
         drop(state);
         if unknown {
-            self.process = self.recorder.new_process();
+            self.process = self.recorder.new_process(now, &self.spec.name);
         }
         if acked {
             self.recorder.notify();
@@ -208,6 +235,25 @@ impl Process for ProduceProcess {
     }
 }
 
+/// An attempt with the values in it instead of the client's record numbers. A record that was given up while its
+/// batch waited for an answer is in no list any more.
+fn trace_of(
+    attempt: Attempt,
+    outstanding: &BTreeMap<RecordId, (Sent, ProcessId, Option<TopicPartition>)>,
+    state: &mut State,
+) -> TraceKind {
+    match attempt {
+        Attempt::Sent { partition, crc, ids, number, broker } => {
+            let values = ids.iter().filter_map(|id| outstanding.get(id)).map(|(sent, ..)| sent.value).collect();
+            TraceKind::BatchSent { partition: state.key(&partition), crc, values, attempt: number, broker }
+        }
+        Attempt::Failed { partition, crc, number, error } => {
+            let (partition, error) = (state.key(&partition), error.to_string());
+            TraceKind::BatchRetried { partition, crc, attempt: number, error }
+        }
+    }
+}
+
 /// The value as decimal text, padded with spaces to `bytes`.
 fn payload(value: u64, bytes: usize) -> Bytes {
     let mut text = value.to_string().into_bytes();
@@ -236,6 +282,7 @@ fn parse_payload(payload: Option<&Bytes>) -> Json {
 pub struct ConsumeProcess {
     world: World,
     recorder: Recorder,
+    name: String,
     consumer: Consumer,
     process: ProcessId,
     partitions: Vec<TopicPartition>,
@@ -247,26 +294,28 @@ pub struct ConsumeProcess {
 impl ConsumeProcess {
     pub fn new(
         world: World,
+        name: String,
         partitions: Vec<TopicPartition>,
         config: ConsumerConfig,
         bootstrap: Vec<HostPort>,
         recorder: Recorder,
     ) -> ConsumeProcess {
         let consumer = Consumer::new(&world, config, bootstrap);
-        let process = recorder.new_process();
-        ConsumeProcess { world, recorder, consumer, process, partitions, until: None, finished: false }
+        let process = recorder.new_process(world.now(), &name);
+        ConsumeProcess { world, recorder, name, consumer, process, partitions, until: None, finished: false }
     }
 
     /// A consumer that reads every partition from its beginning to its end, and then exits.
     pub fn final_reader(
         world: World,
+        name: &str,
         partitions: Vec<TopicPartition>,
         bootstrap: Vec<HostPort>,
         recorder: Recorder,
     ) -> ConsumeProcess {
-        let config = ConsumerConfig { client_id: "final-reader".to_owned(), ..ConsumerConfig::default() };
+        let config = ConsumerConfig { client_id: name.to_owned(), ..ConsumerConfig::default() };
         let until = partitions.iter().map(|p| (p.clone(), None)).collect();
-        let reader = ConsumeProcess::new(world, partitions, config, bootstrap, recorder);
+        let reader = ConsumeProcess::new(world, name.to_owned(), partitions, config, bootstrap, recorder);
         ConsumeProcess { until: Some(until), ..reader }
     }
 
@@ -282,6 +331,7 @@ impl ConsumeProcess {
                 break;
             }
         }
+        self.trace_mishaps(now);
         if let Some(until) = &mut self.until {
             let mut retry = false;
             for lookup in self.consumer.take_lookups() {
@@ -302,6 +352,22 @@ impl ConsumeProcess {
                 self.recorder.lock().read_done = true;
                 self.recorder.notify();
             }
+        }
+    }
+}
+
+impl ConsumeProcess {
+    /// Positions that the consumer moved on its own, and what it cannot get past.
+    fn trace_mishaps(&mut self, now: Time) {
+        for PositionReset { partition, from, to, reason } in self.consumer.take_resets() {
+            let mut state = self.recorder.lock();
+            let partition = state.key(&partition);
+            let what = TraceKind::PositionReset { partition, from: from.0, to: to.0, reason };
+            state.push(now, &self.name, what);
+        }
+        for error in self.consumer.take_errors() {
+            let what = TraceKind::ReadFailed { error: error.to_string() };
+            self.recorder.lock().push(now, &self.name, what);
         }
     }
 }

@@ -325,8 +325,12 @@ impl Segment {
 
     /// Lists the batches from the file, see [`list_batches`]; returns how many bytes lie behind the last.
     pub fn scan(&mut self, check_crc: bool) -> io::Result<u64> {
+<<<<<<< HEAD
         let Listed { batches, size_bytes: position, has_producers } =
             list_batches(&self.log, self.base_offset, check_crc)?;
+=======
+        let Listed { batches, end: position, has_producers } = list_batches(&self.log, self.base_offset, check_crc)?;
+>>>>>>> main
         self.has_producers |= has_producers;
         self.size_bytes = position;
         self.batches.reserve(batches.len());
@@ -408,9 +412,15 @@ impl Segment {
 /// What [`list_batches`] found.
 pub struct Listed {
     pub batches: Vec<Stored>,
+<<<<<<< HEAD
     /// Where the last batch ends.
     pub size_bytes: u64,
     /// One of them carries a producer id.
+=======
+    /// Where the last of them ends.
+    pub end: u64,
+    /// Some batch has a producer id.
+>>>>>>> main
     pub has_producers: bool,
 }
 
@@ -421,7 +431,7 @@ pub fn list_batches(file: &File, base_offset: Offset, check_crc: bool) -> io::Re
     let file_bytes = file.len();
     let mut batches = Vec::new();
     let mut window = Window { file, start: 0, bytes: Bytes::new() };
-    let mut position = 0;
+    let (mut position, mut has_producers) = (0, false);
     let mut next_offset = base_offset;
     let mut has_producers = false;
     while let Some(header) = window.batch(position, file_bytes, check_crc)? {
@@ -438,7 +448,11 @@ pub fn list_batches(file: &File, base_offset: Offset, check_crc: bool) -> io::Re
         next_offset = Offset(last_offset) + 1;
         position = end;
     }
+<<<<<<< HEAD
     Ok(Listed { batches, size_bytes: position, has_producers })
+=======
+    Ok(Listed { batches, end: position, has_producers })
+>>>>>>> main
 }
 
 /// Removes a segment's files, those that are there.

@@ -5,7 +5,8 @@ use std::ops::{Add, Sub};
 
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($int:ty)) => {
@@ -99,6 +100,20 @@ impl fmt::Display for TopicPartition {
 impl fmt::Debug for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// As text, `"orders-0"`.
+impl Serialize for TopicPartition {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TopicPartition {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TopicPartition, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        TopicPartition::parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is not a topic-partition")))
     }
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::account;
-use super::model::{Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport};
+use super::model::{Account, Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport};
 use super::trace;
 use crate::check::{self, Anomalies, Context, Evidence, allowed};
 use crate::config::Acks;
+use crate::explain::{self, Case, Settings};
 use crate::history::{EventType, HistoryEvent, MicroOp};
 use crate::lab::outcome::{End, Phase, RunOutcome, TraceEvent, TraceKind, Violation};
 use crate::observe::Observation;
@@ -23,6 +23,9 @@ const UNAVAILABLE_BEYOND: Duration = Duration::from_secs(1);
 
 /// Evidence kept of each anomaly.
 const EVIDENCE_MAX: usize = 8;
+
+/// Events told of the first lost record.
+const ACCOUNT_EVENTS_MAX: usize = 8;
 
 /// Trace lines shown before a violation or the point where a run got stuck.
 const LEADING_EVENTS_MAX: usize = 12;
@@ -60,7 +63,8 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
         expectations: Vec::new(),
         allowed: allowed(&Context::of_run(point, outcome)),
         faults: fault_reports(point, outcome),
-        account: if complete { account::first_lost(&values.lost(), point, outcome) } else { None },
+        settings: Settings::of(point),
+        account: None,
         leading_events: leading_events(outcome),
         digest: format!("{:016x}", outcome.digest),
         sim_ms: outcome.ended_at.as_millis(),
@@ -70,6 +74,9 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
         trace: None,
         history: None,
     };
+    if complete && report.counts.lost > 0 {
+        report.account = account(point, &report.settings, outcome);
+    }
     let (verdict, problems) = match &outcome.end {
         End::Panicked(message) => (Verdict::Panicked, vec![format!("panicked: {message}")]),
         End::Unfinished(waiting) => (Verdict::Unfinished, vec![format!("did not finish: {waiting}")]),
@@ -77,6 +84,19 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
     };
     (report.verdict, report.problems) = (verdict, problems);
     report
+}
+
+/// The first lost record, in short.
+fn account(variant: &Variant, settings: &Settings, outcome: &RunOutcome) -> Option<Account> {
+    let (explanation, all) = explain::first_lost(&Case::of_run(variant, settings, outcome))?;
+    let mut lines = explanation.lines(ACCOUNT_EVENTS_MAX);
+    let partition = explanation.partition;
+    lines.push(match all.text() {
+        Some(lost) => format!("Gone are offsets {lost} of {partition} that were acknowledged."),
+        None => format!("It is the only acknowledged record of {partition} that is gone."),
+    });
+    let (offset, value) = (explanation.offset, explanation.value.unwrap_or_default());
+    Some(Account { partition, offset, value, lines })
 }
 
 fn judge_complete(variant: &Variant, report: &mut RunReport) -> (Verdict, Vec<String>) {
@@ -179,8 +199,6 @@ pub struct LostRecord<'a> {
     pub value: &'a serde_json::Value,
     pub offset: Option<i64>,
     pub acked_at: Time,
-    /// Number of the history's process.
-    pub process: i64,
 }
 
 impl<'a> Values<'a> {
@@ -200,8 +218,7 @@ impl<'a> Values<'a> {
                         outcome.sent = true;
                         outcome.failed |= event.kind == EventType::Fail;
                         if event.kind == EventType::Ok {
-                            let (offset, process) = (*offset, event.process);
-                            outcome.acked.get_or_insert(LostRecord { key, value, offset, acked_at: at, process });
+                            outcome.acked.get_or_insert(LostRecord { key, value, offset: *offset, acked_at: at });
                         }
                     }
                     MicroOp::Poll { records } if event.kind == EventType::Ok && at >= read_from => {

@@ -3,7 +3,6 @@
 //!
 //! Plain data in, text out. Only [`files`] writes anything.
 
-mod account;
 pub mod files;
 mod html;
 mod human;

@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use crate::check::{Allowance, Evidence};
+use crate::explain::Settings;
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -88,11 +89,12 @@ pub struct FaultReport {
     pub line: usize,
 }
 
-/// What became of the first lost record: lines of prose, times in seconds since the workloads began.
+/// What became of the first lost record, and why: lines of prose, times in seconds since the workloads began.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Account {
     pub partition: String,
-    pub offset: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<i64>,
     pub value: serde_json::Value,
     pub lines: Vec<String>,
 }
@@ -126,6 +128,8 @@ pub struct RunReport {
     pub expectations: Vec<ExpectationReport>,
     pub allowed: Vec<Allowance>,
     pub faults: Vec<FaultReport>,
+    /// What the configuration promised; `explain` argues from it.
+    pub settings: Settings,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<Account>,
     /// Trace lines that lead up to the first violation, or to where the run got stuck.

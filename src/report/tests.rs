@@ -237,7 +237,7 @@ fn a_loss_under_acks_1_is_as_expected_and_accounted_for() {
     assert_eq!((report.counts.acked, report.counts.lost, report.counts.read), (10, 2, 8));
     assert_eq!(report.anomalies["lost-write"], 2);
     let account = report.account.expect("a record was lost");
-    assert_eq!((account.offset, account.value), (3, 3.into()));
+    assert_eq!((account.offset, account.value), (Some(3), 3.into()));
     insta::assert_snapshot!(account.lines.join("\n"));
 }
 

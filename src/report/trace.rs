@@ -1,11 +1,10 @@
-//! The trace as text: one line per event, the same for people to read and for `replay` to compare.
-//!
-//! `12.345678s broker-1 truncated orders-0 from 210 to 200 (diverging epoch)`; a saved trace has one JSON
-//! object per line with the exact time, the machine and that text.
+//! The trace as text, for people: `12.345678s broker-1 truncated orders-0 from 210 to 200 (diverging epoch)`; and
+//! saved, one JSON object per line, `{"ns": …, "machine": "broker-1", "what": {…}}`, from which it can be read back.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, BufRead, Write};
 
+use crate::client::ResetReason;
 use crate::lab::outcome::{Phase, TraceEvent, TraceKind};
 use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason};
 use crate::protocol::BrokerId;
@@ -22,20 +21,42 @@ impl fmt::Display for Line<'_> {
 
 /// One line of a saved trace, without the line end.
 pub fn saved_line(event: &TraceEvent) -> String {
-    serde_json::json!({
-        "ns": event.at.as_nanos(),
-        "machine": event.machine,
-        "event": What(&event.what).to_string(),
-    })
-    .to_string()
+    serde_json::to_string(event).expect("an event has string keys and integers")
 }
 
-/// Saves a trace as JSON Lines.
+/// Saves a trace as JSON Lines, one event per line, that [`read`] gives back without loss.
 pub fn write(out: &mut impl Write, trace: &[TraceEvent]) -> io::Result<()> {
+    let mut line = Vec::with_capacity(256);
     for event in trace {
-        writeln!(out, "{}", saved_line(event))?;
+        line.clear();
+        serde_json::to_writer(&mut line, event)?;
+        line.push(b'\n');
+        out.write_all(&line)?;
     }
     Ok(())
+}
+
+/// A line of a saved trace that is not an event.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    #[error("line {line}: not an event of a trace: {error}")]
+    Line { line: usize, error: serde_json::Error },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Reads what [`write`] saved.
+pub fn read(mut input: impl BufRead) -> Result<Vec<TraceEvent>, TraceError> {
+    let mut trace = Vec::new();
+    let mut text = Vec::new();
+    for line in 1.. {
+        text.clear();
+        if input.read_until(b'\n', &mut text)? == 0 {
+            break;
+        }
+        trace.push(serde_json::from_slice(&text).map_err(|error| TraceError::Line { line, error })?);
+    }
+    Ok(trace)
 }
 
 /// The last `events_max` events up to `until` that tell how `partition` (any, if `None`) came to where it
@@ -49,9 +70,16 @@ pub fn leading_up_to(trace: &[TraceEvent], until: Time, partition: Option<&str>,
         | TraceKind::Started
         | TraceKind::Stopped { .. }
         | TraceKind::Phase(_) => true,
-        TraceKind::Sent { .. } | TraceKind::Acked { .. } | TraceKind::Failed { .. } | TraceKind::Unknown { .. } => {
-            false
-        }
+        TraceKind::Sent { .. }
+        | TraceKind::BatchSent { .. }
+        | TraceKind::BatchRetried { .. }
+        | TraceKind::Acked { .. }
+        | TraceKind::Failed { .. }
+        | TraceKind::Unknown { .. }
+        | TraceKind::PositionReset { .. }
+        | TraceKind::ReadFailed { .. }
+        | TraceKind::Process { .. }
+        | TraceKind::Violated { .. } => false,
     };
     let mut lines: Vec<String> = trace[..trace.partition_point(|event| event.at <= until)]
         .iter()
@@ -105,6 +133,21 @@ impl fmt::Display for What<'_> {
             }
             TraceKind::Unknown { partition, value, error } => {
                 write!(f, "does not know what became of {value} to {partition}: {error}")
+            }
+            TraceKind::BatchSent { partition, crc, values, attempt, broker } => {
+                write!(f, "asked broker-{broker} to append {} to {partition} (crc {crc:08x}", Values(values))?;
+                if *attempt > 1 { write!(f, ", attempt {attempt})") } else { f.write_str(")") }
+            }
+            TraceKind::BatchRetried { partition, crc, attempt, error } => {
+                write!(f, "will retry crc {crc:08x} of {partition} after attempt {attempt}: {error}")
+            }
+            TraceKind::PositionReset { partition, from, to, reason } => {
+                write!(f, "moved its position in {partition} from {from} to {to} ({})", reset_text(*reason))
+            }
+            TraceKind::ReadFailed { error } => write!(f, "cannot read on: {error}"),
+            TraceKind::Process { process } => write!(f, "is process {process} of the history"),
+            TraceKind::Violated { name, partition, detail } => {
+                write!(f, "saw {name} violated in {partition}: {detail}")
             }
             TraceKind::FaultStarted { index, targets } => write!(f, "began fault {} on {}", index + 1, names(targets)),
             TraceKind::FaultEnded { index, targets } => write!(f, "ended fault {} on {}", index + 1, names(targets)),
@@ -202,6 +245,28 @@ pub fn log_start_text(reason: LogStartReason) -> &'static str {
         LogStartReason::RetentionSize => "retention.bytes",
         LogStartReason::DeleteRecords => "DeleteRecords",
         LogStartReason::Leader => "as its leader's log",
+    }
+}
+
+/// Why a consumer's position was moved, in words.
+pub fn reset_text(reason: ResetReason) -> &'static str {
+    match reason {
+        ResetReason::OutOfRange => "OFFSET_OUT_OF_RANGE",
+        ResetReason::Truncation => "log truncation",
+    }
+}
+
+/// `12`, `12 to 14`, `12, 15 and 17`, or how many if they are scattered.
+struct Values<'a>(&'a [u64]);
+
+impl fmt::Display for Values<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("values given up"),
+            [one] => write!(f, "{one}"),
+            [first, .., last] if last - first + 1 == self.0.len() as u64 => write!(f, "{first} to {last}"),
+            [first, .., last] => write!(f, "{} values from {first} to {last}", self.0.len()),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::diagnostics::Mistakes;
 use super::expression;
 use super::machines;
 use super::model::{ClockSetting, LinkSetting};
+use super::quantity;
 use super::table::{Section, Spanned, Text, scalar, text_at, type_of};
 use super::vocabulary::{CLUSTER_KEYS, CONSUME_KEYS, DEFECTS_AXIS, PRODUCE_KEYS, TOP_KEYS, TOPIC_KEYS, WORKLOAD_KINDS};
 use crate::config::{self, ConfigError, Scope};
@@ -20,8 +21,8 @@ const PARTITIONS_MAX: i64 = 1_000;
 const LOG_DIRS_MAX: i64 = 16;
 /// A record's value carries its number, so that every value is unique.
 const VALUE_BYTES_MIN: i64 = 16;
-const KEY_PREFIX_DEFAULT: &str = "key-";
-const VALUE_BYTES_DEFAULT: usize = 100;
+pub const KEY_PREFIX_DEFAULT: &str = "key-";
+pub(super) const VALUE_BYTES_DEFAULT: usize = 100;
 
 /// One configuration key with its value.
 #[derive(Clone, Debug)]
@@ -87,9 +88,9 @@ pub(super) enum Kind {
         rate: Option<u64>,
         value_bytes: usize,
         keys: Option<u64>,
-        timestamp_offset_ms: i64,
         key_prefix: String,
         tombstones: Option<u64>,
+        timestamp_offset_ms: i64,
         /// From `acks`, or from `config`.
         acks: Option<Setting>,
     },
@@ -359,7 +360,6 @@ fn produce(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -
         .integer("value-bytes", VALUE_BYTES_MIN..=i64::from(i32::MAX), mistakes)
         .map_or(VALUE_BYTES_DEFAULT, |bytes| bytes.value as usize);
     let keys = section.integer("keys", 1..=i64::MAX, mistakes).map(|keys| keys.value as u64);
-    let timestamp_offset_ms = section.shift_ms("timestamp-offset", mistakes).map_or(0, |offset| offset.value);
     let key_prefix =
         section.text("key-prefix", mistakes).map_or_else(|| KEY_PREFIX_DEFAULT.to_owned(), |text| text.value);
     let tombstones = section.integer("tombstones", 2..=i64::MAX, mistakes).map(|every| every.value as u64);
@@ -371,12 +371,24 @@ fn produce(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -
                 .help("for example `keys = 10`");
         }
     }
+    let timestamp_offset_ms = timestamp_offset_ms(section, mistakes);
     let acks = acks(section, config, mistakes);
     if !section.has("records") {
         section.missing("records", "records = 500", mistakes);
     }
     let records = section.integer("records", 1..=i64::MAX, mistakes)?.value as u64;
     Some(Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, timestamp_offset_ms, acks })
+}
+
+/// Zero if there is none.
+fn timestamp_offset_ms(section: &Section<'_>, mistakes: &mut Mistakes) -> i64 {
+    const MS: i64 = 1_000_000;
+    let Some(text) = section.text("timestamp-offset", mistakes) else { return 0 };
+    let Some(offset_ns) = text.read(quantity::shift, mistakes) else { return 0 };
+    if offset_ns.value % MS != 0 {
+        mistakes.add(&text.span, format!("`{}` is no whole number of milliseconds", text.value));
+    }
+    offset_ns.value / MS
 }
 
 fn acks(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -> Option<Setting> {

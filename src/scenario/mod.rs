@@ -13,6 +13,7 @@ mod faults;
 mod machines;
 mod model;
 mod quantity;
+mod render;
 mod resolve;
 mod schema;
 mod table;
@@ -25,9 +26,11 @@ use toml_edit::Document;
 
 pub use diagnostics::{Mistake, ScenarioError};
 pub use disk::DiskAction;
+pub use draft::KEY_PREFIX_DEFAULT;
 pub use model::*;
+pub use render::{render, written_duration};
 pub use schema::schema;
-pub use vocabulary::{METRICS, Metric, MetricKind, metric};
+pub use vocabulary::{DEFECTS_AXIS, METRICS, Metric, MetricKind, metric};
 
 use diagnostics::Mistakes;
 use table::Section;
@@ -71,6 +74,14 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, ScenarioErr
         seed: draft.seed,
         matrix: axes,
         variants,
+    })
+}
+
+/// A duration as scenario files write it: `2s`, `500ms`. The error says what is wrong.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    expression::duration(text).map_err(|slip| match slip.help {
+        Some(help) => format!("{}: {help}", slip.message),
+        None => slip.message,
     })
 }
 

@@ -9,7 +9,7 @@ use crate::defect::Defects;
 use crate::world::sim::{Direction, DiskScope, Latency, LinkModel, Ppm, Survivors};
 
 /// One scenario file. Everything is checked: a value of this type can be run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {
     /// File stem, e.g. `acks_1_loses_with_its_leader`.
     pub name: String,
@@ -27,14 +27,14 @@ pub struct Scenario {
 }
 
 /// One axis of the matrix: a name (`acks`, or any Kafka configuration key) and its values.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Axis {
     pub name: String,
     pub values: Vec<String>,
 }
 
 /// One point of the matrix, with everything resolved for it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
     /// axis name -> value, in the order of the axes.
     pub point: Vec<(String, String)>,
@@ -56,7 +56,7 @@ impl Variant {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
     /// Brokers have node ids 1..=brokers; the controller is a node of its own with id 3000.
     pub brokers: u32,
@@ -107,7 +107,7 @@ pub struct ClockSetting {
     pub drift_ppm: i64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Topic {
     pub name: String,
     pub partitions: i32,
@@ -117,7 +117,7 @@ pub struct Topic {
 }
 
 /// What a client does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Workload {
     /// A producer that sends `records` unique values. Named `producer-<i>` (1-based, in file order).
     Produce {
@@ -130,12 +130,12 @@ pub enum Workload {
         value_bytes: usize,
         /// Number of distinct keys; `None`: records without key.
         keys: Option<u64>,
-        /// What the records' timestamps are ahead of the producer's clock (negative: behind).
-        timestamp_offset_ms: i64,
         /// Keys are named by this and a number from 0 on.
         key_prefix: String,
         /// Every so manieth record of a key has no value: a tombstone.
         tombstones: Option<u64>,
+        /// What the records' timestamps are ahead of the producer's clock (negative: behind).
+        timestamp_offset_ms: i64,
         start: Duration,
         config: ProducerConfig,
     },

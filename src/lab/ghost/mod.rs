@@ -255,9 +255,11 @@ impl Ghost {
         self.partitions.get(partition).is_some_and(PartitionGhost::is_led)
     }
 
-    /// Led, and every replica in sync.
+    /// Led, every replica in sync, and all that the leader holds committed: a reader gets everything.
     pub fn is_whole(&self, partition: &TopicPartition) -> bool {
-        self.partitions.get(partition).is_some_and(|p| p.is_led() && p.isr.len() == p.replicas.len())
+        self.partitions
+            .get(partition)
+            .is_some_and(|p| p.is_led() && p.isr.len() == p.replicas.len() && p.uncommitted() == 0)
     }
 
     /// A sentence for the verdict on a partition that is not whole.
@@ -268,8 +270,11 @@ impl Ghost {
             return format!("no leader; the in-sync replicas are {isr:?}");
         }
         format!(
-            "leader {} in epoch {}, in-sync replicas {isr:?} of {:?}",
-            ghost.leader, ghost.leader_epoch, ghost.replicas
+            "leader {} in epoch {}, in-sync replicas {isr:?} of {:?}, {} records above the high watermark",
+            ghost.leader,
+            ghost.leader_epoch,
+            ghost.replicas,
+            ghost.uncommitted()
         )
     }
 
@@ -474,6 +479,11 @@ impl PartitionGhost {
     fn is_led(&self) -> bool {
         let leader = self.logs.get(&machine_of(self.leader));
         leader.is_some_and(|replica| replica.leads == Some(self.leader_epoch))
+    }
+
+    /// Records of the leader above its high watermark.
+    fn uncommitted(&self) -> i64 {
+        self.logs.get(&machine_of(self.leader)).map_or(0, |replica| replica.log_end - replica.high_watermark)
     }
 
     /// Whether `machine` leads in the controller's leader epoch.

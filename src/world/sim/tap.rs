@@ -115,6 +115,6 @@ impl Tap {
         let number = (self.reader.response)(frame)?;
         let outstanding = self.outstanding.get_mut(&ConnId(conn.0 & !1))?;
         let at = outstanding.iter().position(|(of, _)| *of == number)?;
-        outstanding.drain(..=at).last().map(|(_, kind)| kind)
+        outstanding.drain(..=at).next_back().map(|(_, kind)| kind)
     }
 }

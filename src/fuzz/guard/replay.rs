@@ -1,0 +1,354 @@
+//! The trace once more, partition by partition: what each replica held, lost and why, what was committed, who was
+//! elected with what.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::lab::outcome::{TraceEvent, TraceKind};
+use crate::observe::{BatchInfo, Observation, TruncationReason};
+use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
+use crate::world::Time;
+
+/// Why a replica does not hold a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gone {
+    NeverHad,
+    Truncated(TruncationReason),
+    /// Lost power before it was flushed.
+    PowerLoss,
+    /// Lost power, though it had been flushed.
+    FlushedAndLost,
+    /// Not found at a start, without any power loss.
+    Restart,
+}
+
+impl Gone {
+    pub fn text(self) -> &'static str {
+        match self {
+            Gone::NeverHad => "never appended",
+            Gone::Truncated(TruncationReason::DivergingEpoch) => "truncated to a diverging epoch",
+            Gone::Truncated(TruncationReason::OutOfRange) => "truncated as out of range",
+            Gone::Truncated(TruncationReason::HighWatermark) => "truncated to the high watermark",
+            Gone::PowerLoss => "lost with power",
+            Gone::FlushedAndLost => "lost with power although flushed",
+            Gone::Restart => "lost at a restart",
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Replica {
+    pub batches: Vec<BatchInfo>,
+    flushed: i64,
+    /// Lost power since it was last loaded.
+    power_lost: bool,
+    /// Lost power while in the ISR, and has been in it ever since.
+    impaired: bool,
+    /// The leader epoch in which it leads or follows, by its own belief.
+    epoch: Option<LeaderEpoch>,
+    /// Ranges of offsets that it lost, in order.
+    removed: Vec<(Offset, Offset, Gone)>,
+}
+
+impl Replica {
+    fn log_end(&self) -> Offset {
+        self.batches.last().map_or(Offset::ZERO, |batch| batch.last_offset + 1)
+    }
+
+    /// Why it does not hold `offset`.
+    pub fn gone(&self, offset: Offset) -> Gone {
+        let covers = |(from, end, _): &&(Offset, Offset, Gone)| *from <= offset && offset < *end;
+        self.removed.iter().rev().find(covers).map_or(Gone::NeverHad, |(_, _, gone)| *gone)
+    }
+
+    fn remove_from(&mut self, to: Offset, gone: Gone) {
+        let end = self.log_end();
+        if to < end {
+            self.removed.push((to, end, gone));
+        }
+        let keep = self.batches.partition_point(|batch| batch.last_offset < to);
+        self.batches.truncate(keep);
+        self.flushed = self.flushed.min(to.0);
+    }
+
+    fn load(&mut self, batches: &[BatchInfo]) {
+        let kept = self.batches.iter().zip(batches).take_while(|(old, new)| old == new).count();
+        if let Some(first) = self.batches.get(kept) {
+            let gone = match self.power_lost {
+                true if first.last_offset.0 < self.flushed => Gone::FlushedAndLost,
+                true => Gone::PowerLoss,
+                false => Gone::Restart,
+            };
+            self.remove_from(first.base_offset, gone);
+        }
+        self.power_lost = false;
+        self.batches = batches.to_vec();
+        self.flushed = self.flushed.min(self.log_end().0);
+    }
+}
+
+/// A leader was elected that lacks committed records.
+pub(super) struct Loss {
+    pub at: Time,
+    epoch: LeaderEpoch,
+    pub from: Offset,
+    pub end: Offset,
+    pub gone: Gone,
+    pub excuse: Option<super::Excuse>,
+}
+
+/// A broker's successful answer to a produce request.
+pub(super) struct Ack {
+    pub at: Time,
+    pub required_acks: i16,
+    pub base_offset: Offset,
+    pub last_offset: Offset,
+    pub leader_epoch: LeaderEpoch,
+    /// What the broker held at `base_offset` then.
+    pub batch: Option<BatchInfo>,
+}
+
+pub(super) struct Partition {
+    pub leader: Option<String>,
+    pub leader_epoch: LeaderEpoch,
+    isr: Vec<String>,
+    pub replicas: BTreeMap<String, Replica>,
+    committed: Vec<BatchInfo>,
+    high_watermark: Offset,
+    pub ever_committed: BTreeSet<(i64, i32, u32)>,
+    /// The first unclean election that the configuration allows.
+    pub unclean_at: Option<Time>,
+    pub losses: Vec<Loss>,
+    /// When records were committed or promised that members of the ISR lacked, and all of these had lost power.
+    pub impaired_members: BTreeSet<Time>,
+    /// When a replica's high watermark moved that had not heard of the leader of a legitimate loss.
+    pub stale_views: BTreeSet<Time>,
+    pub acks: Vec<Ack>,
+}
+
+impl Default for Partition {
+    fn default() -> Self {
+        Partition {
+            leader: None,
+            leader_epoch: LeaderEpoch::NONE,
+            isr: Vec::new(),
+            replicas: BTreeMap::new(),
+            committed: Vec::new(),
+            high_watermark: Offset::ZERO,
+            ever_committed: BTreeSet::new(),
+            unclean_at: None,
+            losses: Vec::new(),
+            impaired_members: BTreeSet::new(),
+            stale_views: BTreeSet::new(),
+            acks: Vec::new(),
+        }
+    }
+}
+
+/// What tells a batch from every other of its partition.
+pub(super) fn identity(batch: &BatchInfo) -> (i64, i32, u32) {
+    (batch.base_offset.0, batch.leader_epoch.0, batch.crc)
+}
+
+#[derive(Default)]
+pub(super) struct Replay {
+    pub partitions: BTreeMap<TopicPartition, Partition>,
+}
+
+impl Replay {
+    /// `may_elect_uncleanly`: whether a partition's configuration allows it; where it does not, an unclean election
+    /// excuses nothing.
+    pub fn of(trace: &[TraceEvent], may_elect_uncleanly: &dyn Fn(&TopicPartition) -> bool) -> Replay {
+        let mut replay = Replay::default();
+        for event in trace {
+            match &event.what {
+                TraceKind::Observed(observation) => {
+                    replay.observe(event.at, &event.machine, observation, may_elect_uncleanly);
+                }
+                TraceKind::Stopped { power_lost } => replay.stopped(&event.machine, *power_lost),
+                TraceKind::Sent { .. }
+                | TraceKind::BatchSent { .. }
+                | TraceKind::BatchRetried { .. }
+                | TraceKind::PositionReset { .. }
+                | TraceKind::ReadFailed { .. }
+                | TraceKind::Process { .. }
+                | TraceKind::Violated { .. }
+                | TraceKind::Acked { .. }
+                | TraceKind::Failed { .. }
+                | TraceKind::Unknown { .. }
+                | TraceKind::FaultStarted { .. }
+                | TraceKind::FaultHit { .. }
+                | TraceKind::FaultEnded { .. }
+                | TraceKind::Started
+                | TraceKind::Phase(_) => {}
+            }
+        }
+        replay
+    }
+
+    fn observe(
+        &mut self,
+        at: Time,
+        machine: &str,
+        observation: &Observation,
+        may_elect_uncleanly: &dyn Fn(&TopicPartition) -> bool,
+    ) {
+        match observation {
+            Observation::LogLoaded { partition, batches, .. } => self.replica(partition, machine).load(batches),
+            Observation::Appended { partition, batches, .. } => {
+                self.replica(partition, machine).batches.extend_from_slice(batches);
+            }
+            Observation::Truncated { partition, to, reason, .. } => {
+                self.replica(partition, machine).remove_from(*to, Gone::Truncated(*reason));
+            }
+            Observation::LogStartMoved { partition, to, .. } => {
+                self.replica(partition, machine).batches.retain(|batch| batch.last_offset >= *to);
+            }
+            Observation::Compacted { partition, from, to, batches } => {
+                let is_kept = |old: &BatchInfo| {
+                    batches.iter().any(|new| new.base_offset <= old.base_offset && old.last_offset <= new.last_offset)
+                };
+                let replica = self.replica(partition, machine);
+                replica.batches.retain(|b| b.last_offset < *from || b.base_offset >= *to || is_kept(b));
+            }
+            Observation::Flushed { partition, offset } => {
+                let replica = self.replica(partition, machine);
+                replica.flushed = replica.flushed.max(offset.0);
+            }
+            Observation::HighWatermark { partition, offset, as_leader } => {
+                let partition = self.partition(partition);
+                partition.note_stale_view(at, machine);
+                if *as_leader {
+                    partition.advance(at, machine, *offset);
+                }
+            }
+            Observation::BecameFollower { partition, leader_epoch, .. } => {
+                self.replica(partition, machine).epoch = Some(*leader_epoch);
+            }
+            Observation::BecameLeader { partition, leader_epoch, .. } => {
+                self.replica(partition, machine).epoch = Some(*leader_epoch);
+                self.partition(partition).became_leader(at, machine, *leader_epoch);
+            }
+            Observation::PartitionChanged { partition, leader, leader_epoch, isr, unclean, .. } => {
+                let unclean = *unclean && may_elect_uncleanly(partition);
+                self.partition(partition).changed(at, *leader, *leader_epoch, isr, unclean);
+            }
+            Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
+                let replica = self.replica(partition, machine);
+                let (leader_epoch, holds) =
+                    (replica.epoch.unwrap_or(LeaderEpoch::NONE), covering(&replica.batches, *base_offset));
+                let partition = self.partition(partition);
+                partition.note_short_members(at, *last_offset + 1);
+                partition.acks.push(Ack {
+                    at,
+                    required_acks: *required_acks,
+                    base_offset: *base_offset,
+                    last_offset: *last_offset,
+                    leader_epoch,
+                    batch: holds,
+                });
+            }
+            Observation::IsrView { .. }
+            | Observation::Refused { .. }
+            | Observation::Served { .. }
+            | Observation::LatestOffset { .. }
+            | Observation::LogDirFailed { .. }
+            | Observation::Registered { .. }
+            | Observation::Fenced { .. }
+            | Observation::CleanShutdown => {}
+        }
+    }
+
+    fn stopped(&mut self, machine: &str, power_lost: bool) {
+        for partition in self.partitions.values_mut() {
+            let in_isr = partition.isr.iter().any(|member| member == machine);
+            if let Some(replica) = partition.replicas.get_mut(machine) {
+                replica.power_lost |= power_lost;
+                replica.impaired |= power_lost && in_isr;
+            }
+        }
+    }
+
+    fn partition(&mut self, partition: &TopicPartition) -> &mut Partition {
+        self.partitions.entry(partition.clone()).or_default()
+    }
+
+    fn replica(&mut self, partition: &TopicPartition, machine: &str) -> &mut Replica {
+        self.partition(partition).replicas.entry(machine.to_owned()).or_default()
+    }
+}
+
+fn covering(batches: &[BatchInfo], offset: Offset) -> Option<BatchInfo> {
+    let at = batches.partition_point(|batch| batch.last_offset < offset);
+    batches.get(at).copied().filter(|batch| batch.base_offset <= offset)
+}
+
+fn range(batches: &[BatchInfo], from: Offset, to: Offset) -> &[BatchInfo] {
+    let start = batches.partition_point(|batch| batch.last_offset < from);
+    let end = batches.partition_point(|batch| batch.base_offset < to);
+    &batches[start.min(end)..end]
+}
+
+impl Partition {
+    fn changed(&mut self, at: Time, leader: BrokerId, epoch: LeaderEpoch, isr: &[BrokerId], unclean: bool) {
+        let name = |broker: &BrokerId| format!("broker-{broker}");
+        self.leader = (leader != BrokerId::NONE).then(|| name(&leader));
+        self.leader_epoch = epoch;
+        let isr: Vec<String> = isr.iter().map(name).collect();
+        for (machine, replica) in &mut self.replicas {
+            // Taken into the ISR for what it held before its power loss.
+            replica.impaired |= replica.power_lost && isr.contains(machine);
+            replica.impaired &= isr.contains(machine);
+        }
+        self.isr = isr;
+        if unclean {
+            self.unclean_at.get_or_insert(at);
+        }
+    }
+
+    fn note_stale_view(&mut self, at: Time, machine: &str) {
+        let Some(epoch) = self.replicas.get(machine).and_then(|replica| replica.epoch) else { return };
+        if self.losses.iter().any(|loss| loss.excuse.is_some() && epoch < loss.epoch) {
+            self.stale_views.insert(at);
+        }
+    }
+
+    fn advance(&mut self, at: Time, machine: &str, offset: Offset) {
+        if offset <= self.high_watermark {
+            return;
+        }
+        let news = self.replicas.get(machine).map(|leader| range(&leader.batches, self.high_watermark, offset));
+        let news = news.unwrap_or_default().to_vec();
+        self.ever_committed.extend(news.iter().map(identity));
+        self.committed.extend(news);
+        self.high_watermark = offset;
+        self.note_short_members(at, offset);
+    }
+
+    /// Members of the ISR that should hold everything below `offset`.
+    fn note_short_members(&mut self, at: Time, offset: Offset) {
+        let members = self.isr.iter().filter_map(|member| self.replicas.get(member));
+        let mut short = members.filter(|replica| replica.log_end() < offset).peekable();
+        if short.peek().is_some() && short.all(|replica| replica.impaired) {
+            self.impaired_members.insert(at);
+        }
+    }
+
+    fn became_leader(&mut self, at: Time, machine: &str, epoch: LeaderEpoch) {
+        let Some(leader) = self.replicas.get(machine) else { return };
+        let missing = self.committed.iter().zip(0..).find(|(batch, n)| leader.batches.get(*n) != Some(*batch));
+        let Some((first, keep)) = missing.filter(|_| epoch >= self.leader_epoch) else { return };
+        let (from, end) = (first.base_offset, self.high_watermark);
+        let gone = leader.gone(from);
+        let is_last = leader.impaired && self.isr == [machine];
+        let excuse = if self.unclean_at.is_some() {
+            Some(super::Excuse::UncleanElection)
+        } else if is_last && gone == Gone::PowerLoss {
+            Some(super::Excuse::LastReplicaLostPower)
+        } else {
+            None
+        };
+        self.losses.push(Loss { at, epoch, from, end, gone, excuse });
+        self.committed.truncate(keep);
+        self.high_watermark = from;
+    }
+}

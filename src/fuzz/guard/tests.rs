@@ -1,0 +1,233 @@
+use super::*;
+use crate::lab::outcome::{TraceEvent, TraceKind};
+use crate::observe::{BatchInfo, Observation, TruncationReason};
+use crate::protocol::{BrokerId, LeaderEpoch, PartitionEpoch};
+
+fn orders() -> TopicPartition {
+    TopicPartition::new("orders", 0)
+}
+
+/// A trace told one fact after another, one millisecond apart.
+#[derive(Default)]
+struct Told(Vec<TraceEvent>);
+
+impl Told {
+    fn push(mut self, machine: &str, what: TraceKind) -> Told {
+        let at = Time::from_millis(self.0.len() as u64);
+        self.0.push(TraceEvent { at, machine: machine.to_owned(), what });
+        self
+    }
+
+    fn observed(self, machine: &str, observation: Observation) -> Told {
+        self.push(machine, TraceKind::Observed(observation))
+    }
+
+    /// The controller commits a leader and an ISR; the leader takes over.
+    fn elects(self, leader: i32, epoch: i32, isr: &[i32]) -> Told {
+        self.changes(leader, epoch, isr, false).leads(leader, epoch)
+    }
+
+    fn changes(self, leader: i32, epoch: i32, isr: &[i32], unclean: bool) -> Told {
+        let brokers = |ids: &[i32]| ids.iter().map(|id| BrokerId(*id)).collect();
+        let changed = Observation::PartitionChanged {
+            partition: orders(),
+            leader: BrokerId(leader),
+            leader_epoch: LeaderEpoch(epoch),
+            partition_epoch: PartitionEpoch(epoch),
+            isr: brokers(isr),
+            replicas: brokers(&[1, 2, 3]),
+            unclean,
+        };
+        self.observed("controller", changed)
+    }
+
+    fn leads(self, leader: i32, epoch: i32) -> Told {
+        let (partition, leader_epoch) = (orders(), LeaderEpoch(epoch));
+        let became = Observation::BecameLeader { partition, leader_epoch, log_end: Offset::ZERO, isr: Vec::new() };
+        self.observed(&format!("broker-{leader}"), became)
+    }
+
+    fn appends(self, broker: i32, batches: &[BatchInfo]) -> Told {
+        let (partition, leader_epoch, batches) = (orders(), LeaderEpoch(0), batches.to_vec());
+        let appended = Observation::Appended { partition, as_leader: false, leader_epoch, batches };
+        self.observed(&format!("broker-{broker}"), appended)
+    }
+
+    fn flushes(self, broker: i32, offset: i64) -> Told {
+        let flushed = Observation::Flushed { partition: orders(), offset: Offset(offset) };
+        self.observed(&format!("broker-{broker}"), flushed)
+    }
+
+    fn truncates(self, broker: i32, to: i64) -> Told {
+        let (from, to, reason) = (Offset(2), Offset(to), TruncationReason::DivergingEpoch);
+        let truncated = Observation::Truncated { partition: orders(), from, to, reason };
+        self.observed(&format!("broker-{broker}"), truncated)
+    }
+
+    fn high_watermark(self, broker: i32, offset: i64) -> Told {
+        let moved = Observation::HighWatermark { partition: orders(), offset: Offset(offset), as_leader: true };
+        self.observed(&format!("broker-{broker}"), moved)
+    }
+
+    fn acknowledges(self, broker: i32, acks: i16, offset: i64) -> Told {
+        let (base_offset, last_offset) = (Offset(offset), Offset(offset));
+        let answered = Observation::Acknowledged { partition: orders(), required_acks: acks, base_offset, last_offset };
+        self.observed(&format!("broker-{broker}"), answered)
+    }
+
+    fn stops(self, broker: i32, power_lost: bool) -> Told {
+        self.push(&format!("broker-{broker}"), TraceKind::Stopped { power_lost })
+    }
+
+    fn loads(self, broker: i32, batches: &[BatchInfo]) -> Told {
+        let loaded = Observation::LogLoaded {
+            partition: orders(),
+            log_start: Offset::ZERO,
+            log_end: Offset(batches.len() as i64),
+            high_watermark: Offset::ZERO,
+            batches: batches.to_vec(),
+            dropped_bytes: 0,
+            clean: false,
+        };
+        self.observed(&format!("broker-{broker}"), loaded)
+    }
+
+    fn guard(&self) -> Guard {
+        self.guard_where_unclean(true)
+    }
+
+    fn guard_where_unclean(&self, enabled: bool) -> Guard {
+        Guard { replay: Replay::of(&self.0, &|_| enabled), has_untrusted_disk: false }
+    }
+
+    /// Why the record at `offset` may be gone.
+    fn lost(&self, offset: i64) -> Option<Excuse> {
+        self.guard().excuse_lost("orders-0", Offset(offset), Time::from_millis(u64::from(u32::MAX)))
+    }
+
+    /// Why the last event may break this invariant.
+    fn breaks(&self, name: &'static str) -> Option<Excuse> {
+        let at = self.0.last().expect("something was told").at;
+        let violation = Violation { name, at, partition: "orders-0".to_owned(), detail: String::new() };
+        self.guard().excuse_violation(&violation)
+    }
+}
+
+fn batch(offset: i64) -> BatchInfo {
+    let crc = 10 + offset as u32;
+    BatchInfo { base_offset: Offset(offset), last_offset: Offset(offset), leader_epoch: LeaderEpoch(0), crc }
+}
+
+/// Broker 1 leads; both records are on all three replicas and committed, the second acknowledged.
+fn healthy(acks: i16) -> Told {
+    let both = [batch(0), batch(1)];
+    let told = Told::default().elects(1, 0, &[1, 2, 3]);
+    told.appends(1, &both).appends(2, &both).appends(3, &both).high_watermark(1, 2).acknowledges(1, acks, 1)
+}
+
+#[test]
+fn what_only_the_leader_had_may_go_with_its_leadership() {
+    let told = Told::default().elects(1, 0, &[1, 2, 3]).appends(1, &[batch(0)]).acknowledges(1, 1, 0);
+    assert_eq!(told.lost(0), None, "nobody else leads");
+    let told = told.elects(2, 1, &[2, 3]).truncates(1, 0);
+    assert_eq!(told.lost(0), Some(Excuse::LeadershipMoved));
+}
+
+#[test]
+fn a_deposed_leader_may_acknowledge_before_it_knows() {
+    let told = Told::default().elects(1, 0, &[1, 2, 3]).elects(2, 1, &[2, 3]);
+    let told = told.appends(1, &[batch(0)]).acknowledges(1, 1, 0);
+    assert_eq!(told.lost(0), Some(Excuse::LeadershipMoved));
+}
+
+#[test]
+fn acks_all_may_not_go_with_leadership() {
+    let told = Told::default().elects(1, 0, &[1, 2, 3]).appends(1, &[batch(0)]).acknowledges(1, -1, 0);
+    assert_eq!(told.elects(2, 1, &[2, 3]).lost(0), None);
+}
+
+#[test]
+fn what_was_committed_stays_whatever_acks_promised() {
+    let told = healthy(1).truncates(2, 1).elects(2, 1, &[2, 3]);
+    assert_eq!(told.breaks("leader-completeness"), None);
+    assert_eq!(told.lost(1), None);
+}
+
+#[test]
+fn the_last_in_sync_replica_may_lose_what_it_had_not_flushed() {
+    let last = healthy(-1).changes(1, 0, &[1], false).stops(1, true).loads(1, &[batch(0)]).elects(1, 1, &[1]);
+    assert_eq!(last.breaks("leader-completeness"), Some(Excuse::LastReplicaLostPower));
+    assert_eq!(last.lost(1), Some(Excuse::LastReplicaLostPower));
+    assert_eq!(last.lost(0), None, "it still has the first record");
+}
+
+#[test]
+fn a_power_loss_that_came_before_the_others_left_the_isr_is_the_last_replicas_too() {
+    let told = healthy(-1).stops(1, true).changes(0, 1, &[1], false).loads(1, &[batch(0)]).elects(1, 2, &[1]);
+    assert_eq!(told.lost(1), Some(Excuse::LastReplicaLostPower));
+}
+
+#[test]
+fn a_flushed_record_is_kept_through_a_power_loss() {
+    let told = healthy(-1).flushes(1, 2).changes(1, 0, &[1], false).stops(1, true).loads(1, &[batch(0)]);
+    let told = told.elects(1, 1, &[1]);
+    assert_eq!((told.breaks("leader-completeness"), told.lost(1)), (None, None));
+    assert!(told.guard().site_of_lost("orders-0", Offset(1), Time::from_millis(99)).contains("although flushed"));
+}
+
+#[test]
+fn a_killed_process_keeps_what_it_had() {
+    let told = healthy(-1).changes(1, 0, &[1], false).stops(1, false).loads(1, &[batch(0)]).elects(1, 1, &[1]);
+    assert_eq!(told.lost(1), None);
+}
+
+#[test]
+fn a_replica_that_lost_records_and_came_back_into_the_isr_may_not_lead_without_them() {
+    let told = healthy(-1).stops(1, true).changes(2, 1, &[2, 3], false).loads(1, &[batch(0)]);
+    let rejoined = told.changes(2, 1, &[1, 2, 3], false).elects(1, 2, &[1]);
+    assert_eq!(rejoined.lost(1), None);
+}
+
+#[test]
+fn a_replica_that_lost_records_may_not_lead_while_another_is_in_sync() {
+    let told = healthy(-1).stops(1, true).loads(1, &[batch(0)]).elects(1, 1, &[1, 2]);
+    assert_eq!(told.lost(1), None);
+}
+
+#[test]
+fn an_unclean_election_excuses_losses_but_no_second_leader() {
+    let told = healthy(-1).truncates(3, 1).changes(3, 1, &[3], true).leads(3, 1);
+    assert_eq!(told.breaks("leader-completeness"), Some(Excuse::UncleanElection));
+    assert_eq!(told.lost(1), Some(Excuse::UncleanElection));
+    let forbidden = told.guard_where_unclean(false);
+    assert_eq!(forbidden.excuse_lost("orders-0", Offset(1), Time::from_millis(99)), None);
+    for never in ["one-leader-per-epoch", "leader-epoch-went-back", "liveness"] {
+        assert_eq!(told.breaks(never), None, "{never}");
+    }
+}
+
+#[test]
+fn the_high_watermark_may_pass_an_in_sync_replica_only_if_that_lost_power() {
+    let more = |told: Told| told.appends(1, &[batch(2)]).appends(2, &[batch(2)]).high_watermark(1, 3);
+    let lost_power = more(healthy(-1).stops(3, true).loads(3, &[batch(0)]));
+    assert_eq!(lost_power.breaks("candidate-completeness"), Some(Excuse::InSyncReplicaLostPower));
+    assert_eq!(more(healthy(-1)).breaks("candidate-completeness"), None);
+    let killed = more(healthy(-1).stops(3, false).loads(3, &[batch(0)]));
+    assert_eq!(killed.breaks("candidate-completeness"), None);
+}
+
+#[test]
+fn a_replica_that_has_not_heard_of_a_loss_may_still_hold_the_old_records() {
+    let loss = healthy(-1).changes(1, 0, &[1], false).stops(1, true).loads(1, &[]).elects(1, 1, &[1]);
+    let new = BatchInfo { crc: 99, ..batch(0) };
+    let told = loss.appends(1, &[new]).high_watermark(1, 1);
+    assert_eq!(told.breaks("log-matching"), None, "broker 1 itself leads in the new epoch");
+    let (partition, offset) = (orders(), Offset(2));
+    let stale = told.observed("broker-2", Observation::HighWatermark { partition, offset, as_leader: false });
+    assert_eq!(stale.breaks("log-matching"), None, "its epoch is not known");
+    let (partition, leader_epoch, leader) = (orders(), LeaderEpoch(0), BrokerId(1));
+    let follows = Observation::BecameFollower { partition, leader_epoch, leader, log_end: offset };
+    let moved = Observation::HighWatermark { partition: orders(), offset, as_leader: false };
+    let stale = stale.observed("broker-2", follows).observed("broker-2", moved);
+    assert_eq!(stale.breaks("log-matching"), Some(Excuse::NotHeardOfLoss));
+}

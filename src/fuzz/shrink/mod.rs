@@ -1,0 +1,256 @@
+//! Makes a failing scenario small: what is left is what the failure needs.
+//!
+//! Passes over the model, each a list of simpler candidates: fewer faults (delta debugging), less of everything else,
+//! rounder numbers, states instead of times. A candidate is taken if it fails with the same signature, under the seed
+//! at hand or one of the next ones, so that the result does not hang on one draw. Passes repeat until none helps or
+//! the budget is spent.
+
+mod schedule;
+mod shape;
+mod triggers;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::examine::{Failure, Signature, examine};
+use super::written;
+use crate::lab::outcome::{FiredFault, RunOutcome};
+use crate::lab::run::run_one;
+use crate::scenario::{Fault, Scenario, Variant};
+
+/// Seeds under which a candidate may show the failure.
+const SEEDS_TRIED: u64 = 3;
+/// Seeds over which the result's robustness is counted.
+const SEEDS_COUNTED: u64 = 20;
+
+/// What shrinking may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    pub runs: u64,
+    /// Wall time.
+    pub time: Duration,
+}
+
+impl Default for Budget {
+    /// A minute: the aim for the median; runs are bounded for the sake of slow builds.
+    fn default() -> Budget {
+        Budget { runs: 5_000, time: Duration::from_secs(60) }
+    }
+}
+
+/// Judges a run of a scenario's only variant.
+pub type Oracle<'a> = &'a dyn Fn(&Scenario, &RunOutcome) -> Option<Failure>;
+
+/// The fuzzer's own oracle: whatever nothing excuses.
+pub fn unexcused(scenario: &Scenario, outcome: &RunOutcome) -> Option<Failure> {
+    examine(&scenario.variants[0], outcome)
+}
+
+/// A failing scenario, made small.
+#[derive(Clone, Debug)]
+pub struct Shrunk {
+    /// With one variant; its seed is the one that fails.
+    pub scenario: Scenario,
+    pub failure: Failure,
+    pub faults_before: usize,
+    pub faults_after: usize,
+    /// For each fault that is left: whether the run passes without it.
+    pub needed: Vec<bool>,
+    /// Of [`Shrunk::counted`] seeds, those that fail with the same signature.
+    pub failing: u64,
+    pub counted: u64,
+    pub runs: u64,
+    pub time: Duration,
+}
+
+impl Shrunk {
+    /// Each fault was removed in turn, and the run then passed.
+    pub fn is_certified(&self) -> bool {
+        self.needed.iter().all(|needed| *needed)
+    }
+
+    /// `complete` or `partial`.
+    pub fn certificate(&self) -> &'static str {
+        if self.is_certified() { "complete" } else { "partial" }
+    }
+}
+
+/// Shrinks `scenario`, which has one variant and fails with `failure` under its own seed.
+pub fn shrink(scenario: &Scenario, failure: Failure, oracle: Oracle<'_>, budget: Budget) -> Shrunk {
+    let faults_before = scenario.variants[0].faults.len();
+    let mut search = Search::new(scenario.clone(), failure, oracle, budget);
+    search.run_again();
+    loop {
+        let runs = search.taken;
+        schedule::drop_faults(&mut search);
+        shape::simplify(&mut search);
+        schedule::simplify(&mut search);
+        triggers::replace_times(&mut search);
+        schedule::round_times(&mut search);
+        if search.taken == runs || search.is_spent() {
+            break;
+        }
+    }
+    search.finish(faults_before)
+}
+
+/// The best scenario so far and what it costs to find a better one.
+struct Search<'a> {
+    best: Scenario,
+    failure: Failure,
+    /// What the best scenario's faults did.
+    fired: Vec<FiredFault>,
+    oracle: Oracle<'a>,
+    tried: BTreeSet<String>,
+    runs: u64,
+    /// How many candidates were better.
+    taken: u64,
+    budget: Budget,
+    clock: Clock,
+}
+
+#[allow(clippy::disallowed_types, reason = "a budget in real time")]
+type Clock = std::time::Instant;
+
+#[allow(clippy::disallowed_types, reason = "a budget in real time")]
+fn clock() -> Clock {
+    std::time::Instant::now()
+}
+
+impl<'a> Search<'a> {
+    fn new(best: Scenario, failure: Failure, oracle: Oracle<'a>, budget: Budget) -> Search<'a> {
+        Search {
+            best,
+            failure,
+            fired: Vec::new(),
+            oracle,
+            tried: BTreeSet::new(),
+            runs: 0,
+            taken: 0,
+            budget,
+            clock: clock(),
+        }
+    }
+
+    fn is_spent(&self) -> bool {
+        self.runs >= self.budget.runs || self.clock.elapsed() >= self.budget.time
+    }
+
+    fn variant(&self) -> &Variant {
+        &self.best.variants[0]
+    }
+
+    fn faults(&self) -> &[Fault] {
+        &self.best.variants[0].faults
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.failure.signature
+    }
+
+    /// The best scenario with other faults.
+    fn with_faults(&self, faults: Vec<Fault>) -> Scenario {
+        self.with(|variant| variant.faults = faults)
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Variant)) -> Scenario {
+        let mut candidate = self.best.clone();
+        change(&mut candidate.variants[0]);
+        candidate
+    }
+
+    /// Runs the best scenario once more, for what its faults did and for its trace.
+    fn run_again(&mut self) -> RunOutcome {
+        self.runs += 1;
+        let outcome = run_one(&self.best, 0, self.best.seed);
+        self.fired.clone_from(&outcome.faults);
+        outcome
+    }
+
+    /// Takes the candidate if it is valid and fails with the same signature under the seed at hand or one of the next.
+    fn offer(&mut self, candidate: &Scenario) -> bool {
+        let Some(candidate) = self.fresh(candidate) else { return false };
+        for seed in (0..SEEDS_TRIED).map(|n| candidate.seed.wrapping_add(n)) {
+            if self.is_spent() {
+                return false;
+            }
+            if let Some((failure, outcome)) = self.fails(&candidate, seed) {
+                self.take(candidate, seed, failure, outcome);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes the candidate if it fails under at least as many seeds as the best scenario does.
+    fn offer_if_as_robust(&mut self, candidate: &Scenario) -> bool {
+        const SEEDS: u64 = 5;
+        let Some(candidate) = self.fresh(candidate) else { return false };
+        let Some((failure, outcome)) = self.fails(&candidate, candidate.seed) else { return false };
+        let best = self.best.clone();
+        if self.count(&candidate, SEEDS) < self.count(&best, SEEDS) {
+            return false;
+        }
+        self.take(candidate, best.seed, failure, outcome);
+        true
+    }
+
+    /// The candidate as a valid scenario that has not been tried.
+    fn fresh(&mut self, candidate: &Scenario) -> Option<Scenario> {
+        if self.is_spent() {
+            return None;
+        }
+        let text = crate::scenario::render(candidate, &[]);
+        if !self.tried.insert(text) {
+            return None;
+        }
+        let same =
+            |candidate: &Scenario| candidate.variants == self.best.variants && candidate.duration == self.best.duration;
+        written(candidate).filter(|candidate| !same(candidate))
+    }
+
+    fn take(&mut self, candidate: Scenario, seed: u64, failure: Failure, outcome: RunOutcome) {
+        self.best = Scenario { seed, ..candidate };
+        self.failure = failure;
+        self.fired = outcome.faults;
+        self.taken += 1;
+    }
+
+    fn fails(&mut self, candidate: &Scenario, seed: u64) -> Option<(Failure, RunOutcome)> {
+        self.runs += 1;
+        let outcome = run_one(candidate, 0, seed);
+        let failure = (self.oracle)(candidate, &outcome)?;
+        (failure.signature == *self.signature()).then_some((failure, outcome))
+    }
+
+    /// Of so many seeds from the scenario's own on, those that fail with the same signature.
+    fn count(&mut self, scenario: &Scenario, seeds: u64) -> u64 {
+        (0..seeds).filter(|n| self.fails(scenario, scenario.seed.wrapping_add(*n)).is_some()).count() as u64
+    }
+
+    /// The certificate, and how many seeds fail. Not part of the budget: a result without them is worth little.
+    fn finish(mut self, faults_before: usize) -> Shrunk {
+        self.run_again();
+        let needed = (0..self.faults().len()).map(|index| self.passes_without(index)).collect();
+        let best = self.best.clone();
+        let failing = self.count(&best, SEEDS_COUNTED);
+        Shrunk {
+            faults_before,
+            faults_after: best.variants[0].faults.len(),
+            scenario: best,
+            failure: self.failure,
+            needed,
+            failing,
+            counted: SEEDS_COUNTED,
+            runs: self.runs,
+            time: self.clock.elapsed(),
+        }
+    }
+
+    fn passes_without(&mut self, index: usize) -> bool {
+        let faults = schedule::without(self.faults(), &[index], &self.fired);
+        let Some(candidate) = written(&self.with_faults(faults)) else { return false };
+        self.runs += 1;
+        (self.oracle)(&candidate, &run_one(&candidate, 0, candidate.seed)).is_none()
+    }
+}

@@ -1,0 +1,135 @@
+//! The fuzzer: what it draws are valid scenarios, what it says is the same every time, what nothing is wrong with stays
+//! clean, what is broken on purpose is found and made small.
+
+use std::time::Duration;
+
+use faultline::defect::{Defect, Defects};
+use faultline::fuzz::Profile;
+use faultline::fuzz::campaign::{self, try_seed};
+use faultline::fuzz::examine::examine;
+use faultline::fuzz::found::{self, Origin};
+use faultline::fuzz::generate::{scenario, scenarios};
+use faultline::fuzz::shrink::{Budget, Shrunk, shrink, unexcused};
+use faultline::lab::run::run_one;
+use faultline::report::{Verdict, judge};
+use faultline::scenario::{Scenario, find_files, load, parse, render};
+use proptest::prelude::*;
+use proptest::test_runner::{FileFailurePersistence, RngSeed};
+
+/// Without what a file's layout decides.
+fn essence(mut scenario: Scenario) -> Scenario {
+    scenario.file.clear();
+    scenario.name.clear();
+    for fault in scenario.variants.iter_mut().flat_map(|variant| &mut variant.faults) {
+        fault.line = 0;
+    }
+    scenario
+}
+
+fn read_back(scenario: &Scenario) -> Scenario {
+    let text = render(scenario, &["An explanation,".to_owned(), String::new(), "of two lines.".to_owned()]);
+    parse("again", "", &text).unwrap_or_else(|error| panic!("{}\n{text}", error.render(false, 120)))
+}
+
+#[test]
+fn every_shipped_scenario_survives_being_written_and_read_again() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    for file in find_files(&[dir]).expect("scenarios/ holds scenarios") {
+        let scenario = load(&file).expect("shipped scenarios are valid");
+        assert_eq!(essence(read_back(&scenario)), essence(scenario), "{}", file.display());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn every_drawn_scenario_survives_being_written_and_read_again(
+        drawn in prop_oneof![
+            scenarios(Profile::Replication),
+            scenarios(Profile::Storage),
+            scenarios(Profile::All),
+        ]
+    ) {
+        prop_assert_eq!(essence(read_back(&drawn)), essence(drawn));
+    }
+}
+
+#[test]
+fn a_seed_means_one_scenario() {
+    for profile in Profile::ALL {
+        let texts: Vec<String> = (1..=20).map(|seed| render(&scenario(profile, seed), &[])).collect();
+        let again: Vec<String> = (1..=20).map(|seed| render(&scenario(profile, seed), &[])).collect();
+        assert_eq!(texts, again);
+        let distinct: std::collections::BTreeSet<&String> = texts.iter().collect();
+        assert_eq!(distinct.len(), texts.len(), "two seeds of {} mean one scenario", profile.name());
+    }
+}
+
+#[test]
+fn the_guard_excuses_every_loss_that_a_shipped_scenario_claims() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    for file in find_files(&[dir]).expect("scenarios/ holds scenarios") {
+        let scenario = load(&file).expect("shipped scenarios are valid");
+        for (index, variant) in scenario.variants.iter().enumerate().filter(|(_, v)| v.cluster.defects.is_empty()) {
+            let failure = examine(variant, &run_one(&scenario, index, scenario.seed));
+            assert_eq!(failure, None, "{}, variant {}", file.display(), variant.label());
+        }
+    }
+}
+
+#[test]
+fn a_sweep_without_defects_finds_nothing() {
+    for profile in Profile::ALL {
+        for seed in 1..=8 {
+            let failure = try_seed(profile, Defects::NONE, seed);
+            assert_eq!(failure, None, "faultline fuzz --profile {} --seed {seed} --seeds 1", profile.name());
+        }
+    }
+}
+
+/// A defect that the fuzzer finds within so many seeds, and its failure made small.
+fn found_and_shrunk(defect: Defect, seeds: u64) -> (Shrunk, found::File) {
+    let defects = Defects::NONE.with(defect);
+    let (seed, failure) = (1..=seeds)
+        .find_map(|seed| Some((seed, try_seed(Profile::Replication, defects, seed)?)))
+        .unwrap_or_else(|| panic!("{defect} is not found within {seeds} seeds"));
+    let scenario = campaign::scenario(Profile::Replication, defects, seed);
+    let budget = Budget { runs: 150, time: Duration::from_secs(120) };
+    let shrunk = shrink(&scenario, failure, &unexcused, budget);
+    let file = found::file(&shrunk, Origin::Fuzzer { profile: Profile::Replication, seed });
+    (shrunk, file)
+}
+
+#[test]
+fn a_defect_is_found_and_its_failure_becomes_a_scenario_that_shows_it() {
+    let (shrunk, file) = found_and_shrunk(Defect::AckAfterLeader, 30);
+    assert!(shrunk.faults_after < shrunk.faults_before && shrunk.faults_after <= 5, "{}", file.text);
+    let scenario = parse("found", "", &file.text).unwrap_or_else(|error| panic!("{}", error.render(false, 120)));
+    for variant in 0..scenario.variants.len() {
+        let report = judge(&scenario, variant, &run_one(&scenario, variant, scenario.seed));
+        assert_eq!(report.verdict, Verdict::AsExpected, "{:?}\n{}", report.problems, file.text);
+    }
+    assert!(!scenario.variants.last().expect("one at least").expect.is_empty(), "it claims nothing:\n{}", file.text);
+}
+
+proptest! {
+    // `PROPTEST_CASES=1000 cargo test --test fuzz` looks further, `PROPTEST_RNG_SEED` elsewhere. What fails is kept in
+    // proptest-regressions and tried first ever after.
+    #![proptest_config(ProptestConfig {
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(16),
+        rng_seed: match ProptestConfig::default().rng_seed {
+            RngSeed::Random => RngSeed::Fixed(1),
+            fixed @ RngSeed::Fixed(_) => fixed,
+        },
+        max_shrink_iters: 30,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/fuzz.txt"))),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_is_drawn_the_cluster_survives_it(drawn in scenarios(Profile::All)) {
+        let failure = examine(&drawn.variants[0], &run_one(&drawn, 0, drawn.seed));
+        prop_assert_eq!(failure, None, "{}", render(&drawn, &[]));
+    }
+}
