@@ -399,6 +399,7 @@ struct Events {
     unclean_election: bool,
     refused: bool,
     read_back: bool,
+    records_expired: bool,
     lossy_crashes: u32,
     last_replica_lost_power: bool,
     records_compacted: bool,

@@ -114,7 +114,7 @@ impl Run {
     fn sends(self, value: u64, attempt: u32, broker: i32) -> Run {
         let partition = "orders-0".to_owned();
         let run = if attempt == 1 {
-            let op = MicroOp::Send { key: partition.clone(), value: value.into(), offset: None };
+            let op = MicroOp::Send { key: partition.clone(), value: value.into(), offset: None, record_key: None, tombstone: false };
             let run = self.operation(0, EventType::Invoke, op);
             run.event("producer-1", TraceKind::Sent { partition: partition.clone(), value })
         } else {
@@ -128,14 +128,14 @@ impl Run {
         let (base_offset, last_offset) = (Offset(offset), Offset(offset));
         let answer = Observation::Acknowledged { partition: orders(), required_acks, base_offset, last_offset };
         let partition = "orders-0".to_owned();
-        let op = MicroOp::Send { key: partition.clone(), value: value.into(), offset: Some(offset) };
+        let op = MicroOp::Send { key: partition.clone(), value: value.into(), offset: Some(offset), record_key: None, tombstone: false };
         let run = self.observes(leader, answer).operation(0, EventType::Ok, op);
         run.event("producer-1", TraceKind::Acked { partition, value, offset: Some(offset) })
     }
 
     fn fails(self, value: u64) -> Run {
         let (partition, error) = ("orders-0".to_owned(), "NOT_ENOUGH_REPLICAS".to_owned());
-        let op = MicroOp::Send { key: partition.clone(), value: value.into(), offset: None };
+        let op = MicroOp::Send { key: partition.clone(), value: value.into(), offset: None, record_key: None, tombstone: false };
         self.operation(0, EventType::Fail, op).event("producer-1", TraceKind::Failed { partition, value, error })
     }
 

@@ -187,15 +187,9 @@ impl Supervisor {
                     rate,
                     value_bytes,
                     keys,
-<<<<<<< HEAD
-                    timestamp_offset_ms,
-                    key_prefix,
-                    tombstones,
-=======
                     key_prefix,
                     tombstones,
                     timestamp_offset_ms,
->>>>>>> main
                     start,
                     config,
                 } => {

@@ -33,19 +33,11 @@ pub struct ProduceSpec {
     pub rate: Option<u64>,
     pub value_bytes: usize,
     pub keys: Option<u64>,
-<<<<<<< HEAD
-    /// What the records' timestamps are ahead of this machine's clock.
-    pub timestamp_offset_ms: i64,
-    pub key_prefix: String,
-    /// Every so manieth record of a key is a tombstone.
-    pub tombstones: Option<u64>,
-=======
     pub key_prefix: String,
     /// Every so manieth record of a key is a tombstone.
     pub tombstones: Option<u64>,
     /// What the records' timestamps are ahead of this machine's clock.
     pub timestamp_offset_ms: i64,
->>>>>>> main
     pub config: ProducerConfig,
 }
 
@@ -94,15 +86,6 @@ impl ProduceProcess {
         }
     }
 
-<<<<<<< HEAD
-    /// `None`: the producer's own clock.
-    fn timestamp_ms(&self) -> Option<i64> {
-        let offset = self.spec.timestamp_offset_ms;
-        (offset != 0).then(|| self.world.wall_clock_ms().saturating_add(offset))
-    }
-
-=======
->>>>>>> main
     /// Keys take turns.
     fn next_record(&self) -> Sent {
         let ProduceSpec { number, keys, key_prefix, tombstones, .. } = &self.spec;
@@ -114,15 +97,12 @@ impl ProduceProcess {
             record_key: keys.map(|keys| format!("{key_prefix}{}", self.sent % keys)),
             tombstone: tombstones.is_some_and(|every| turn % every.max(1) == 0),
         }
-<<<<<<< HEAD
-=======
     }
 
     /// `None`: the producer's own clock.
     fn timestamp_ms(&self) -> Option<i64> {
         let offset = self.spec.timestamp_offset_ms;
         (offset != 0).then(|| self.world.wall_clock_ms().saturating_add(offset))
->>>>>>> main
     }
 
     fn wants_to_send(&self) -> bool {

@@ -325,12 +325,7 @@ impl Segment {
 
     /// Lists the batches from the file, see [`list_batches`]; returns how many bytes lie behind the last.
     pub fn scan(&mut self, check_crc: bool) -> io::Result<u64> {
-<<<<<<< HEAD
-        let Listed { batches, size_bytes: position, has_producers } =
-            list_batches(&self.log, self.base_offset, check_crc)?;
-=======
         let Listed { batches, end: position, has_producers } = list_batches(&self.log, self.base_offset, check_crc)?;
->>>>>>> main
         self.has_producers |= has_producers;
         self.size_bytes = position;
         self.batches.reserve(batches.len());
@@ -412,15 +407,9 @@ impl Segment {
 /// What [`list_batches`] found.
 pub struct Listed {
     pub batches: Vec<Stored>,
-<<<<<<< HEAD
-    /// Where the last batch ends.
-    pub size_bytes: u64,
-    /// One of them carries a producer id.
-=======
     /// Where the last of them ends.
     pub end: u64,
     /// Some batch has a producer id.
->>>>>>> main
     pub has_producers: bool,
 }
 
@@ -433,7 +422,6 @@ pub fn list_batches(file: &File, base_offset: Offset, check_crc: bool) -> io::Re
     let mut window = Window { file, start: 0, bytes: Bytes::new() };
     let (mut position, mut has_producers) = (0, false);
     let mut next_offset = base_offset;
-    let mut has_producers = false;
     while let Some(header) = window.batch(position, file_bytes, check_crc)? {
         let is_in_order = header.base_offset >= next_offset && header.last_offset_delta >= 0;
         let Some(last_offset) = header.base_offset.0.checked_add(i64::from(header.last_offset_delta)) else {
@@ -448,11 +436,7 @@ pub fn list_batches(file: &File, base_offset: Offset, check_crc: bool) -> io::Re
         next_offset = Offset(last_offset) + 1;
         position = end;
     }
-<<<<<<< HEAD
-    Ok(Listed { batches, size_bytes: position, has_producers })
-=======
     Ok(Listed { batches, end: position, has_producers })
->>>>>>> main
 }
 
 /// Removes a segment's files, those that are there.

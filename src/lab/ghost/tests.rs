@@ -102,13 +102,6 @@ impl Told {
         self.observes(&machine_of(BrokerId(broker)), fact)
     }
 
-    fn moves_log_start(mut self, broker: i32, to: i64, reason: LogStartReason) -> Told {
-        let (partition, from, to) = (orders(), Offset(0), Offset(to));
-        let fact = Observation::LogStartMoved { partition, from, to, reason };
-        self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
-        self
-    }
-
     fn high_watermark(mut self, broker: i32, offset: i64, as_leader: bool) -> Told {
         let fact = Observation::HighWatermark { partition: orders(), offset: Offset(offset), as_leader };
         self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
@@ -330,22 +323,4 @@ fn a_partition_does_not_end_earlier_than_it_did() {
     assert_eq!(told(2, 1).violations(), ["latest-offset-went-back"]);
     assert!(told(2, 2).violations().is_empty());
     assert!(told(1, 1).violations().is_empty(), "a deposed leader does not know better");
-}
-
-#[test]
-fn what_retention_deleted_is_not_missing_from_a_later_leader() {
-    let told = healthy().moves_log_start(1, 1, LogStartReason::RetentionTime);
-    let told = told.moves_log_start(2, 1, LogStartReason::Leader).elects(2, 1, &[1, 2, 3]);
-    assert!(told.violations().is_empty(), "{:?}", told.0.violations);
-    assert!(told.high_watermark(3, 2, false).violations().is_empty());
-}
-
-#[test]
-fn a_log_that_begins_later_than_retention_made_any_begin_is_incomplete() {
-    let told = healthy().moves_log_start(2, 1, LogStartReason::Leader).elects(2, 1, &[1, 2, 3]);
-<<<<<<< HEAD
-    assert!(told.violations().contains(&"leader-completeness"), "{:?}", told.violations());
-=======
-    assert_eq!(told.violations(), ["leader-completeness"]);
->>>>>>> main
 }
