@@ -41,7 +41,7 @@ pub fn ledger(mut announce: impl FnMut(&'static str)) -> Vec<Row> {
     announce("bare madsim TCP echo");
     rows.push(madsim_echo());
     announce("the log");
-    rows.extend(super::bench_log::rows());
+    rows.extend(super::bench_log::rows(super::bench_log::BATCHES));
     rows
 }
 

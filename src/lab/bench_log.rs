@@ -2,7 +2,7 @@
 //! and checked in plain memory.
 
 use std::hint::black_box;
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,31 +16,27 @@ use crate::world::Disk;
 use crate::world::sim::{SimConfig, Simulation};
 
 const BATCH_BYTES: usize = 1024;
-const BATCHES: usize = 100_000;
-const TOTAL: f64 = (BATCH_BYTES * BATCHES) as f64;
+/// How many batches the ledger's rows are made of.
+pub const BATCHES: usize = 100_000;
 const READ_BYTES: usize = 1 << 20;
 
-/// Measures all of them.
-pub fn rows() -> Vec<Row> {
+/// Measures all of them with so many batches.
+pub fn rows(batches: usize) -> Vec<Row> {
     let batch = batch_of_bytes(BATCH_BYTES);
-    let mut memory = vec![0; BATCH_BYTES * BATCHES];
+    let mut memory = vec![0; BATCH_BYTES * batches];
     let bare_append = measured(|| bare_append(&batch, &mut memory));
     let bare_scan = measured(|| bare_scan(&memory));
     drop(memory);
-    let disk = disk();
-    let disk_append = measured(|| append_to_file(&disk, &batch));
-    let mut log = create_log(&disk);
-    let append = measured(|| append_to_log(&mut log, &batch));
-    let read = measured(|| read_log(&log));
-    log.flush().expect("the disk has no faults");
-    drop(log);
-    let recovery = measured(|| recover(&disk));
+    let OnDisk { file, append, read, recovery } = with_disk(|disk| on_disk(&disk, &batch, batches));
+    let total = (BATCH_BYTES * batches) as f64;
+    let row =
+        |name, took: Duration, detail| Row { name, value: total / took.as_secs_f64() / 1e9, unit: "GB / s", detail };
     let share = |bare: Duration, took: Duration| {
         format!("1 KiB batches; {:.0} % of the bare loop", 100.0 * bare.as_secs_f64() / took.as_secs_f64())
     };
     vec![
         row("bare append: memcpy + CRC-32C", bare_append, "1 KiB each, preallocated".to_owned()),
-        row("simulated disk: append", disk_append, "1 KiB each, the same bytes".to_owned()),
+        row("simulated disk: append", file, "1 KiB each, the same bytes".to_owned()),
         row("log: append as leader", append, share(bare_append, append)),
         row("bare scan: CRC-32C", bare_scan, "headers and CRCs in one piece of memory".to_owned()),
         row("log: recovery", recovery, share(bare_scan, recovery)),
@@ -48,8 +44,22 @@ pub fn rows() -> Vec<Row> {
     ]
 }
 
-fn row(name: &'static str, took: Duration, detail: String) -> Row {
-    Row { name, value: TOTAL / took.as_secs_f64() / 1e9, unit: "GB / s", detail }
+/// What the same bytes cost on the simulated disk.
+struct OnDisk {
+    file: Duration,
+    append: Duration,
+    read: Duration,
+    recovery: Duration,
+}
+
+fn on_disk(disk: &Disk, batch: &Bytes, batches: usize) -> OnDisk {
+    let file = measured(|| append_to_file(disk, batch, batches));
+    let mut log = create_log(disk);
+    let append = measured(|| append_to_log(&mut log, batch, batches));
+    let read = measured(|| read_log(&log));
+    drop(log);
+    let recovery = measured(|| recover(disk, batches));
+    OnDisk { file, append, read, recovery }
 }
 
 fn measured(work: impl FnOnce()) -> Duration {
@@ -90,24 +100,32 @@ fn bare_scan(memory: &[u8]) {
     }
 }
 
-/// The disk of a simulated machine. The simulation is over, its clock with it; the disk goes on.
-fn disk() -> Disk {
-    let disk = Arc::new(Mutex::new(None));
-    let of_process = disk.clone();
-    Simulation::block_on(1, SimConfig::default(), |simulation| async move {
-        simulation.add_machine("bench", false, move |world, _net| {
-            *of_process.lock().expect("nobody panics") = Some(world.disk());
-            Box::pin(std::future::pending())
+/// Runs `work` with the disk of a simulated machine, on this thread and so by the real clock: the simulation stands
+/// still on another one meanwhile.
+fn with_disk<T>(work: impl FnOnce(Disk) -> T) -> T {
+    let (give, taken) = mpsc::channel();
+    let (finish, finished) = mpsc::channel::<()>();
+    let simulation = std::thread::spawn(move || {
+        Simulation::block_on(1, SimConfig::default(), |simulation| async move {
+            simulation.add_machine("bench", false, move |world, _net| {
+                give.send(world.disk()).expect("the other side waits for it");
+                Box::pin(std::future::pending())
+            });
+            simulation.start("bench");
+            simulation.sleep_until(simulation.now() + Duration::from_millis(1)).await;
+            // Ends when the other side is gone.
+            let _ = finished.recv();
         });
-        simulation.start("bench");
-        simulation.sleep_until(simulation.now() + Duration::from_millis(1)).await;
     });
-    disk.lock().expect("nobody panics").take().expect("the process has started")
+    let result = work(taken.recv().expect("the process starts"));
+    drop(finish);
+    simulation.join().expect("the simulation does not panic");
+    result
 }
 
-fn append_to_file(disk: &Disk, batch: &Bytes) {
+fn append_to_file(disk: &Disk, batch: &Bytes, batches: usize) {
     let mut file = disk.create("plain").expect("the disk has no faults");
-    for _ in 0..BATCHES {
+    for _ in 0..batches {
         file.append(batch).expect("the disk has no faults");
     }
 }
@@ -124,8 +142,8 @@ fn create_log(disk: &Disk) -> Log {
     directory.create_log(&partition, uuid::Uuid::nil(), LogConfig::default()).expect("the disk has no faults")
 }
 
-fn append_to_log(log: &mut Log, batch: &Bytes) {
-    for _ in 0..BATCHES {
+fn append_to_log(log: &mut Log, batch: &Bytes, batches: usize) {
+    for _ in 0..batches {
         black_box(log.append_from_client(batch, LeaderEpoch(1), 0).expect("the batch is whole"));
     }
 }
@@ -139,7 +157,17 @@ fn read_log(log: &Log) {
     }
 }
 
-fn recover(disk: &Disk) {
+fn recover(disk: &Disk, batches: usize) {
     let (_, log) = open(disk);
-    assert_eq!(log.expect("the log is there").log_end(), Offset(BATCHES as i64));
+    assert_eq!(log.expect("the log is there").log_end(), Offset(batches as i64));
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_row_of_the_log_is_measured() {
+        let rows = super::rows(500);
+        assert_eq!(rows.len(), 6);
+        assert!(rows.iter().all(|row| row.value > 0.0 && row.unit == "GB / s"), "{rows:?}");
+    }
 }

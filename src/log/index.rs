@@ -161,7 +161,7 @@ impl Indexes {
     /// The `sanityCheck` of both indexes, and that their last entries lie within the segment: `end` is its next offset,
     /// `size_bytes` the size of its log file, `max` the largest timestamp of its batches.
     pub fn are_sane(&self, end: Offset, size_bytes: u64, max: TimestampOffset) -> io::Result<bool> {
-        if self.offsets_bytes % ENTRY_BYTES != 0 || self.times_bytes % TIME_ENTRY_BYTES != 0 {
+        if !self.offsets_bytes.is_multiple_of(ENTRY_BYTES) || !self.times_bytes.is_multiple_of(TIME_ENTRY_BYTES) {
             return Ok(false);
         }
         let length = end - self.base_offset;

@@ -136,7 +136,7 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
         "latency" => named("latency"),
         "bandwidth" => named("bandwidth"),
         "loss" | "duty" => named("share"),
-        "offset" => named("shift"),
+        "offset" | "timestamp-offset" => named("shift"),
         "by" => json!({"anyOf": [named("duration"), named("shift")]}),
         "drift" => named("drift"),
         "target" | "from" | "to" => named("target"),
@@ -156,6 +156,8 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
         "value-bytes" => json!({"type": "integer", "minimum": 16, "maximum": i32::MAX}),
         "rate" => json!({"type": "integer", "minimum": 1, "maximum": 1_000_000}),
         "records" | "keys" | "count" => at_least(1),
+        "tombstones" => at_least(2),
+        "key-prefix" => json!({"type": "string"}),
         "defects" => {
             json!({"type": "array", "items": {"enum": defect_names().collect::<Vec<_>>()}})
         }
