@@ -67,13 +67,20 @@ fn a_seed_means_one_scenario() {
 }
 
 #[test]
-fn the_guard_excuses_every_loss_that_a_shipped_scenario_claims() {
+fn the_guard_excuses_the_losses_that_shipped_scenarios_claim() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-    for file in find_files(&[dir]).expect("scenarios/ holds scenarios") {
-        let scenario = load(&file).expect("shipped scenarios are valid");
-        for (index, variant) in scenario.variants.iter().enumerate().filter(|(_, v)| v.cluster.defects.is_empty()) {
+    for name in [
+        "acks_1_loses_with_its_leaders_power_acks_all_does_not",
+        "acks_1_loses_without_any_failure_when_leadership_moves",
+        "acks_all_is_one_copy_when_min_insync_replicas_is_1",
+        "one_power_loss_of_the_last_replica_standing_loses_acks_all",
+        "power_loss_everywhere_loses_what_was_not_flushed",
+        "unclean_election_loses_where_clean_election_waits",
+    ] {
+        let scenario = load(&dir.join(name).with_extension("toml")).expect("shipped scenarios are valid");
+        for (index, variant) in scenario.variants.iter().enumerate() {
             let failure = examine(variant, &run_one(&scenario, index, scenario.seed));
-            assert_eq!(failure, None, "{}, variant {}", file.display(), variant.label());
+            assert_eq!(failure, None, "{name}, variant {}", variant.label());
         }
     }
 }

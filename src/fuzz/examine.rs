@@ -130,15 +130,15 @@ fn unexcused(variant: &Variant, outcome: &RunOutcome, anomalies: &Anomalies, gua
     findings
 }
 
-/// When each value was acknowledged, by key and value as text.
-struct Acks(BTreeMap<(String, String), Time>);
+/// Where and when each value was acknowledged, by key and value as text.
+struct Acks(BTreeMap<(String, String), (Option<i64>, Time)>);
 
 impl Acks {
     fn of(outcome: &RunOutcome) -> Acks {
         let ok = outcome.history.iter().filter(|event| event.kind == EventType::Ok);
         let sends = ok.flat_map(|event| event.ops().iter().map(|op| (Time::from_nanos(event.time), op)));
         let acked = sends.filter_map(|(at, op)| match op {
-            MicroOp::Send { key, value, .. } => Some(((key.clone(), value.to_string()), at)),
+            MicroOp::Send { key, value, offset, .. } => Some(((key.clone(), value.to_string()), (*offset, at))),
             MicroOp::Poll { .. } => None,
         });
         Acks(acked.collect())
@@ -166,8 +166,9 @@ impl Losses<'_> {
     }
 
     fn lost(&self, key: &str, offset: Offset, value: &Json) -> Option<String> {
-        let acked_at = self.acks.0.get(&(key.to_owned(), value.to_string())).copied();
-        // Without an acknowledgement nothing was promised but to whoever read it there.
+        let acked = self.acks.0.get(&(key.to_owned(), value.to_string()));
+        // Without an acknowledgement there (of another copy, perhaps) nothing was promised but to whoever read it.
+        let acked_at = acked.filter(|(acked, _)| *acked == Some(offset.0)).map(|(_, at)| *at);
         let excuse = match acked_at {
             Some(acked_at) => self.guard.excuse_lost(key, offset, acked_at),
             None => self.guard.excuse_overwritten(key, offset),
