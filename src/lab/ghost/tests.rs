@@ -331,17 +331,3 @@ fn a_partition_does_not_end_earlier_than_it_did() {
     assert!(told(2, 2).violations().is_empty());
     assert!(told(1, 1).violations().is_empty(), "a deposed leader does not know better");
 }
-
-#[test]
-fn what_retention_deleted_is_not_missing_from_a_later_leader() {
-    let told = healthy().moves_log_start(1, 1, LogStartReason::RetentionTime);
-    let told = told.moves_log_start(2, 1, LogStartReason::Leader).elects(2, 1, &[1, 2, 3]);
-    assert!(told.violations().is_empty(), "{:?}", told.0.violations);
-    assert!(told.high_watermark(3, 2, false).violations().is_empty());
-}
-
-#[test]
-fn a_log_that_begins_later_than_retention_made_any_begin_is_incomplete() {
-    let told = healthy().moves_log_start(2, 1, LogStartReason::Leader).elects(2, 1, &[1, 2, 3]);
-    assert_eq!(told.violations(), ["leader-completeness"]);
-}
