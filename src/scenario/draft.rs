@@ -8,7 +8,6 @@ use super::diagnostics::Mistakes;
 use super::expression;
 use super::machines;
 use super::model::{ClockSetting, LinkSetting};
-use super::quantity;
 use super::table::{Section, Spanned, Text, scalar, text_at, type_of};
 use super::vocabulary::{CLUSTER_KEYS, CONSUME_KEYS, DEFECTS_AXIS, PRODUCE_KEYS, TOP_KEYS, TOPIC_KEYS, WORKLOAD_KINDS};
 use crate::config::{self, ConfigError, Scope};
@@ -371,24 +370,13 @@ fn produce(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -
                 .help("for example `keys = 10`");
         }
     }
-    let timestamp_offset_ms = timestamp_offset_ms(section, mistakes);
+    let timestamp_offset_ms = section.shift_ms("timestamp-offset", mistakes).map_or(0, |offset| offset.value);
     let acks = acks(section, config, mistakes);
     if !section.has("records") {
         section.missing("records", "records = 500", mistakes);
     }
     let records = section.integer("records", 1..=i64::MAX, mistakes)?.value as u64;
     Some(Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, timestamp_offset_ms, acks })
-}
-
-/// Zero if there is none.
-fn timestamp_offset_ms(section: &Section<'_>, mistakes: &mut Mistakes) -> i64 {
-    const MS: i64 = 1_000_000;
-    let Some(text) = section.text("timestamp-offset", mistakes) else { return 0 };
-    let Some(offset_ns) = text.read(quantity::shift, mistakes) else { return 0 };
-    if offset_ns.value % MS != 0 {
-        mistakes.add(&text.span, format!("`{}` is no whole number of milliseconds", text.value));
-    }
-    offset_ns.value / MS
 }
 
 fn acks(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -> Option<Setting> {

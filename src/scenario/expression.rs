@@ -58,6 +58,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, Slip> {
         .ok_or_else(|| Slip::new(all, format!("`{text}` is not a duration")).help(example))
 }
 
+/// A number of whole milliseconds forwards or, with a `-`, backwards: `-720h`, `5m`.
+pub(super) fn shift_ms(text: &str) -> Result<i64, Slip> {
+    let (sign, rest) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
+    let skipped = text.len() - rest.len();
+    let duration =
+        duration(rest).map_err(|slip| Slip { at: slip.at.start + skipped..slip.at.end + skipped, ..slip })?;
+    if duration.subsec_nanos() % 1_000_000 != 0 {
+        return Err(Slip::new(0..text.len(), format!("`{text}` is no whole number of milliseconds")));
+    }
+    Ok(sign * i64::try_from(duration.as_millis()).expect("a duration in nanoseconds fits in milliseconds"))
+}
+
 /// `number` (digits with at most one point) of `unit` each, if that is a whole number.
 pub(super) fn decimal(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
@@ -460,6 +472,13 @@ mod tests {
         ] {
             assert_eq!(duration(text), Ok(Duration::from_nanos(nanos)), "{text}");
         }
+    }
+
+    #[test]
+    fn a_shift_goes_both_ways() {
+        assert_eq!((shift_ms("-720h"), shift_ms("5m")), (Ok(-2_592_000_000), Ok(300_000)));
+        assert_eq!(shift_ms("-5").unwrap_err().at, 1..2);
+        assert!(shift_ms("250us").is_err() && shift_ms("--1s").is_err());
     }
 
     #[test]

@@ -191,6 +191,19 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Milliseconds forwards or backwards, written as a duration with or without a `-`.
+    pub(super) fn shift_ms(&self, name: &str, mistakes: &mut Mistakes) -> Option<Spanned<i64>> {
+        let (value, span) = self.value(name, "a duration", mistakes)?;
+        match value.as_str() {
+            Some(text) => text_at(text, span, self.file).read(expression::shift_ms, mistakes),
+            None => {
+                self.wrong_type(name, "a duration", value, &span, mistakes)
+                    .help(format!("write a string with a unit, for example {name} = \"-720h\""));
+                None
+            }
+        }
+    }
+
     /// A duration longer than nothing.
     pub(super) fn positive_duration(&self, name: &str, mistakes: &mut Mistakes) -> Option<Spanned<Duration>> {
         let duration = self.duration(name, mistakes)?;
