@@ -89,7 +89,7 @@ impl Compacted {
     }
 
     fn content(&self) -> Content {
-        self.batches().iter().flat_map(|batch| content_of(batch)).collect()
+        self.batches().iter().flat_map(content_of).collect()
     }
 
     /// `0a1 1b2 2a-`: offset, key and value of every record.

@@ -26,6 +26,8 @@ pub(super) struct Inode {
     shadow: BTreeMap<u64, Bytes>,
     /// The shortest that the file was since the last sync, if that is less than `durable_len`.
     cut: Option<u64>,
+    /// Pages that stay dirty although a cut took away what was written to them.
+    touched: BTreeSet<u64>,
     /// Pages that count as clean although the medium does not have them: a failed sync marks them so ("fsyncgate"),
     /// and so does a lost write. A sync leaves them out; writing to one makes it dirty again.
     forsaken: BTreeSet<u64>,
@@ -40,6 +42,7 @@ impl Inode {
             durable_len: 0,
             shadow: BTreeMap::new(),
             cut: None,
+            touched: BTreeSet::new(),
             forsaken: BTreeSet::new(),
         }
     }
@@ -69,6 +72,12 @@ impl Inode {
 
     /// `len` is not beyond the end.
     pub(super) fn truncate(&mut self, len: u64) {
+        let last = len / PAGE_BYTES;
+        let stays_dirty = !len.is_multiple_of(PAGE_BYTES) && self.pending_pages().binary_search(&last).is_ok();
+        self.touched.split_off(&len.div_ceil(PAGE_BYTES));
+        if stays_dirty {
+            self.touched.insert(last);
+        }
         self.keep_durable(len, self.durable_len);
         self.content.truncate(len);
         if len < self.durable_len {
@@ -87,6 +96,7 @@ impl Inode {
         } else {
             self.sync_around_forsaken();
         }
+        self.touched.clear();
         self.cut = None;
     }
 
@@ -127,6 +137,7 @@ impl Inode {
         for (start, end) in overwritten.chain([grown]) {
             pages.extend(pages_of(start, end.min(self.len())));
         }
+        pages.extend(&self.touched);
         pages.into_iter().filter(|page| !self.forsaken.contains(page)).collect()
     }
 
@@ -202,6 +213,7 @@ impl Inode {
             self.content.write(position, &bytes);
         }
         self.content.truncate(self.durable_len);
+        self.touched.clear();
         self.forsaken.clear();
     }
 
