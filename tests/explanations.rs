@@ -183,25 +183,45 @@ fn check_remedies(
 fn every_lost_record_has_an_explanation_that_the_trace_and_the_other_variants_confirm() {
     let scenarios = shipped();
     let work: Vec<(&Scenario, u64)> = scenarios.iter().flat_map(|s| SEEDS.map(move |seed| (s, seed))).collect();
-    let (next, confirmed) = (AtomicUsize::new(0), Mutex::new(BTreeSet::new()));
+    let (next, confirmed, wrong) = (AtomicUsize::new(0), Mutex::new(BTreeSet::new()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some((scenario, seed)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if check(scenario, *seed) > 0 {
-                        confirmed.lock().expect("no panic").insert(scenario.name.clone());
+                    // All that is wrong at once: a run takes a while.
+                    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(scenario, *seed))) {
+                        Ok(0) => {}
+                        Ok(_) => {
+                            confirmed.lock().expect("no panic").insert(scenario.name.clone());
+                        }
+                        Err(why) => wrong.lock().expect("no panic").push(why.downcast::<String>()),
                     }
                 }
             });
         }
     });
-    let confirmed = confirmed.into_inner().expect("no panic");
+    let (confirmed, wrong) = (confirmed.into_inner().expect("no panic"), wrong.into_inner().expect("no panic"));
+    assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(confirmed.len() >= 6, "too few scenarios have a remedy among their variants: {confirmed:?}");
 }
 
+/// Scenarios whose stories are kept as text: one for each way to lose, and a defect.
+const STORIES: [&str; 8] = [
+    "acks_1_loses_with_its_leaders_power_acks_all_does_not",
+    "acks_1_loses_without_any_failure_when_leadership_moves",
+    "acks_all_is_one_copy_when_min_insync_replicas_is_1",
+    "an_isolated_leader_stops_acknowledging_acks_all",
+    "one_power_loss_of_the_last_replica_standing_loses_acks_all",
+    "power_loss_everywhere_loses_what_was_not_flushed",
+    "truncation_to_the_high_watermark_loses_what_was_committed",
+    "unclean_election_loses_where_clean_election_waits",
+];
+
 #[test]
-fn the_story_of_each_shipped_scenario() {
-    for scenario in shipped() {
+fn the_stories_of_the_scenarios_that_lose() {
+    let told: Vec<Scenario> = shipped().into_iter().filter(|s| STORIES.contains(&s.name.as_str())).collect();
+    assert_eq!(told.len(), STORIES.len(), "a scenario has another name");
+    for scenario in told {
         let mut text = String::new();
         for variant in 0..scenario.variants.len() {
             let outcome = run_one(&scenario, variant, scenario.seed);
