@@ -14,7 +14,7 @@ use faultline::report::judge;
 use faultline::scenario::{Scenario, find_files, load};
 
 /// Seeds that every variant of every scenario is run under, beside the scenario's own.
-const SEEDS: std::ops::RangeInclusive<u64> = 1..=4;
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=if cfg!(debug_assertions) { 1 } else { 4 };
 /// Names for an acknowledged record that is gone.
 const LOSSES: [&str; 3] = ["lost-write", "unseen", "lost"];
 
@@ -41,7 +41,8 @@ fn check(scenario: &Scenario, seed: u64) -> usize {
             explanations.iter().filter(|explanation| LOSSES.contains(&explanation.kind.as_str())).collect();
         let report = judge(scenario, variant, outcome);
         let told: u64 = losses.iter().map(|loss| loss.same_fate.records).sum();
-        assert_eq!(told, report.counts.lost, "{place}: every lost record is explained");
+        let gone = report.counts.lost + report.counts.compacted;
+        assert_eq!(told, gone, "{place}: every acknowledged record that is gone is explained");
         for loss in losses {
             let place = format!("{place}: {}", loss.title());
             if scenario.variants[variant].cluster.defects.is_empty() {
@@ -70,6 +71,8 @@ fn check_decision(trace: &[TraceEvent], loss: &Explanation, place: &str) {
             Observation::PartitionChanged { .. }
                 | Observation::Truncated { .. }
                 | Observation::LogLoaded { .. }
+                | Observation::LogStartMoved { .. }
+                | Observation::Compacted { .. }
                 | Observation::BecameLeader { .. }
                 | Observation::BecameFollower { .. }
         ) | TraceKind::Stopped { .. }
@@ -112,6 +115,19 @@ fn holders(trace: &[TraceEvent], until: usize, partition: &str, batch: &BatchInf
             }
             TraceKind::Observed(Observation::Truncated { partition: p, to, .. }) if p.to_string() == partition => {
                 logs.entry(machine).or_default().retain(|_, b| b.last_offset < *to);
+            }
+            TraceKind::Observed(Observation::LogStartMoved { partition: p, to, .. }) if p.to_string() == partition => {
+                logs.entry(machine).or_default().retain(|_, b| b.last_offset >= *to);
+            }
+            // What a rewritten batch covers is still there, though under another CRC.
+            TraceKind::Observed(Observation::Compacted { partition: p, from, to, batches })
+                if p.to_string() == partition =>
+            {
+                let covers = |old: &BatchInfo| {
+                    batches.iter().any(|new| new.base_offset <= old.base_offset && old.last_offset <= new.last_offset)
+                };
+                let log = logs.entry(machine).or_default();
+                log.retain(|_, b| b.last_offset < *from || b.base_offset >= *to || covers(b));
             }
             // A replica that begins with less than it had has another disk.
             TraceKind::Observed(
@@ -181,7 +197,9 @@ fn check_remedies(
 
 #[test]
 fn every_lost_record_has_an_explanation_that_the_trace_and_the_other_variants_confirm() {
-    let scenarios = shipped();
+    // All of them with `--release`: unoptimised a run takes ten times as long.
+    let is_looked_at = |s: &Scenario| !cfg!(debug_assertions) || STORIES.contains(&s.name.as_str());
+    let scenarios: Vec<Scenario> = shipped().into_iter().filter(is_looked_at).collect();
     let work: Vec<(&Scenario, u64)> = scenarios.iter().flat_map(|s| SEEDS.map(move |seed| (s, seed))).collect();
     let (next, confirmed, wrong) = (AtomicUsize::new(0), Mutex::new(BTreeSet::new()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {

@@ -144,7 +144,7 @@ fn disk_details(out: &mut String, what: &DiskAction) {
             time(out, "by", *by);
         }
         DiskAction::Fault(DiskFault::Throttle { bytes_per_second }) => {
-            pair(out, "bytes-per-second", &bytes_per_second.to_string());
+            pair(out, "bandwidth", &quoted(&quantity::bandwidth(*bytes_per_second)));
         }
         DiskAction::Fault(DiskFault::Full { free_bytes }) => pair(out, "free-bytes", &free_bytes.to_string()),
         DiskAction::BitRot(BitRot { segment, place, bit }) => {
