@@ -22,6 +22,8 @@ fn essence(mut scenario: Scenario) -> Scenario {
     scenario.name.clear();
     for fault in scenario.variants.iter_mut().flat_map(|variant| &mut variant.faults) {
         fault.line = 0;
+        // As written: `20kB/s` and `20000B/s` are the same action.
+        fault.text.1.clear();
     }
     scenario
 }

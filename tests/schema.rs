@@ -21,6 +21,7 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     "bit_rot_of_two_places",
     "cache_of_a_file",
     "clock_beyond_twenty_years",
+    "compacted_topic_without_keys",
     "condition_never_holds",
     "condition_on_unknown_topic",
     "condition_without_comparison",
@@ -58,6 +59,7 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     "selector_matches_nothing",
     "selector_of_fixed_acks",
     "target_without_machine",
+    "tombstones_without_keys",
     "unknown_rack",
     "unknown_topic_in_workload",
 ];
@@ -236,6 +238,7 @@ fn is_of_type(value: &Value, name: &str) -> bool {
         "string" => value.is_string(),
         "boolean" => value.is_boolean(),
         "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
         other => panic!("the validator does not know the type `{other}`"),
     }
 }

@@ -191,7 +191,7 @@ fn configuration(scope: Scope) -> Value {
             of.as_object_mut().expect("a setting is an object").insert("default".to_owned(), json!(key.default));
             properties.insert(name.to_owned(), of);
             if let Some((first, _)) = name.split_once('.') {
-                properties.entry(first).or_insert(json!({"type": "object"}));
+                properties.entry(first.to_owned()).or_insert(json!({"type": "object"}));
             }
         }
     }
@@ -236,14 +236,18 @@ fn defect_names() -> impl Iterator<Item = &'static str> {
 }
 
 fn matrix() -> Value {
-    let values = json!({"type": "array", "items": {"type": ["string", "integer", "boolean"]}, "minItems": 1});
+    let values = json!({"type": "array", "items": {"type": ["string", "integer", "number", "boolean"]}, "minItems": 1});
     let names = Scope::ALL.into_iter().flat_map(config::modelled).flat_map(|key| [Some(key.name), key.alias]).flatten();
     let defects = defect_names().chain([defect::NONE]).collect::<Vec<_>>().join("|");
     let set = json!({"type": "string", "pattern": format!(r"^({defects})(\{}({defects}))*$", defect::SEPARATOR)});
     let mut properties = Map::new();
     properties.insert(DEFECTS_AXIS.to_owned(), json!({"type": "array", "items": set, "minItems": 1}));
-    for name in names {
-        properties.insert(name.to_owned(), values.clone());
+    // An axis may say whose key it is: `producer.compression.type`.
+    let scoped = [Scope::Broker, Scope::Producer, Scope::Consumer]
+        .into_iter()
+        .flat_map(|scope| config::modelled(scope).into_iter().map(move |key| format!("{scope}.{}", key.name)));
+    for name in names.map(str::to_owned).chain(scoped) {
+        properties.insert(name.clone(), values.clone());
         if let Some((first, _)) = name.split_once('.') {
             properties.entry(first).or_insert(json!({"type": "object"}));
         }
