@@ -94,6 +94,7 @@ impl Recorder {
                 | Observation::Refused { .. }
                 | Observation::Served { .. }
                 | Observation::LatestOffset { .. }
+                | Observation::ProducersExpired { .. }
                 | Observation::Registered { .. } => false,
             };
             let mut state = recorder.lock();
