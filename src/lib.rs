@@ -23,3 +23,6 @@ pub mod replica;
 pub mod report;
 pub mod scenario;
 pub mod world;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
