@@ -11,6 +11,7 @@
 mod admin;
 mod assignments;
 mod cleaner;
+mod configs;
 mod connections;
 mod delayed;
 mod delete_records;

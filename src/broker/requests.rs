@@ -4,8 +4,8 @@ use bytes::Bytes;
 use kafka_protocol::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-    ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    OffsetForLeaderEpochRequest, ProduceRequest,
+    DescribeConfigsRequest, ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::Request;
 
@@ -30,7 +30,7 @@ const fn api(key: ApiKey, advertised_min: i16, min: i16, max: i16) -> ServedApi 
     ServedApi { key, advertised_min, min, max }
 }
 
-const SERVED: [ServedApi; 23] = [
+const SERVED: [ServedApi; 24] = [
     // Up to 11: a client that may send 12 takes us to know transactions version 2.
     api(ApiKey::Produce, 0, 3, 11),
     api(ApiKey::Fetch, 0, 4, 16),
@@ -43,6 +43,7 @@ const SERVED: [ServedApi; 23] = [
     api(ApiKey::InitProducerId, 0, 0, 4),
     api(ApiKey::OffsetForLeaderEpoch, 0, 2, 4),
     api(ApiKey::ElectLeaders, 0, 0, 2),
+    api(ApiKey::DescribeConfigs, 0, 1, 4),
     api(ApiKey::FindCoordinator, 0, 0, 4),
     api(ApiKey::JoinGroup, 0, 0, 9),
     api(ApiKey::SyncGroup, 0, 0, 5),
@@ -110,6 +111,11 @@ impl Broker {
             ApiKey::DescribeCluster => {
                 if let Some(body) = self.decode::<DescribeClusterRequest>(to, request, net) {
                     self.handle_describe_cluster(to, &body, net);
+                }
+            }
+            ApiKey::DescribeConfigs => {
+                if let Some(body) = self.decode::<DescribeConfigsRequest>(to, request, net) {
+                    self.handle_describe_configs(to, &body, net);
                 }
             }
             ApiKey::DeleteRecords => {

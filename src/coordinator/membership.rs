@@ -207,7 +207,12 @@ impl Shard {
     }
 
     /// The record of a static member's new id is committed, or will never be.
-    pub fn on_static_member_stored(&mut self, clock: Clock, replaced: StaticReplacement, result: Result<(), ErrorCode>) {
+    pub fn on_static_member_stored(
+        &mut self,
+        clock: Clock,
+        replaced: StaticReplacement,
+        result: Result<(), ErrorCode>,
+    ) {
         let StaticReplacement { group, instance, former, member, ticket, api_version, leader } = replaced;
         let Some(mut step) = self.step(clock, &group) else { return };
         if step.group.static_members.get(&instance) != Some(&member) {
@@ -556,8 +561,7 @@ impl Step<'_> {
         }
         let members: Vec<StrBytes> = self.group.members.keys().cloned().collect();
         for id in members {
-            let members =
-                if self.group.is_leader(&id) { self.group.join_response_members() } else { Vec::new() };
+            let members = if self.group.is_leader(&id) { self.group.join_response_members() } else { Vec::new() };
             let response = join_response(self.group, id.clone(), self.group.leader.clone()).with_members(members);
             self.complete_join(&id, response);
             self.reschedule_heartbeat(&id);
@@ -583,7 +587,11 @@ impl Step<'_> {
         let assignments: Assignments = self.group.members.keys().map(|id| (id.clone(), share(id))).collect();
         let record = self.group.record(|member| share(&member.id));
         let (group, generation) = (self.group.id.clone(), self.group.generation);
-        Outcome { records: vec![record], replay: false, then: Then::AssignmentStored { group, generation, assignments } }
+        Outcome {
+            records: vec![record],
+            replay: false,
+            then: Then::AssignmentStored { group, generation, assignments },
+        }
     }
 
     fn validate_sync(&self, request: &SyncGroupRequest) -> Result<(), ErrorCode> {
@@ -591,9 +599,8 @@ impl Step<'_> {
         if request.generation_id != self.group.generation {
             return Err(ErrorCode::IllegalGeneration);
         }
-        let differs = |asked: &Option<StrBytes>, ours: &Option<StrBytes>| {
-            asked.is_some() && ours.is_some() && asked != ours
-        };
+        let differs =
+            |asked: &Option<StrBytes>, ours: &Option<StrBytes>| asked.is_some() && ours.is_some() && asked != ours;
         if differs(&request.protocol_type, &self.group.protocol_type)
             || differs(&request.protocol_name, &self.group.protocol_name)
         {

@@ -159,9 +159,7 @@ impl Answer {
                 Answer::Commit(response)
             }
             Answer::Fetch(response) => Answer::Fetch(fetch_failed(response.group_id, error)),
-            Answer::OffsetDelete(_) => {
-                Answer::OffsetDelete(OffsetDeleteResponse::default().with_error_code(code))
-            }
+            Answer::OffsetDelete(_) => Answer::OffsetDelete(OffsetDeleteResponse::default().with_error_code(code)),
             Answer::Describe(mut groups) => {
                 groups.iter_mut().for_each(|group| group.error_code = code);
                 Answer::Describe(groups)

@@ -52,10 +52,18 @@ pub(super) enum Then {
     #[default]
     Nothing,
     Answer(Ticket, Answer),
-    AssignmentStored { group: StrBytes, generation: i32, assignments: Assignments },
+    AssignmentStored {
+        group: StrBytes,
+        generation: i32,
+        assignments: Assignments,
+    },
     StaticMemberStored(StaticReplacement),
     /// The first record of a group, whose first member waits under `ticket`.
-    GroupCreated { ticket: Ticket, group: StrBytes, member: StrBytes },
+    GroupCreated {
+        ticket: Ticket,
+        group: StrBytes,
+        member: StrBytes,
+    },
 }
 
 impl Outcome {
@@ -243,9 +251,8 @@ impl Shard {
                 records.push(Record::GroupMetadata { group: id.clone(), value: None });
             }
             let error_code = error.map_or(0, |error| error.code());
-            results.push(
-                DeletableGroupResult::default().with_group_id(GroupId(id.clone())).with_error_code(error_code),
-            );
+            results
+                .push(DeletableGroupResult::default().with_group_id(GroupId(id.clone())).with_error_code(error_code));
         }
         Outcome::write(records, ticket, Answer::Delete(results))
     }

@@ -140,11 +140,7 @@ impl CoordinatorLog for Logs<'_> {
     fn bounds(&self, partition: i32) -> Result<LogBounds, ErrorCode> {
         let hosted = self.partitions.get(&self.key(partition)?).ok_or(ErrorCode::NotLeaderOrFollower)?;
         let log = hosted.partition.log();
-        Ok(LogBounds {
-            log_start: log.log_start(),
-            high_watermark: log.high_watermark(),
-            log_end: log.log_end(),
-        })
+        Ok(LogBounds { log_start: log.log_start(), high_watermark: log.high_watermark(), log_end: log.log_end() })
     }
 
     fn read(&mut self, partition: i32, from: Offset, bytes_max: usize) -> Result<Bytes, ErrorCode> {
@@ -165,11 +161,7 @@ impl CoordinatorLog for Logs<'_> {
 
 impl Broker {
     /// Lets the coordinator do something, and carries out what it wants done. `settle` sends the answers.
-    fn coordinate(
-        &mut self,
-        now: Time,
-        act: impl FnOnce(&mut GroupCoordinator, (Time, i64), &mut Logs<'_>),
-    ) {
+    fn coordinate(&mut self, now: Time, act: impl FnOnce(&mut GroupCoordinator, (Time, i64), &mut Logs<'_>)) {
         let wall_ms = self.world.wall_clock_ms();
         self.groups.has_news = true;
         let mut logs = Logs {

@@ -5,8 +5,8 @@ use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponseParti
 use kafka_protocol::messages::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::{
-    ApiKey, DeleteGroupsRequest, DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest,
-    LeaveGroupRequest, ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
+    ApiKey, DeleteGroupsRequest, DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
+    ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
     SyncGroupRequest, TopicName,
 };
 
@@ -103,7 +103,14 @@ impl Broker {
         true
     }
 
-    fn ask_coordinator(&mut self, now: Time, to: ReplyTo, frame: &RequestFrame, request: GroupRequest, refused: Refused) {
+    fn ask_coordinator(
+        &mut self,
+        now: Time,
+        to: ReplyTo,
+        frame: &RequestFrame,
+        request: GroupRequest,
+        refused: Refused,
+    ) {
         let partition = partition_for(request.group_id(), self.offsets_partitions());
         let ticket = self.groups.ticket(Waiting::Whole(to, refused));
         self.hand_over(now, frame, partition, &request, ticket);
@@ -201,13 +208,7 @@ impl Broker {
         self.ask_coordinator(now, to, frame, GroupRequest::Commit(request), Refused::Commits(refused));
     }
 
-    fn handle_offset_delete(
-        &mut self,
-        now: Time,
-        to: ReplyTo,
-        frame: &RequestFrame,
-        mut request: OffsetDeleteRequest,
-    ) {
+    fn handle_offset_delete(&mut self, now: Time, to: ReplyTo, frame: &RequestFrame, mut request: OffsetDeleteRequest) {
         let mut refused = Vec::new();
         for topic in &mut request.topics {
             let (known, unknown): (Vec<_>, Vec<_>) = std::mem::take(&mut topic.partitions)
