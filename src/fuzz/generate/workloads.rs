@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::cluster::sometimes;
-use super::{Profile, Shape};
+use super::{Pace, Profile, Shape};
 use crate::config::{ConsumerConfig, ProducerConfig};
 use crate::scenario::{KEY_PREFIX_DEFAULT, Workload};
 
@@ -19,7 +19,8 @@ pub(super) fn workloads(shape: &Shape) -> BoxedStrategy<Vec<Workload>> {
     let drawn = counts.prop_flat_map(move |(producers, consumers)| {
         let produce: Vec<_> =
             (1..=producers).map(|n| producer(n, producers, topics[n % topics.len()].clone(), &shape)).collect();
-        let consume: Vec<_> = (1..=consumers).map(|n| consumer(n, topics[n % topics.len()].clone())).collect();
+        let consume: Vec<_> =
+            (1..=consumers).map(|n| consumer(n, topics[n % topics.len()].clone(), shape.pace)).collect();
         (produce, consume).prop_map(|(mut all, consume)| {
             all.extend(consume);
             all
@@ -100,8 +101,9 @@ fn producer_config() -> BoxedStrategy<ProducerConfig> {
         .boxed()
 }
 
-fn consumer(number: usize, topic: String) -> BoxedStrategy<Workload> {
-    let start = prop_oneof![3 => Just(0), 1 => 0..20_000_u64].prop_map(Duration::from_millis);
+fn consumer(number: usize, topic: String, pace: Pace) -> BoxedStrategy<Workload> {
+    let latest_ms = pace.seconds() * 700;
+    let start = prop_oneof![3 => Just(0), 1 => 0..latest_ms].prop_map(Duration::from_millis);
     let reset = prop_oneof![4 => Just("earliest"), 1 => Just("latest")];
     let request = prop_oneof![3 => select(&["1000", "2000", "5000"][..]), 1 => Just("30000")];
     let wait = sometimes(30, "fetch.max.wait.ms", &["50", "200"]);
