@@ -223,9 +223,9 @@ fn trace_of(
     state: &mut State,
 ) -> TraceKind {
     match attempt {
-        Attempt::Sent { partition, crc, ids, number, broker } => {
+        Attempt::Sent { partition, crc, ids, number, broker, restated } => {
             let values = ids.iter().filter_map(|id| outstanding.get(id)).map(|(sent, ..)| sent.value).collect();
-            TraceKind::BatchSent { partition: state.key(&partition), crc, values, attempt: number, broker }
+            TraceKind::BatchSent { partition: state.key(&partition), crc, values, attempt: number, broker, restated }
         }
         Attempt::Failed { partition, crc, number, error } => {
             let (partition, error) = (state.key(&partition), error.to_string());
