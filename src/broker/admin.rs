@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::describe_cluster_response::{DescribeClusterBroker, DescribeClusterResponse};
@@ -20,6 +20,8 @@ use rand::RngExt;
 
 use super::connections::ReplyTo;
 use super::{Broker, BrokerOptions, rpc_config};
+use crate::config::BrokerConfig;
+use crate::coordinator;
 use crate::metadata::{BrokerRegistration, MetadataImage, PartitionState, TopicImage};
 use crate::protocol::rpc::{Completion, PeerId, Reply, RpcClient};
 use crate::protocol::{BrokerId, ErrorCode};
@@ -216,26 +218,30 @@ impl Broker {
         for name in names {
             let is_valid = is_valid_topic_name(name.as_str());
             let error = if is_valid { ErrorCode::UnknownTopicOrPartition } else { ErrorCode::InvalidTopicException };
-            if may_create && is_valid && self.forwarding.creating.insert(name.clone()) {
+            if may_create && is_valid {
                 create.push(name.clone());
             }
-            answers.push(MetadataResponseTopic::default().with_error_code(error.code()).with_name(Some(name)));
+            let is_internal = name.as_str() == coordinator::TOPIC;
+            let answer = MetadataResponseTopic::default().with_error_code(error.code()).with_name(Some(name));
+            answers.push(answer.with_is_internal(is_internal));
         }
-        if !create.is_empty() {
-            let config = &self.options.config;
-            let topic = |name: &TopicName| {
-                CreatableTopic::default()
-                    .with_name(name.clone())
-                    .with_num_partitions(config.num_partitions)
-                    .with_replication_factor(config.default_replication_factor)
-            };
-            let request = CreateTopicsRequest::default()
-                .with_timeout_ms(REQUEST_TIMEOUT_MS)
-                .with_topics(create.iter().map(topic).collect());
-            let (request, origin) = (Forwarded::CreateTopics(request), Origin::AutoCreation(create));
-            self.forwarding.send(now, InFlight { request, origin, deadline: now + FORWARDING_TIMEOUT }, net);
-        }
+        self.auto_create(now, create, net);
         answers
+    }
+
+    /// Asks the controller for topics, those left out that it was asked for already
+    /// (`DefaultAutoTopicCreationManager`).
+    pub(super) fn auto_create(&mut self, now: Time, mut names: Vec<TopicName>, net: &mut Endpoint) {
+        names.retain(|name| self.forwarding.creating.insert(name.clone()));
+        if names.is_empty() {
+            return;
+        }
+        let config = &self.options.config;
+        let request = CreateTopicsRequest::default()
+            .with_timeout_ms(REQUEST_TIMEOUT_MS)
+            .with_topics(names.iter().map(|name| creatable_topic(name, config)).collect());
+        let (request, origin) = (Forwarded::CreateTopics(request), Origin::AutoCreation(names));
+        self.forwarding.send(now, InFlight { request, origin, deadline: now + FORWARDING_TIMEOUT }, net);
     }
 
     pub(super) fn handle_describe_cluster(
@@ -279,6 +285,31 @@ impl Broker {
     }
 }
 
+/// `AutoTopicCreationManager.creatableTopic`
+fn creatable_topic(name: &TopicName, config: &BrokerConfig) -> CreatableTopic {
+    let topic = CreatableTopic::default().with_name(name.clone());
+    if name.as_str() != coordinator::TOPIC {
+        return topic
+            .with_num_partitions(config.num_partitions)
+            .with_replication_factor(config.default_replication_factor);
+    }
+    let groups = &config.groups;
+    let configs = [
+        ("cleanup.policy", "compact".to_owned()),
+        ("compression.type", "producer".to_owned()),
+        ("segment.bytes", groups.offsets_topic_segment_bytes.to_string()),
+    ];
+    let config = |(name, value): (&'static str, String)| {
+        CreatableTopicConfig::default()
+            .with_name(StrBytes::from_static_str(name))
+            .with_value(Some(StrBytes::from_string(value)))
+    };
+    topic
+        .with_num_partitions(groups.offsets_topic_num_partitions)
+        .with_replication_factor(groups.offsets_topic_replication_factor)
+        .with_configs(configs.into_iter().map(config).collect())
+}
+
 fn metadata_broker(broker: &BrokerRegistration) -> MetadataResponseBroker {
     MetadataResponseBroker::default()
         .with_node_id(broker.id.0.into())
@@ -293,6 +324,7 @@ fn known(image: &MetadataImage, topic: &TopicImage, api_version: i16) -> Metadat
     MetadataResponseTopic::default()
         .with_name(Some(TopicName(StrBytes::from_string(topic.name.clone()))))
         .with_topic_id(topic.id)
+        .with_is_internal(topic.name == coordinator::TOPIC)
         .with_partitions(partitions.collect())
 }
 

@@ -4,18 +4,20 @@
 //! Everything happens synchronously in the handling of one event; decisions about a partition are in
 //! [`replica`](crate::replica), this is the shell that routes requests to them and carries the answers. By subject:
 //! `requests` (dispatch), `produce`, `producer_ids`, `fetch`, `offsets`, `delete_records`, `admin` (API by API),
-//! `delayed` (Kafka's purgatory), `fetchers` (replication), `isr` (AlterPartition), `log_tasks` (checkpoints, retention), `metadata` (the
-//! metadata log), `lifecycle` (registration, heartbeats, shutdown).
-//! What it does not do: keep fetch sessions, coordinate groups or transactions, or keep the metadata log on disk.
+//! `delayed` (Kafka's purgatory), `fetchers` (replication), `isr` (AlterPartition), `log_tasks` (checkpoints, retention),
+//! `metadata` (the metadata log), `lifecycle` (registration, heartbeats, shutdown), `groups` (the way to the group
+//! coordinator). What it does not do: keep fetch sessions, coordinate transactions, or keep the metadata log on disk.
 
 mod admin;
 mod assignments;
 mod cleaner;
+mod configs;
 mod connections;
 mod delayed;
 mod delete_records;
 mod fetch;
 mod fetchers;
+mod groups;
 mod isr;
 mod lifecycle;
 mod log_dirs;
@@ -42,6 +44,7 @@ use self::assignments::Assignments;
 use self::connections::Connections;
 use self::delayed::Purgatory;
 use self::fetchers::Fetchers;
+use self::groups::Groups;
 use self::isr::AlterPartitionManager;
 use self::lifecycle::Lifecycle;
 use self::log_dirs::{DirFailure, DirIndex, InDir, LogDirs};
@@ -127,6 +130,7 @@ pub struct Broker {
     isr: AlterPartitionManager,
     assignments: Assignments,
     forwarding: Forwarding,
+    groups: Groups,
     log_tasks: LogTasks,
     /// Logs whose compaction met a batch that cannot be read; until the next start.
     uncleanable: BTreeSet<TopicPartition>,
@@ -173,6 +177,7 @@ impl Broker {
             isr: AlterPartitionManager::new(&world, &options),
             assignments: Assignments::new(&world, &options),
             forwarding: Forwarding::new(&world, &options),
+            groups: Groups::new(&world, &options),
             connections: Connections::new(world.disk()),
             world,
             options,
@@ -209,6 +214,8 @@ impl Broker {
                 self.complete_orphan(now, id, net);
             } else if let Some((conn, frame)) = self.connections.next_runnable() {
                 self.handle_request(now, conn, frame, net);
+            } else if self.groups.has_news() {
+                self.send_group_answers(net);
             } else {
                 break;
             }
@@ -291,6 +298,7 @@ impl Process for Broker {
             self.shrink_isrs(now);
         }
         self.expire_waiting(now, net);
+        self.on_groups_timer(now);
         self.on_peer_timers(now, net);
         self.settle(now, net);
     }
@@ -305,6 +313,7 @@ impl Process for Broker {
             self.assignments.deadline(),
             self.forwarding.deadline(),
             self.fetchers.deadline(),
+            self.groups.deadline(),
         ];
         others.into_iter().flatten().chain([self.log_tasks.next(), self.isr_shrink_at]).min()
     }

@@ -169,9 +169,9 @@ catalogue! {
         scenario: None
     }
     TrustTimeindexTail = "trust-timeindex-tail" {
-        sentence: "The time index found on disk is believed without being held against the log.",
+        sentence: "The time index found on disk is believed without being held against the log: its last entry decides when retention deletes the segment.",
         source: "KAFKA-10207, KAFKA-4734, KIP-263",
-        scenario: None
+        scenario: Some("a_rotten_time_index_deletes_what_all_had_acknowledged")
     }
     EpochCheckpointNoFsync = "epoch-checkpoint-no-fsync" {
         sentence: "leader-epoch-checkpoint is replaced without fsync.",

@@ -1,5 +1,7 @@
 //! What one run yields: plain data, kept outside the runtime so that a panic still reports.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::client::ResetReason;
@@ -165,6 +167,8 @@ pub struct RunOutcome {
     pub started_at: Time,
     pub ended_at: Time,
     pub wall_ms: u64,
+    /// What the run's thread used, where the system tells.
+    pub cpu: Option<Duration>,
     /// Frames delivered by the network.
     pub messages: u64,
     /// Events in the trace.

@@ -72,6 +72,7 @@ impl RunOf {
             started_at: Time::from_millis(1_000),
             ended_at: Time::from_millis(9_000),
             wall_ms: 12,
+            cpu: None,
             messages: 345,
         }
     }

@@ -254,6 +254,7 @@ pub const METRICS: &[Metric] = &[
     metric_of("candidate-completeness", MetricKind::Violation),
     metric_of("strong-isr", MetricKind::Violation),
     metric_of("quorum-superset", MetricKind::Violation),
+    metric_of("committed-under-min-isr", MetricKind::Violation),
     metric_of("partition-epoch-went-back", MetricKind::Violation),
     metric_of("broker-epoch-went-back", MetricKind::Violation),
     metric_of("acknowledged-incomplete", MetricKind::Violation),

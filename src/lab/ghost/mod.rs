@@ -24,6 +24,8 @@ pub struct Ghost {
     pub active: BTreeMap<BrokerId, bool>,
     broker_epochs: BTreeMap<BrokerId, BrokerEpoch>,
     pub violations: Vec<Violation>,
+    /// `min.insync.replicas` by topic; a topic that is not here is not held to any.
+    pub min_insync_replicas: BTreeMap<String, usize>,
     /// Brokers with a log directory that failed: nothing but a restart brings it back.
     pub with_failed_dirs: BTreeSet<String>,
 }
@@ -89,6 +91,8 @@ struct ReplicaGhost {
     leader_epoch: Option<LeaderEpoch>,
     /// Its maximal ISR while it leads.
     maximal_isr: Vec<BrokerId>,
+    /// How many replicas are in the ISR, by its own belief while it leads.
+    isr_size: usize,
     /// The epoch in which it leads, by its own belief.
     leads: Option<LeaderEpoch>,
     /// The high watermark it last had while it leads in that epoch.
@@ -213,8 +217,10 @@ impl Ghost {
                 }
                 self.quorum_superset(at, partition);
             }
-            Observation::IsrView { partition, maximal_isr, .. } => {
-                self.replica(partition, machine).maximal_isr.clone_from(maximal_isr);
+            Observation::IsrView { partition, isr, maximal_isr, .. } => {
+                let replica = self.replica(partition, machine);
+                replica.maximal_isr.clone_from(maximal_isr);
+                replica.isr_size = isr.len();
                 self.quorum_superset(at, partition);
             }
             Observation::Fenced { broker, broker_epoch, fenced } => {
@@ -359,6 +365,7 @@ impl Ghost {
         let replica = self.replica(partition, machine);
         let before = Offset(replica.high_watermark);
         replica.high_watermark = offset.0;
+        let isr_size = replica.isr_size;
         // A replica's own may go back when it restarts or begins to lead, but not while it leads.
         let went_back = as_leader && replica.reigns_with.replace(offset).is_some_and(|highest| offset < highest);
         let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
@@ -377,6 +384,9 @@ impl Ghost {
             let detail = format!("{machine} leads and lowered its high watermark from {before} to {offset}");
             self.violate("high-watermark-went-back", at, partition, detail);
         }
+        if as_leader && offset > before {
+            self.strict_min_isr(at, machine, partition, isr_size);
+        }
         if let Some(at_offset) = mismatch {
             let detail = format!(
                 "{machine} holds another record than the committed one at offset {at_offset}, below its high watermark {offset}"
@@ -389,6 +399,18 @@ impl Ghost {
         for (name, member) in weak {
             let detail = format!("high watermark {offset} at {machine}, but in-sync replica {member}");
             self.violate(name, at, partition, detail);
+        }
+    }
+
+    /// What becomes visible has min.insync.replicas copies (KIP-966, strict min ISR), or as many as there are replicas.
+    fn strict_min_isr(&mut self, at: Time, machine: &str, partition: &TopicPartition, isr_size: usize) {
+        let Some(configured) = self.min_insync_replicas.get(partition.topic.0.as_str()) else { return };
+        let required = (*configured).min(self.partitions.get(partition).map_or(0, |ghost| ghost.replicas.len()));
+        if isr_size < required {
+            let detail = format!(
+                "{machine} advanced its high watermark with {isr_size} replicas in sync, {required} are required"
+            );
+            self.violate("committed-under-min-isr", at, partition, detail);
         }
     }
 

@@ -287,6 +287,18 @@ fn who_joins_the_isr_must_have_what_is_committed() {
 }
 
 #[test]
+fn what_becomes_visible_has_min_insync_replicas_copies() {
+    let with_isr = |isr: &[i32]| {
+        let mut told = Told::default().has_isr(1, 0, isr).leads(1, 0).views(1, isr, isr);
+        told.0.min_insync_replicas.insert("orders".to_owned(), 2);
+        let held = isr.iter().fold(told, |told, member| told.appends(*member, &[batch(0, 0, 7)]));
+        held.high_watermark(1, 1, true).violations()
+    };
+    assert_eq!(with_isr(&[1]), ["committed-under-min-isr"]);
+    assert!(with_isr(&[1, 2]).is_empty());
+}
+
+#[test]
 fn the_leader_waits_for_everyone_who_may_be_elected() {
     let viewed = |maximal: &[i32]| healthy().views(1, &[1, 2], maximal);
     assert_eq!(viewed(&[1, 2]).violations(), ["quorum-superset"]);
