@@ -73,7 +73,8 @@ pub struct FuzzArgs {
     #[arg(long, value_enum, default_value_t = HumanOrJson::Human)]
     format: HumanOrJson,
     /// Instead: look for each known defect (or those of --defect) in five campaigns of at most 20,000 seeds (or
-    /// --seeds), and write a table of what it took to this file.
+    /// --seeds), and write a table of what it took to this file. Each campaign is kept next to it (`.jsonl`): a search
+    /// that was ended goes on there. Delete that file to start anew.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["time", "failures", "no_shrink"])]
     defects_table: Option<PathBuf>,
 }
@@ -283,22 +284,36 @@ fn defects_table(args: &FuzzArgs, file: &Path) -> anyhow::Result<Exit> {
         seeds: args.seeds.unwrap_or(table::SEEDS_MAX),
         jobs: args.jobs.map_or_else(cores, usize::from),
     };
-    let mut rows = Vec::new();
-    for defect in defects {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let row = table::row(defect, &search, stop);
-        let _ = writeln!(io::stderr(), "{}", row.line());
-        rows.push(row);
-    }
-    let text = table::markdown(&rows, &search);
     if let Some(directory) = file.parent() {
         std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     }
+    let kept = file.with_extension("jsonl");
+    let known: Vec<table::Record> = known_records(&kept)?.into_iter().filter(|record| record.is_of(&search)).collect();
+    let keep = std::fs::OpenOptions::new().append(true).create(true).open(&kept);
+    let keep = Mutex::new(keep.with_context(|| kept.display().to_string())?);
+    let records = table::search(&defects, &search, &known, stop, |record| {
+        let _ = writeln!(io::stderr(), "{}", record.line());
+        let line = serde_json::to_string(record).expect("a record is plain data");
+        if let Err(error) = writeln!(lock(&keep), "{line}") {
+            let _ = writeln!(io::stderr(), "{}: {error}", kept.display());
+        }
+    });
+    let text = table::markdown(&defects, &records, &search);
     std::fs::write(file, &text).with_context(|| file.display().to_string())?;
     print(&text)?;
-    Ok(if rows.iter().all(table::Row::is_found) { Exit::AsExpected } else { Exit::Unexpected })
+    Ok(if table::all_found(&defects, &records) { Exit::AsExpected } else { Exit::Unexpected })
+}
+
+/// What an earlier search has left behind.
+fn known_records(file: &Path) -> anyhow::Result<Vec<table::Record>> {
+    let text = match std::fs::read_to_string(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.with_context(|| file.display().to_string())?,
+    };
+    let read = |(number, line): (usize, &str)| {
+        serde_json::from_str(line).with_context(|| format!("{}, line {}", file.display(), number + 1))
+    };
+    text.lines().enumerate().map(read).collect()
 }
 
 /// Set by Ctrl-C or SIGTERM.

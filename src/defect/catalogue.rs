@@ -166,12 +166,12 @@ catalogue! {
     DeleteMarkerLate = "delete-marker-late" {
         sentence: "The clean-shutdown marker is deleted only when the broker next writes a checkpoint: a crash before that is taken for an orderly stop.",
         source: "KAFKA-10471",
-        scenario: None
+        scenario: Some("a_marker_of_an_orderly_stop_that_stays_passes_a_torn_log_off_as_whole")
     }
     TrustTimeindexTail = "trust-timeindex-tail" {
-        sentence: "The time index found on disk is believed without being held against the log.",
+        sentence: "The time index found on disk is believed without being held against the log: its last entry decides when retention deletes the segment.",
         source: "KAFKA-10207, KAFKA-4734, KIP-263",
-        scenario: None
+        scenario: Some("a_rotten_time_index_deletes_what_all_had_acknowledged")
     }
     EpochCheckpointNoFsync = "epoch-checkpoint-no-fsync" {
         sentence: "leader-epoch-checkpoint is replaced without fsync.",
@@ -201,6 +201,26 @@ catalogue! {
     ServeCorruptBatch = "serve-corrupt-batch" {
         sentence: "A consumer hands out the records of a batch without checking its CRC.",
         source: "single-guard mutation of CompletedFetch.maybeEnsureValid (check.crcs)",
+        scenario: None
+    }
+    ProducerStateDropsWithRecords = "producer-state-drops-with-records" {
+        sentence: "A broker forgets a producer when its last record leaves the log, and answers the producer's next batch with UNKNOWN_PRODUCER_ID.",
+        source: "KIP-360, KAFKA-7190: ProducerStateManager.truncateHead until 2.5",
+        scenario: None
+    }
+    NoDuplicateDetection = "no-duplicate-detection" {
+        sentence: "A leader does not look for a producer's batch among its last five, and refuses a retry as out of order.",
+        source: "single-guard mutation of UnifiedLog.analyzeAndValidateProducerState (KIP-98)",
+        scenario: None
+    }
+    SequencesRestartInTheSameEpoch = "sequences-restart-in-the-same-epoch" {
+        sentence: "An idempotent producer that has lost track begins its sequences anew without bumping its epoch.",
+        source: "KIP-360, before which Sender.reset kept the epoch",
+        scenario: None
+    }
+    SequencesReassignedUnordered = "sequences-reassigned-unordered" {
+        sentence: "An idempotent producer that begins anew numbers its batches in flight in the order of a heap instead of that of their sequences.",
+        source: "KAFKA-8483",
         scenario: None
     }
     RetryUnordered = "retry-unordered" {

@@ -52,17 +52,17 @@ const GAPS: [&str; 5] =
 pub fn examine(variant: &Variant, outcome: &RunOutcome) -> Option<Failure> {
     match &outcome.end {
         End::Panicked(message) => return Some(failure("panicked", place_of(message), message)),
-        End::Unfinished(waiting) => return Some(failure("unfinished", waiting.clone(), waiting)),
-        End::Complete => {}
+        // What cannot be read keeps the final reader waiting.
+        End::Unfinished(waiting) if Guard::of(variant, outcome).excuse_unread().is_none() => {
+            return Some(failure("unfinished", waiting.clone(), waiting));
+        }
+        End::Unfinished(_) | End::Complete => {}
     }
     let anomalies = check::analyze(&outcome.history);
     if outcome.violations.is_empty() && anomalies.is_empty() {
         return None;
     }
     let guard = Guard::of(variant, outcome);
-    if guard.excuse_run().is_some() {
-        return None;
-    }
     let violations = violations(outcome, &guard);
     let anomalies = unexcused(variant, outcome, &anomalies, &guard);
     let first = violations.first().or_else(|| {
@@ -110,7 +110,7 @@ fn unexcused(variant: &Variant, outcome: &RunOutcome, anomalies: &Anomalies, gua
     let context = Context { unclean_election: false, lossy_crashes: 0, last_replica_lost_power: false, ..context };
     let table = allowed(&context);
     let is_allowed = |name: &str| table.iter().any(|row| row.anomaly == name);
-    let losses = Losses { guard, acks: Acks::of(outcome) };
+    let losses = Losses { guard, acks: Acks::of(outcome), is_unread: outcome.end != End::Complete };
     let mut findings = Vec::new();
     for (name, cases) in anomalies.iter() {
         let by_record = LOSSES.contains(&name) || name == "inconsistent-offsets";
@@ -130,18 +130,37 @@ fn unexcused(variant: &Variant, outcome: &RunOutcome, anomalies: &Anomalies, gua
     findings
 }
 
+/// What was promised of a value.
+#[derive(Clone, Copy)]
+struct Promise {
+    offset: Option<i64>,
+    sent_at: Time,
+    acked_at: Time,
+}
+
 /// Where and when each value was acknowledged, by key and value as text.
-struct Acks(BTreeMap<(String, String), (Option<i64>, Time)>);
+struct Acks(BTreeMap<(String, String), Promise>);
 
 impl Acks {
     fn of(outcome: &RunOutcome) -> Acks {
-        let ok = outcome.history.iter().filter(|event| event.kind == EventType::Ok);
-        let sends = ok.flat_map(|event| event.ops().iter().map(|op| (Time::from_nanos(event.time), op)));
-        let acked = sends.filter_map(|(at, op)| match op {
-            MicroOp::Send { key, value, offset, .. } => Some(((key.clone(), value.to_string()), (*offset, at))),
-            MicroOp::Poll { .. } => None,
-        });
-        Acks(acked.collect())
+        let mut sent = BTreeMap::new();
+        let mut acked = BTreeMap::new();
+        for event in &outcome.history {
+            let at = Time::from_nanos(event.time);
+            for op in event.ops() {
+                let MicroOp::Send { key, value, offset, .. } = op else { continue };
+                let name = (key.clone(), value.to_string());
+                match event.kind {
+                    EventType::Invoke => drop(sent.insert(name, at)),
+                    EventType::Ok => {
+                        let sent_at = sent.get(&name).copied().unwrap_or(at);
+                        acked.insert(name, Promise { offset: *offset, sent_at, acked_at: at });
+                    }
+                    EventType::Fail | EventType::Info => {}
+                }
+            }
+        }
+        Acks(acked)
     }
 }
 
@@ -149,6 +168,8 @@ impl Acks {
 struct Losses<'a> {
     guard: &'a Guard,
     acks: Acks,
+    /// The final read did not come to its end.
+    is_unread: bool,
 }
 
 impl Losses<'_> {
@@ -166,14 +187,17 @@ impl Losses<'_> {
     }
 
     fn lost(&self, key: &str, offset: Offset, value: &Json) -> Option<String> {
-        let acked = self.acks.0.get(&(key.to_owned(), value.to_string()));
+        if self.is_unread && self.guard.excuse_stuck(key).is_some() {
+            return None;
+        }
+        let promise = self.acks.0.get(&(key.to_owned(), value.to_string()));
         // Without an acknowledgement there (of another copy, perhaps) nothing was promised but to whoever read it.
-        let acked_at = acked.filter(|(acked, _)| *acked == Some(offset.0)).map(|(_, at)| *at);
-        let excuse = match acked_at {
-            Some(acked_at) => self.guard.excuse_lost(key, offset, acked_at),
+        let promise = promise.filter(|promise| promise.offset == Some(offset.0));
+        let excuse = match promise {
+            Some(promise) => self.guard.excuse_lost(key, offset, promise.sent_at, promise.acked_at),
             None => self.guard.excuse_overwritten(key, offset),
         };
-        let site = || acked_at.map_or_else(|| "read".to_owned(), |at| self.guard.site_of_lost(key, offset, at));
+        let site = || promise.map_or_else(|| "read".to_owned(), |p| self.guard.site_of_lost(key, offset, p.acked_at));
         excuse.is_none().then(site)
     }
 

@@ -1,5 +1,7 @@
 //! What one run yields: plain data, kept outside the runtime so that a panic still reports.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::client::ResetReason;
@@ -43,13 +45,16 @@ pub enum TraceKind {
         error: String,
     },
     /// A producer sent a batch that holds `values` to `broker`: its attempt number `attempt` (1-based). The CRC names
-    /// the batch: every attempt sends the same bytes, and logs keep them.
+    /// the batch: every attempt sends the same bytes, and logs keep them. A `restated` batch is another one with the same
+    /// records: its idempotent producer has begun a new epoch since the attempt before.
     BatchSent {
         partition: String,
         crc: u32,
         values: Vec<u64>,
         attempt: u32,
         broker: BrokerId,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        restated: bool,
     },
     /// An attempt ended with an error, and the producer will try again.
     BatchRetried {
@@ -162,6 +167,8 @@ pub struct RunOutcome {
     pub started_at: Time,
     pub ended_at: Time,
     pub wall_ms: u64,
+    /// What the run's thread used, where the system tells.
+    pub cpu: Option<Duration>,
     /// Frames delivered by the network.
     pub messages: u64,
     /// Events in the trace.

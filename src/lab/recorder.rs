@@ -54,8 +54,11 @@ pub struct State {
 pub struct ProcessId(pub i64);
 
 impl Recorder {
-    pub fn new() -> Recorder {
-        Recorder { state: Arc::default(), changed: Arc::new(Notify::new()) }
+    /// `min_insync_replicas`: by topic, what its leader must hold to.
+    pub fn new(min_insync_replicas: BTreeMap<String, usize>) -> Recorder {
+        let mut state = State::default();
+        state.ghost.min_insync_replicas = min_insync_replicas;
+        Recorder { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()) }
     }
 
     /// The state; what is changed through it wakes the supervisor only with [`Recorder::notify`].
@@ -96,6 +99,7 @@ impl Recorder {
                 | Observation::Refused { .. }
                 | Observation::Served { .. }
                 | Observation::LatestOffset { .. }
+                | Observation::ProducersExpired { .. }
                 | Observation::Registered { .. } => false,
             };
             let mut state = recorder.lock();

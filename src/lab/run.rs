@@ -1,6 +1,7 @@
 //! One run, from boot to verdict's input: boot, create topics, workload under faults, heal, full read.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::{Future as _, poll_fn};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
@@ -15,7 +16,7 @@ use super::recorder::{Recorder, State};
 use super::workload::{ConsumeProcess, ProduceProcess, ProduceSpec};
 use crate::config::{ConsumerConfig, ProducerConfig};
 use crate::protocol::TopicPartition;
-use crate::scenario::{Scenario, Variant, Workload};
+use crate::scenario::{Action, Scenario, Topic, Variant, Workload};
 use crate::world::Time;
 use crate::world::sim::{Alarm, Simulation};
 
@@ -34,25 +35,45 @@ pub fn run_one(scenario: &Scenario, variant: usize, seed: u64) -> RunOutcome {
     let duration = scenario.duration;
     #[allow(clippy::disallowed_types, reason = "wall time is reported, never used")]
     let clock = std::time::Instant::now();
-    let recorder = Recorder::new();
+    let recorder = Recorder::new(min_insync_replicas(&variant));
     let inside = recorder.clone();
     install_panic_hook();
     let thread = std::thread::Builder::new()
         .name(format!("run-{seed}"))
         .stack_size(8 << 20)
         .spawn(move || {
-            panic::catch_unwind(AssertUnwindSafe(|| simulate(&variant, duration, seed, inside)))
-                .map_err(|_| panic_text())
+            let result = panic::catch_unwind(AssertUnwindSafe(|| simulate(&variant, duration, seed, inside)));
+            (result.map_err(|_| panic_text()), thread_cpu_time())
         })
         .expect("a thread can be spawned");
-    let result = thread.join().expect("panics are caught inside");
+    let (result, cpu) = thread.join().expect("panics are caught inside");
     let wall_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
     let (end, facts) = match result {
         Ok((end, facts)) => (end, facts),
         Err(text) => (End::Panicked(text), Facts::default()),
     };
     let state = std::mem::take(&mut *recorder.lock());
-    outcome(seed, end, facts, state, wall_ms)
+    RunOutcome { cpu, ..outcome(seed, end, facts, state, wall_ms) }
+}
+
+/// What this thread has used so far, where the system tells (Linux: the first number of `schedstat`, in nanoseconds).
+pub fn thread_cpu_time() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// By topic, the smallest that any broker is ever configured with.
+fn min_insync_replicas(variant: &Variant) -> BTreeMap<String, usize> {
+    const KEY: &str = "min.insync.replicas";
+    let restarted = variant
+        .faults
+        .iter()
+        .filter_map(|fault| if let Action::Restart { config } = &fault.action { config.get(KEY) } else { None });
+    let restarted: Vec<usize> = restarted.filter_map(|value| value.parse().ok()).collect();
+    let of_cluster = usize::try_from(variant.cluster.config.min_insync_replicas).unwrap_or(1);
+    let of_brokers = restarted.into_iter().fold(of_cluster, usize::min);
+    let of_topic = |topic: &Topic| topic.config.get(KEY).and_then(|value| value.parse().ok()).unwrap_or(of_brokers);
+    variant.topics.iter().map(|topic| (topic.name.clone(), of_topic(topic))).collect()
 }
 
 /// What only the supervisor knows.
@@ -77,6 +98,7 @@ fn outcome(seed: u64, end: End, facts: Facts, state: State, wall_ms: u64) -> Run
         started_at: facts.started_at,
         ended_at: facts.ended_at,
         wall_ms,
+        cpu: None,
         messages: facts.messages,
     }
 }

@@ -139,6 +139,11 @@ impl Loader {
         if is_suspect {
             return segment.rebuild_indexes(self.config.indexes());
         }
+        if self.defects.has(Defect::TrustTimeindexTail) {
+            segment.trust_time_index()?;
+            segment.set_durable();
+            return Ok(());
+        }
         if !segment.indexes_are_sane()? {
             segment.rebuild_indexes(self.config.indexes())?;
             return segment.sync();

@@ -277,12 +277,6 @@ impl Segment {
         self.read_bytes(u64::from(batch.position), batch.end())
     }
 
-    pub fn read_header(&self, batch: &Stored) -> io::Result<Header> {
-        let start = u64::from(batch.position);
-        let bytes = self.read_bytes(start, start + HEADER_BYTES as u64)?;
-        Header::parse(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-    }
-
     fn read_bytes(&self, start: u64, end: u64) -> io::Result<Bytes> {
         let bytes = self.log.read_at(start, (end - start) as usize)?;
         if bytes.len() as u64 != end - start {
@@ -353,6 +347,13 @@ impl Segment {
     /// Whether the index files agree with the segment's batches, see [`Indexes::are_sane`].
     pub fn indexes_are_sane(&self) -> io::Result<bool> {
         self.indexes.are_sane(self.next_offset(), self.size_bytes, self.max_timestamp)
+    }
+
+    /// With [`Defect::TrustTimeindexTail`](crate::defect::Defect::TrustTimeindexTail): keeps the indexes as they are, and
+    /// takes the largest timestamp from the last entry of the time index.
+    pub fn trust_time_index(&mut self) -> io::Result<()> {
+        self.max_timestamp = self.indexes.last_time()?.unwrap_or(TimestampOffset::none(self.base_offset));
+        self.indexes.keep()
     }
 
     /// Goes on after the last index entries that are there.

@@ -554,7 +554,9 @@ fn a_deleted_log_stays_deleted() {
 fn what_is_read_is_the_page_caches_own_memory() {
     on_fresh_disk(|disk| {
         let (_, mut log) = create(&disk, &LogConfig::default());
-        (0..3).for_each(|_| drop(append(&mut log, 2, 1)));
+        for _ in 0..3 {
+            append(&mut log, 2, 1);
+        }
         let file = disk.open("data/orders-0/00000000000000000000.log").unwrap();
         let cached = file.read_at(0, file.len() as usize).unwrap();
         let is_cached = |read: &Bytes| cached.as_ptr_range().contains(&read.as_ptr());

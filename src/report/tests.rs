@@ -72,6 +72,7 @@ impl RunOf {
             started_at: Time::from_millis(1_000),
             ended_at: Time::from_millis(9_000),
             wall_ms: 12,
+            cpu: None,
             messages: 345,
         }
     }
@@ -179,7 +180,13 @@ fn batch(offset: i64, epoch: i32) -> BatchInfo {
 fn appended(as_leader: bool, epoch: i32, offset: i64) -> TraceKind {
     let batches = vec![batch(offset, epoch)];
     let leader_epoch = LeaderEpoch(epoch);
-    TraceKind::Observed(Observation::Appended { partition: orders(), as_leader, leader_epoch, batches })
+    TraceKind::Observed(Observation::Appended {
+        partition: orders(),
+        as_leader,
+        leader_epoch,
+        batches,
+        sequences: None,
+    })
 }
 
 fn acknowledged(offset: i64) -> TraceKind {

@@ -1,7 +1,8 @@
 //! Brokers, their configuration, topics.
 //!
-//! Timeouts are shorter than Kafka's defaults, so that within the 30 seconds of a run sessions end, replicas leave the
-//! ISR and come back; now and then they are the defaults.
+//! Timeouts are shorter than Kafka's defaults, so that within a run sessions end, replicas leave the ISR and come back;
+//! now and then they are the defaults. Where little comes in one fetch, and after a long way, a replica takes a while to
+//! catch up: what happens meanwhile is what most rules are about.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,10 +10,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{Profile, Shape};
+use super::{Pace, Profile, Shape};
 use crate::config::BrokerConfig;
 use crate::defect::Defects;
-use crate::scenario::{Cluster, Topic};
+use crate::scenario::{ClockSetting, Cluster, Target, Topic};
 use crate::world::sim::{Latency, LinkModel, Ppm};
 
 /// A configuration key with a value, or neither.
@@ -25,50 +26,104 @@ pub(super) fn sometimes(weight: u32, key: &'static str, values: &'static [&'stat
 }
 
 pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
-    let brokers = shape.brokers;
-    let parts = (timeouts(), replication(shape), latency());
-    let built = parts.prop_map(move |(timeouts, replication, latency)| {
+    let shape = shape.clone();
+    let parts = (timeouts(shape.pace), replication(&shape), retention(&shape), latency(), clocks(&shape));
+    let rack_aware = prop::bool::weighted(0.7);
+    let built = (parts, rack_aware).prop_map(move |(parts, rack_aware)| {
+        let (timeouts, replication, retention, latency, clocks) = parts;
         let mut config = BrokerConfig::default();
-        for (key, value) in timeouts.into_iter().chain(replication).flatten() {
+        for (key, value) in timeouts.into_iter().chain(replication).chain(retention).flatten() {
             config.set(key, &value).expect("a drawn value is legal");
         }
         // `KafkaConfig.validateValues`
-        config.replica_fetch_wait_max = config.replica_fetch_wait_max.min(config.replica_lag_time_max);
+        let bound = config.replica_lag_time_max.min(config.replica_socket_timeout);
+        config.replica_fetch_wait_max = config.replica_fetch_wait_max.min(bound);
         let link = LinkModel { latency, ..LinkModel::default() };
+        let log_dirs = match shape.log_dirs {
+            1 => vec!["data".to_owned()],
+            several => (1..=several).map(|n| format!("data-{n}")).collect(),
+        };
         Cluster {
-            brokers,
-            log_dirs: vec!["data".to_owned()],
+            brokers: shape.brokers,
+            log_dirs,
             defects: Defects::NONE,
             config,
             link,
             links: Vec::new(),
-            clocks: Vec::new(),
+            clocks,
             event_cost: Duration::ZERO,
-            racks: Vec::new(),
-            rack_aware: true,
+            rack_aware: rack_aware || shape.racks.is_empty(),
+            racks: shape.racks.clone(),
         }
     });
     built.boxed()
 }
 
-/// A heartbeat must come several times in a session, or sessions end by themselves.
-fn timeouts() -> BoxedStrategy<Vec<Choice>> {
-    let session = prop_oneof![
-        2 => Just(("1000", "200")),
-        4 => Just(("2000", "500")),
-        3 => Just(("4000", "1000")),
-        1 => Just(("9000", "2000")),
-    ];
-    let lag = prop_oneof![
-        4 => select(&["1000", "1500", "2000", "3000"][..]),
-        2 => select(&["5000", "10000"][..]),
-        1 => Just("30000"),
-    ];
-    let fetch_wait = sometimes(25, "replica.fetch.wait.max.ms", &["50", "100", "200", "1000"]);
-    let backoff = sometimes(60, "replica.fetch.backoff.ms", &["50", "100", "200", "500"]);
-    let socket = prop_oneof![3 => select(&["1000", "2000", "4000"][..]), 1 => Just("30000")];
-    let controller = prop_oneof![3 => select(&["1000", "2000", "5000"][..]), 1 => Just("30000")];
-    let parts = (session, lag, fetch_wait, backoff, socket, controller);
+/// Two or three racks that take turns.
+pub(super) fn racks(brokers: u32) -> BoxedStrategy<Vec<String>> {
+    let spread = move |racks: usize| ["a", "b", "c"].iter().cycle().take(racks).copied().collect::<Vec<_>>();
+    let named = (2..=3_usize).prop_map(move |racks| {
+        let names = spread(racks);
+        (0..brokers as usize).map(|broker| names[broker % racks].to_owned()).collect()
+    });
+    if brokers < 3 { Just(Vec::new()).boxed() } else { prop_oneof![7 => Just(Vec::new()), 1 => named].boxed() }
+}
+
+/// Wall clocks that are wrong from the start, of a few brokers in a few scenarios.
+fn clocks(shape: &Shape) -> BoxedStrategy<Vec<ClockSetting>> {
+    let second = 1_000_000_000_i64;
+    let offset = select(vec![-3_600 * second, -10 * second, -second, second, 10 * second, 3_600 * second]);
+    let clock = (1..=shape.brokers, offset)
+        .prop_map(|(broker, offset_ns)| vec![ClockSetting { target: Target::Broker(broker), offset_ns, drift_ppm: 0 }]);
+    match shape.profile {
+        Profile::Replication => Just(Vec::new()).boxed(),
+        Profile::Storage | Profile::All => prop_oneof![12 => Just(Vec::new()), 1 => clock].boxed(),
+    }
+}
+
+/// The times that a cluster of some pace chooses from.
+struct Timeouts {
+    /// Session and heartbeat: one must come several times in a session, or sessions end by themselves.
+    sessions: &'static [(&'static str, &'static str)],
+    lags: &'static [&'static str],
+    fetch_waits: &'static [&'static str],
+    backoffs: &'static [&'static str],
+    sockets: &'static [&'static str],
+}
+
+const SWIFT: Timeouts = Timeouts {
+    sessions: &[("300", "100"), ("500", "100"), ("1000", "200"), ("2000", "500")],
+    lags: &["300", "500", "1000", "1000", "2000", "10000"],
+    fetch_waits: &["20", "50", "100", "300"],
+    backoffs: &["10", "50", "100", "300"],
+    sockets: &["300", "500", "1000", "2000"],
+};
+
+const BRISK: Timeouts = Timeouts {
+    sessions: &[
+        ("1000", "200"),
+        ("2000", "500"),
+        ("2000", "500"),
+        ("4000", "1000"),
+        ("4000", "1000"),
+        ("9000", "2000"),
+    ],
+    lags: &["1000", "1500", "2000", "3000", "5000", "10000", "30000"],
+    fetch_waits: &["50", "100", "200", "1000"],
+    backoffs: &["50", "100", "200", "500"],
+    sockets: &["1000", "2000", "4000", "30000"],
+};
+
+fn timeouts(pace: Pace) -> BoxedStrategy<Vec<Choice>> {
+    let times = match pace {
+        Pace::Swift => SWIFT,
+        Pace::Brisk => BRISK,
+    };
+    let is_swift = u32::from(pace == Pace::Swift);
+    let fetch_wait = sometimes(25 + 65 * is_swift, "replica.fetch.wait.max.ms", times.fetch_waits);
+    let backoff = sometimes(60 + 30 * is_swift, "replica.fetch.backoff.ms", times.backoffs);
+    let (sockets, controllers) = (select(times.sockets), select(times.sockets));
+    let parts = (select(times.sessions), select(times.lags), fetch_wait, backoff, sockets, controllers);
     parts
         .prop_map(|((session, heartbeat), lag, fetch_wait, backoff, socket, controller)| {
             let set = |key, value: &str| Some((key, value.to_owned()));
@@ -97,13 +152,60 @@ fn replication(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
     let min_insync = prop_oneof![1 => Just(None), 4 => min_insync];
     let unclean = sometimes(8, "unclean.leader.election.enable", &["true"]);
     let flush = sometimes(flush, "flush.messages", &["1", "1", "3", "20"]);
+    let segment = if shape.compacts { 100 } else { segment };
     let segment = sometimes(segment, "segment.bytes", &["400", "1000", "4000", "20000"]);
     let checkpoints = sometimes(40, "replica.high.watermark.checkpoint.interval.ms", &["200", "1000", "30000"]);
     let recovery_point = sometimes(30, "log.flush.offset.checkpoint.interval.ms", &["500", "2000", "10000"]);
-    let rebalance = sometimes(20, "leader.imbalance.check.interval.seconds", &["2", "5", "10"]);
-    let fetch_bytes = sometimes(15, "replica.fetch.max.bytes", &["200", "1000", "10000"]);
+    let rebalance = sometimes(20, "leader.imbalance.check.interval.seconds", &["1", "2", "5", "10"]);
+    let fetch_bytes = sometimes(30, "replica.fetch.max.bytes", &["100", "200", "1000", "10000"]);
     let parts = (min_insync, unclean, flush, segment, checkpoints, recovery_point, rebalance, fetch_bytes);
     parts.prop_map(|(a, b, c, d, e, f, g, h)| vec![a, b, c, d, e, f, g, h]).boxed()
+}
+
+/// What removes records on purpose, and how often it looks.
+fn retention(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
+    let weight = match shape.profile {
+        Profile::Replication => return Just(Vec::new()).boxed(),
+        Profile::Storage => 30,
+        Profile::All => 15,
+    };
+    let set = |key, value: &str| Some((key, value.to_owned()));
+    let compaction = if shape.compacts {
+        let ratio = select(&["0", "0.1", "0.5"][..]);
+        let retention = select(&["0", "1000", "86400000"][..]);
+        let backoff = select(&["200", "1000", "5000"][..]);
+        let drawn = (ratio, retention, backoff).prop_map(move |(ratio, retention, backoff)| {
+            vec![
+                set("log.cleanup.policy", "compact"),
+                set("log.cleaner.min.cleanable.ratio", ratio),
+                set("log.cleaner.delete.retention.ms", retention),
+                set("log.cleaner.backoff.ms", backoff),
+            ]
+        });
+        drawn.boxed()
+    } else {
+        Just(Vec::new()).boxed()
+    };
+    // Half of the time the tasks run and find nothing to delete.
+    let limits = (
+        sometimes(40, "log.retention.ms", &["2000", "8000", "20000"]),
+        sometimes(30, "log.retention.bytes", &["1000", "10000"]),
+        select(&["200", "1000", "5000"][..]),
+        select(&["100", "1000"][..]),
+        sometimes(50, "log.segment.delete.delay.ms", &["0", "1000"]),
+    );
+    let tasks = limits.prop_map(move |(ms, bytes, interval, delay, kept)| {
+        vec![
+            ms,
+            bytes,
+            kept,
+            set("log.retention.check.interval.ms", interval),
+            set("log.initial.task.delay.ms", delay),
+            set("log.flush.start.offset.checkpoint.interval.ms", interval),
+        ]
+    });
+    let tasks = prop_oneof![100 - weight => Just(Vec::new()), weight => tasks];
+    (compaction, tasks).prop_map(|(compaction, tasks)| compaction.into_iter().chain(tasks).collect()).boxed()
 }
 
 fn latency() -> BoxedStrategy<Latency> {
@@ -112,8 +214,9 @@ fn latency() -> BoxedStrategy<Latency> {
     prop_oneof![
         6 => Just(uniform(200, 500)),
         2 => Just(uniform(100, 5_000)),
-        1 => Just(uniform(1_000, 30_000)),
-        1 => Just(uniform(20_000, 25_000)),
+        2 => Just(uniform(1_000, 30_000)),
+        2 => Just(uniform(20_000, 25_000)),
+        1 => Just(uniform(50_000, 100_000)),
         1 => Just(Latency::Bimodal { fast: (us(200), us(500)), slow: (us(20_000), us(200_000)), slow_share: Ppm(20_000) }),
     ]
     .boxed()

@@ -1,21 +1,21 @@
 //! Schedules of faults.
 //!
-//! A fault refers only to faults before it, so none waits for itself. What a fault is aimed at is mostly a role; when
-//! it starts is mostly a time or shortly after the fault before it: most of the known failures of replication are two
-//! or three faults that follow closely upon each other.
+//! A fault refers only to faults before it, so none waits for itself. When it starts is mostly a time, or shortly after
+//! the fault before it: most of the known failures of replication are two or three faults that follow closely upon each
+//! other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kafka_protocol::messages::ApiKey;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::{Profile, Shape};
+use super::aim::{Aim, aim};
+use super::{Pace, Profile, Shape};
 use crate::scenario::disk::DiskAction;
-use crate::scenario::{Action, Comparison, Condition, Counter, Cycle, Fault, Links, Messages, Target, When};
-use crate::world::sim::{Direction, DiskFault, DiskScope, Ppm, Survival, Survivors};
+use crate::scenario::{Action, Comparison, Condition, Counter, Fault, Target, When};
+use crate::world::sim::DiskScope;
 
 /// What a schedule is made of; swarm testing enables some of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +29,7 @@ pub(super) enum Kind {
     Isolate,
     Partition,
     Delay,
+    Throttle,
     Heal,
     ElectPreferred,
     PacketLoss,
@@ -36,12 +37,19 @@ pub(super) enum Kind {
     DelayMessage,
     DropMessage,
     SlowCpu,
+    SlowDrain,
     CrashLoop,
     SlowDisk,
+    FailingDisk,
+    LyingDisk,
+    BitRot,
+    DropCache,
+    ReplaceDisk,
+    MoveClock,
 }
 
 impl Kind {
-    const ALL: [Kind; 17] = [
+    const REPLICATION: [Kind; 19] = [
         Kind::Crash,
         Kind::PowerLoss,
         Kind::Restart,
@@ -50,6 +58,7 @@ impl Kind {
         Kind::Isolate,
         Kind::Partition,
         Kind::Delay,
+        Kind::Throttle,
         Kind::Heal,
         Kind::ElectPreferred,
         Kind::PacketLoss,
@@ -57,6 +66,7 @@ impl Kind {
         Kind::DelayMessage,
         Kind::DropMessage,
         Kind::SlowCpu,
+        Kind::SlowDrain,
         Kind::CrashLoop,
         Kind::SlowDisk,
     ];
@@ -69,6 +79,9 @@ impl Kind {
         Kind::CrashLoop,
         Kind::SlowDisk,
     ];
+    /// What breaks a disk, or time.
+    const WRONG: [Kind; 6] =
+        [Kind::FailingDisk, Kind::LyingDisk, Kind::BitRot, Kind::DropCache, Kind::ReplaceDisk, Kind::MoveClock];
 }
 
 /// How many faults there are and how long they last.
@@ -79,11 +92,19 @@ pub(super) enum Regime {
     FewLong,
 }
 
-pub(super) fn kinds(profile: Profile) -> BoxedStrategy<Vec<Kind>> {
-    match profile {
-        Profile::Storage => subsequence(Kind::STORAGE.to_vec(), 1..=Kind::STORAGE.len()).boxed(),
-        Profile::Replication | Profile::All => subsequence(Kind::ALL.to_vec(), 1..=Kind::ALL.len()).boxed(),
-    }
+/// Some of the profile's kinds; of those that break disks few, and often none: what they excuse hides what else is
+/// wrong. `compacts`: rot is left out, the cleaner would give it a valid CRC.
+pub(super) fn kinds(profile: Profile, compacts: bool) -> BoxedStrategy<Vec<Kind>> {
+    let (common, broken) = match profile {
+        Profile::Replication => (Kind::REPLICATION.to_vec(), 0),
+        Profile::Storage => (Kind::STORAGE.to_vec(), 60),
+        Profile::All => (Kind::REPLICATION.to_vec(), 25),
+    };
+    let wrong: Vec<Kind> = Kind::WRONG.into_iter().filter(|kind| !compacts || *kind != Kind::BitRot).collect();
+    let few = subsequence(wrong, 1..=3);
+    let wrong = prop_oneof![100 - broken => Just(Vec::new()), broken => few];
+    let all = common.len();
+    (subsequence(common, 1..=all), wrong).prop_map(|(common, wrong)| common.into_iter().chain(wrong).collect()).boxed()
 }
 
 pub(super) fn regime() -> BoxedStrategy<Regime> {
@@ -97,7 +118,7 @@ pub(super) fn schedule(shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<F
         Regime::Mixed => 2..=8,
         Regime::FewLong => 1..=4,
     };
-    let draft = (start(), select(shape.kinds.clone()), aim(shape, clients), duration(shape.regime));
+    let draft = (start(shape), select(shape.kinds.clone()), aim(shape, clients), duration(shape));
     let drafts = vec(draft, count);
     drafts.prop_map(assemble).boxed()
 }
@@ -124,218 +145,48 @@ enum State {
     Committed(u64),
     IsrBelow(u64),
     IsrBack,
+    LeaderIs(u32),
     LeaderIsNot(u32),
 }
 
-/// Everything that a fault may be aimed at; its kind picks what it needs.
-#[derive(Clone, Debug)]
-struct Aim {
-    partition: String,
-    replicas: i16,
-    server: Target,
-    anyone: Target,
-    groups: Vec<Vec<Target>>,
-    one_way: bool,
-    link: (Target, Target),
-    by: Duration,
-    messages: (&'static str, Direction, Option<u32>),
-    cycle: Cycle,
-    loss: Ppm,
-    survivors: Survivors,
-    slowness: DiskFault,
-    /// Aim at the machines of the fault before.
-    again: bool,
-}
-
-fn start() -> BoxedStrategy<Start> {
+fn start(shape: &Shape) -> BoxedStrategy<Start> {
+    let pace = shape.pace;
     let by = prop_oneof![
         2 => Just(0),
         3 => 0..600_u64,
         2 => 0..4_000_u64,
     ];
+    let by = by.prop_map(move |by| if by == 0 { Duration::ZERO } else { pace.time(by) }).boxed();
+    let broker = match shape.focus {
+        Some(focus) => Just(focus).boxed(),
+        None => (1..=shape.brokers.min(2)).boxed(),
+    };
     let state = prop_oneof![
         3 => (1..400_u64).prop_map(State::Committed),
         2 => (1..=2_u64).prop_map(State::IsrBelow),
         1 => Just(State::IsrBack),
-        2 => (1..=2_u32).prop_map(State::LeaderIsNot),
+        1 => broker.clone().prop_map(State::LeaderIs),
+        2 => broker.prop_map(State::LeaderIsNot),
     ];
+    let last_ms = pace.seconds() * 1_000 - 2_500;
     prop_oneof![
-        4 => (100..26_000_u64).prop_map(|at| Start::At(ms(at))),
-        5 => (1..=2_usize, any::<bool>(), by.clone()).prop_map(|(back, ended, by)| Start::After {
-            back,
-            ended,
-            by: ms(by)
-        }),
-        2 => (state, by).prop_map(|(state, after)| Start::On { state, after: ms(after) }),
+        4 => (100..last_ms).prop_map(|at| Start::At(Duration::from_millis(at))),
+        5 => (1..=2_usize, any::<bool>(), by.clone()).prop_map(|(back, ended, by)| Start::After { back, ended, by }),
+        3 => (state, by).prop_map(|(state, after)| Start::On { state, after }),
     ]
     .boxed()
 }
 
-fn duration(regime: Regime) -> BoxedStrategy<Option<Duration>> {
-    let longest = match regime {
+fn duration(shape: &Shape) -> BoxedStrategy<Option<Duration>> {
+    let pace = shape.pace;
+    let longest = match shape.regime {
         Regime::ManyShort => 1_500_u64,
         Regime::Mixed => 6_000,
         Regime::FewLong => 20_000,
     };
-    let length = prop_oneof![1 => 1..200_u64, 3 => 200..longest].prop_map(|length| Some(ms(length)));
+    let length = prop_oneof![1 => 1..200_u64, 3 => 200..longest].prop_map(move |length| Some(pace.time(length)));
     // Until another fault or the end undoes it.
     prop_oneof![12 => length, 1 => Just(None)].boxed()
-}
-
-fn aim(shape: &Shape, clients: &[String]) -> BoxedStrategy<Aim> {
-    let (brokers, clients) = (shape.brokers, clients.to_vec());
-    let partition = select(shape.partitions());
-    let shape = shape.clone();
-    let aimed = partition.prop_flat_map(move |partition| {
-        let replicas = shape.replicas(&partition);
-        let server = server(&partition, replicas, brokers);
-        let client = select(clients.clone()).prop_map(Target::Client);
-        let anyone = prop_oneof![9 => server.clone(), 1 => client.clone()].boxed();
-        let groups = groups(&partition, replicas, brokers, &client.boxed());
-        let by = prop_oneof![3 => 5..500_u64, 2 => 500..5_000_u64, 1 => 5_000..15_000_u64].prop_map(ms);
-        let link = link(&partition, replicas, server.clone());
-        let aimed = (Just(partition), Just(replicas), server, anyone, groups, any::<bool>(), link, by);
-        let loss = (1..=60_u32).prop_map(|percent| Ppm(percent * 10_000));
-        let details = (messages(), cycle(), loss, survivors(), slowness());
-        (aimed, details, prop::bool::weighted(0.15))
-    });
-    aimed
-        .prop_map(|((partition, replicas, server, anyone, groups, one_way, link, by), details, again)| Aim {
-            messages: details.0,
-            cycle: details.1,
-            loss: details.2,
-            survivors: details.3,
-            slowness: details.4,
-            partition,
-            replicas,
-            server,
-            anyone,
-            groups,
-            one_way,
-            link,
-            by,
-            again,
-        })
-        .boxed()
-}
-
-fn follower(partition: &str, replicas: i16) -> BoxedStrategy<Target> {
-    let partition = partition.to_owned();
-    if replicas < 2 {
-        return Just(Target::Leader(partition)).boxed();
-    }
-    let all = Just(Target::Follower(partition.clone(), None));
-    let one = (1..=replicas as usize - 1).prop_map(move |nth| Target::Follower(partition.clone(), Some(nth)));
-    prop_oneof![1 => all, 3 => one].boxed()
-}
-
-fn server(partition: &str, replicas: i16, brokers: u32) -> BoxedStrategy<Target> {
-    prop_oneof![
-        8 => Just(Target::Leader(partition.to_owned())),
-        8 => follower(partition, replicas),
-        5 => (1..=brokers).prop_map(Target::Broker),
-        1 => Just(Target::Isr(partition.to_owned())),
-        1 => Just(Target::Brokers),
-        1 => Just(Target::Controller),
-    ]
-    .boxed()
-}
-
-/// Two sides that share no machine.
-fn groups(
-    partition: &str,
-    replicas: i16,
-    brokers: u32,
-    client: &BoxedStrategy<Target>,
-) -> BoxedStrategy<Vec<Vec<Target>>> {
-    let leader = Target::Leader(partition.to_owned());
-    let follower = follower(partition, replicas).prop_map(move |target| match target {
-        // A partition with one replica has no follower: its leader against the controller instead.
-        Target::Leader(_) => Target::Controller,
-        other => other,
-    });
-    let (one, two, three) = (leader.clone(), leader.clone(), leader.clone());
-    let halves = (1..=brokers).prop_map(move |cut| {
-        let side = |ids: std::ops::RangeInclusive<u32>| ids.map(Target::Broker).collect::<Vec<_>>();
-        if cut == brokers {
-            vec![side(1..=brokers), vec![Target::Controller]]
-        } else {
-            vec![side(1..=cut), side(cut + 1..=brokers)]
-        }
-    });
-    prop_oneof![
-        4 => follower.clone().prop_map(move |follower| vec![vec![one.clone()], vec![follower]]),
-        4 => Just(vec![vec![leader], vec![Target::Controller]]),
-        2 => follower.clone().prop_map(|follower| match follower {
-            Target::Controller => vec![vec![Target::Brokers], vec![Target::Controller]],
-            follower => vec![vec![follower], vec![Target::Controller]],
-        }),
-        2 => client.clone().prop_map(move |client| vec![vec![two.clone()], vec![client]]),
-        2 => (follower, client.clone()).prop_map(move |(follower, client)| match follower {
-            Target::Controller => vec![vec![three.clone(), client], vec![Target::Controller]],
-            follower => vec![vec![three.clone(), client], vec![follower, Target::Controller]],
-        }),
-        2 => halves,
-    ]
-    .boxed()
-}
-
-fn link(partition: &str, replicas: i16, server: BoxedStrategy<Target>) -> BoxedStrategy<(Target, Target)> {
-    let leader = Target::Leader(partition.to_owned());
-    let (from, to) = (leader.clone(), leader.clone());
-    let follower = follower(partition, replicas).prop_map(|target| match target {
-        Target::Leader(_) => Target::Controller,
-        other => other,
-    });
-    prop_oneof![
-        3 => follower.clone().prop_map(move |follower| (follower, to.clone())),
-        3 => follower.prop_map(move |follower| (from.clone(), follower)),
-        2 => server.prop_map(|server| match server {
-            Target::Controller => (Target::Brokers, Target::Controller),
-            server => (server, Target::Controller),
-        }),
-        1 => Just((Target::Controller, leader)),
-    ]
-    .boxed()
-}
-
-/// What is said between brokers, the controller and clients about replication.
-fn messages() -> BoxedStrategy<(&'static str, Direction, Option<u32>)> {
-    let requests = ["Fetch", "Fetch", "Produce", "AlterPartition", "BrokerHeartbeat", "BrokerRegistration", "Metadata"];
-    let direction = prop_oneof![Just(Direction::Request), Just(Direction::Response)];
-    let count = prop_oneof![4 => (1..=3_u32).prop_map(Some), 1 => Just(None)];
-    (select(requests.to_vec()), direction, count).boxed()
-}
-
-/// What a power loss leaves of what was not synced: mostly nothing, else torn, in order or not.
-fn survivors() -> BoxedStrategy<Survivors> {
-    let some =
-        || select(vec![Survival::Nothing, Survival::Everything, Survival::Prefix, Survival::Subset, Survival::Subset]);
-    let torn = (some(), some()).prop_map(|(pages, entries)| Survivors { pages, entries });
-    prop_oneof![1 => Just(Survivors::NOTHING), 1 => torn].boxed()
-}
-
-/// Disks that take their time. Those that lie, fail or rot void what the guard builds on and are not drawn.
-fn slowness() -> BoxedStrategy<DiskFault> {
-    let by = || prop_oneof![3 => 1..100_u64, 1 => 100..2_000_u64].prop_map(ms);
-    prop_oneof![
-        by().prop_map(DiskFault::SyncSlow),
-        by().prop_map(DiskFault::WriteSlow),
-        by().prop_map(DiskFault::ReadSlow),
-        Just(DiskFault::Stall),
-        Just(DiskFault::ReadShort),
-        (1_000..100_000_u64).prop_map(|bytes_per_second| DiskFault::Throttle { bytes_per_second }),
-    ]
-    .boxed()
-}
-
-fn cycle() -> BoxedStrategy<Cycle> {
-    let parts = (200..4_000_u64, 10..=90_u32, prop_oneof![2 => (1..=4_u32).prop_map(Some), 1 => Just(None)]);
-    parts.prop_map(|(period, percent, count)| Cycle { period: ms(period), duty: Ppm(percent * 10_000), count }).boxed()
-}
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
 }
 
 type Draft = (Start, Kind, Aim, Option<Duration>);
@@ -363,7 +214,7 @@ fn hits_servers(faults: &[Fault]) -> bool {
 fn begin(start: &Start, number: usize, aim: &Aim) -> (When, Duration) {
     match start {
         Start::At(at) => (When::At(*at), Duration::ZERO),
-        Start::After { by, .. } if number == 0 => (When::At(ms(1_000) + *by), Duration::ZERO),
+        Start::After { by, .. } if number == 0 => (When::At(Pace::Brisk.time(1_000) + *by), Duration::ZERO),
         Start::After { back, ended, by } => {
             let index = number - (back - 1).min(number - 1);
             (When::Condition(Condition::Fault { index, ended: *ended }), *by)
@@ -386,7 +237,8 @@ fn condition(state: State, aim: &Aim) -> Condition {
             Condition::IsrSize { partition, compare: Comparison::Lt, value: size.saturating_sub(n).max(1) + 1 }
         }
         State::IsrBack => Condition::IsrSize { partition, compare: Comparison::Ge, value: size },
-        State::LeaderIsNot(broker) => Condition::Leader { partition, negated: true, broker: broker.min(size as u32) },
+        State::LeaderIs(broker) => Condition::Leader { partition, negated: false, broker },
+        State::LeaderIsNot(broker) => Condition::Leader { partition, negated: true, broker },
     }
 }
 
@@ -399,42 +251,43 @@ fn fault(
     duration: Option<Duration>,
 ) -> Fault {
     let server = again.clone().filter(|_| kind != Kind::ControlledShutdown).unwrap_or_else(|| aim.server.clone());
+    let brokers = aim.brokers.clone();
     let anyone = again.unwrap_or(aim.anyone);
-    let links = Links { from: aim.link.0, to: aim.link.1, both_ways: aim.one_way };
+    let disk = |what, on: &DiskScope| (Action::Disk { what, on: on.clone() }, Some(brokers.clone()), duration);
     let (action, target, duration) = match kind {
         Kind::Crash => (Action::Crash, Some(server), duration),
         Kind::PowerLoss => (Action::PowerLoss(aim.survivors), Some(server), duration),
         Kind::Restart => (Action::Restart { config: BTreeMap::new() }, Some(server), None),
-        Kind::ControlledShutdown => {
-            let target = if server == Target::Controller { Target::Leader(aim.partition) } else { server };
-            (Action::ControlledShutdown, Some(target), duration)
-        }
+        Kind::ControlledShutdown => (Action::ControlledShutdown, Some(brokers), duration),
         Kind::Pause => (Action::Pause, Some(anyone), duration),
         Kind::Isolate => (Action::Isolate, Some(anyone), duration),
         Kind::Partition => (Action::Partition { groups: aim.groups, one_way: aim.one_way }, None, duration),
-        Kind::Delay => (Action::Delay { links, by: aim.by, jitter: Duration::ZERO }, None, duration),
-        Kind::PacketLoss => (Action::PacketLoss { links, loss: aim.loss }, None, duration),
-        Kind::Flap => (Action::Flap { links, cycle: aim.cycle }, None, duration),
-        Kind::DelayMessage => {
-            let by = aim.by;
-            (Action::DelayMessage { messages: messages_of(aim.messages, links), by }, None, duration)
-        }
-        Kind::DropMessage => (Action::DropMessage { messages: messages_of(aim.messages, links) }, None, duration),
+        Kind::Delay => (Action::Delay { links: aim.links, by: aim.by, jitter: Duration::ZERO }, None, duration),
+        Kind::Throttle => (Action::Throttle { links: aim.links, bandwidth: aim.bandwidth }, None, duration),
+        Kind::PacketLoss => (Action::PacketLoss { links: aim.links, loss: aim.loss }, None, duration),
+        Kind::Flap => (Action::Flap { links: aim.links, cycle: aim.cycle }, None, duration),
+        Kind::DelayMessage => (Action::DelayMessage { messages: aim.messages, by: aim.by }, None, duration),
+        Kind::DropMessage => (Action::DropMessage { messages: aim.messages }, None, duration),
         Kind::SlowCpu => (Action::SlowCpu { by: aim.by / 100 }, Some(anyone), duration),
+        Kind::SlowDrain => (Action::SlowDrain { bandwidth: aim.bandwidth }, Some(anyone), duration),
+        Kind::CrashLoop => (Action::CrashLoop { cycle: aim.cycle }, Some(server), duration),
         Kind::SlowDisk => {
-            let what = DiskAction::Fault(aim.slowness);
+            let what = DiskAction::Fault(aim.disks.slow);
             (Action::Disk { what, on: DiskScope::default() }, Some(server), duration)
         }
-        Kind::CrashLoop => (Action::CrashLoop { cycle: aim.cycle }, Some(server), duration),
+        Kind::FailingDisk => disk(DiskAction::Fault(aim.disks.failing), &aim.disks.scope),
+        Kind::LyingDisk => disk(DiskAction::Fault(aim.disks.lying), &aim.disks.scope),
+        Kind::BitRot => {
+            let (what, on) = aim.disks.rot;
+            (Action::Disk { what, on }, Some(brokers), None)
+        }
+        Kind::DropCache => {
+            (Action::Disk { what: DiskAction::DropCache, on: DiskScope::default() }, Some(brokers), None)
+        }
+        Kind::ReplaceDisk => disk(DiskAction::Replace, &DiskScope::default()),
+        Kind::MoveClock => (Action::ClockStep { by_ns: aim.shift_ns }, Some(brokers), duration),
         Kind::Heal => (Action::Heal, None, None),
         Kind::ElectPreferred => (Action::ElectPreferred { of: aim.partition }, None, None),
     };
     Fault { when, after, action, target, duration, text: (String::new(), String::new()), line: 0 }
-}
-
-/// Half of the kinds of request go only one way: a filter by sender is enough to tell whose.
-fn messages_of((request, direction, count): (&'static str, Direction, Option<u32>), links: Links) -> Messages {
-    let key = ApiKey::iter().find(|key| format!("{key:?}") == request).expect("one of Kafka's requests");
-    let sender = if links.both_ways { None } else { Some(links.from) };
-    Messages { request: (request.to_owned(), key as i16), direction, from: sender, to: None, count }
 }

@@ -6,23 +6,21 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::cluster::sometimes;
-use super::{Profile, Shape};
+use super::{Pace, Profile, Shape};
 use crate::config::{ConsumerConfig, ProducerConfig};
 use crate::scenario::{KEY_PREFIX_DEFAULT, Workload};
 
 /// Records of all producers together.
 const RECORDS: u64 = 500;
-/// Sending goes on for about this long.
-const SENDING: u64 = 24;
-
 pub(super) fn workloads(shape: &Shape) -> BoxedStrategy<Vec<Workload>> {
     let topics: Vec<String> = shape.topics.iter().map(|topic| topic.name.clone()).collect();
-    let profile = shape.profile;
+    let shape = shape.clone();
     let counts = (prop_oneof![5 => Just(1_usize), 3 => Just(2), 1 => Just(3)], 0..=2_usize);
     let drawn = counts.prop_flat_map(move |(producers, consumers)| {
         let produce: Vec<_> =
-            (1..=producers).map(|n| producer(n, producers, topics[n % topics.len()].clone(), profile)).collect();
-        let consume: Vec<_> = (1..=consumers).map(|n| consumer(n, topics[n % topics.len()].clone())).collect();
+            (1..=producers).map(|n| producer(n, producers, topics[n % topics.len()].clone(), &shape)).collect();
+        let consume: Vec<_> =
+            (1..=consumers).map(|n| consumer(n, topics[n % topics.len()].clone(), shape.pace)).collect();
         (produce, consume).prop_map(|(mut all, consume)| {
             all.extend(consume);
             all
@@ -31,27 +29,42 @@ pub(super) fn workloads(shape: &Shape) -> BoxedStrategy<Vec<Workload>> {
     drawn.boxed()
 }
 
-fn producer(number: usize, of: usize, topic: String, profile: Profile) -> BoxedStrategy<Workload> {
-    let acks = match profile {
+fn producer(number: usize, of: usize, topic: String, shape: &Shape) -> BoxedStrategy<Workload> {
+    let acks = match shape.profile {
         Profile::Storage => prop_oneof![6 => Just("all"), 3 => Just("1"), 1 => Just("0")].boxed(),
         Profile::Replication | Profile::All => prop_oneof![14 => Just("all"), 4 => Just("1"), 1 => Just("0")].boxed(),
     };
     let records = RECORDS / of as u64;
+    // Over most of the run, or in a burst.
+    let sending = shape.pace.seconds() * 4 / 5;
     let rate = prop_oneof![
-        8 => Just(Some(records / SENDING)),
-        2 => Just(Some(records / 5)),
+        8 => Just(Some(records / sending)),
+        2 => Just(Some(records / 3)),
         1 => Just(None),
     ];
-    let sizes = prop_oneof![6 => Just(100_usize), 2 => Just(16), 1 => Just(900)];
-    let keys = prop_oneof![3 => Just(None), 1 => (1..=20_u64).prop_map(Some)];
+    let sizes = prop_oneof![6 => Just(100_usize), 2 => Just(16), 1 => Just(900), 1 => Just(5_000)];
+    let keyed = || (1..=20_u64).prop_map(Some);
+    let keys = if shape.compacts { keyed().boxed() } else { prop_oneof![3 => Just(None), 1 => keyed()].boxed() };
+    let tombstones = if shape.compacts {
+        prop_oneof![2 => Just(None), 1 => (2..=5_u64).prop_map(Some)].boxed()
+    } else {
+        Just(None).boxed()
+    };
     let start = prop_oneof![5 => Just(0), 1 => 0..5_000_u64].prop_map(Duration::from_millis);
-    let parts = (acks, rate, sizes, keys, start, producer_config());
+    let idempotence = match shape.profile {
+        Profile::All => prop_oneof![2 => Just(true), 1 => Just(false)].boxed(),
+        // What these look for shows without it too, and more often.
+        Profile::Storage | Profile::Replication => Just(false).boxed(),
+    };
+    let parts = (acks, rate, sizes, (keys, tombstones), start, producer_config(), idempotence);
     parts
-        .prop_map(move |(acks, rate, value_bytes, keys, start, mut config)| {
+        .prop_map(move |(acks, rate, value_bytes, (keys, tombstones), start, mut config, idempotence)| {
             config.set("acks", acks).expect("one of Kafka's");
+            config.enable_idempotence = idempotence;
+            config.settle(|_| false).expect("nothing was set by a user");
             let (name, topic) = (format!("producer-{number}"), topic.clone());
             let key_prefix = KEY_PREFIX_DEFAULT.to_owned();
-            let (tombstones, timestamp_offset_ms) = (None, 0);
+            let timestamp_offset_ms = 0;
             Workload::Produce {
                 name,
                 topic,
@@ -77,24 +90,25 @@ fn producer_config() -> BoxedStrategy<ProducerConfig> {
     let linger = sometimes(40, "linger.ms", &["0", "20", "100"]);
     let batch = sometimes(30, "batch.size", &["0", "300", "1000"]);
     let backoff = sometimes(30, "retry.backoff.ms", &["10", "50", "500"]);
-    let parts = (request, delivery, retries, in_flight, linger, batch, backoff);
+    let compression = sometimes(10, "compression.type", &["gzip", "snappy", "lz4", "zstd"]);
+    let parts = (request, delivery, retries, in_flight, linger, batch, backoff, compression);
     parts
-        .prop_map(|(request, delivery, retries, in_flight, linger, batch, backoff)| {
+        .prop_map(|(request, delivery, retries, in_flight, linger, batch, backoff, compression)| {
             let mut config = ProducerConfig::default();
             let request = Some(("request.timeout.ms", request.to_owned()));
-            for (key, value) in [request, delivery, retries, in_flight, linger, batch, backoff].into_iter().flatten() {
+            let drawn = [request, delivery, retries, in_flight, linger, batch, backoff, compression];
+            for (key, value) in drawn.into_iter().flatten() {
                 config.set(key, &value).expect("a drawn value is legal");
             }
             config.retry_backoff_max = config.retry_backoff_max.max(config.retry_backoff);
-            // `KafkaProducer.configureDeliveryTimeout`
-            config.delivery_timeout = config.delivery_timeout.max(config.linger + config.request_timeout);
             config
         })
         .boxed()
 }
 
-fn consumer(number: usize, topic: String) -> BoxedStrategy<Workload> {
-    let start = prop_oneof![3 => Just(0), 1 => 0..20_000_u64].prop_map(Duration::from_millis);
+fn consumer(number: usize, topic: String, pace: Pace) -> BoxedStrategy<Workload> {
+    let latest_ms = pace.seconds() * 700;
+    let start = prop_oneof![3 => Just(0), 1 => 0..latest_ms].prop_map(Duration::from_millis);
     let reset = prop_oneof![4 => Just("earliest"), 1 => Just("latest")];
     let request = prop_oneof![3 => select(&["1000", "2000", "5000"][..]), 1 => Just("30000")];
     let wait = sometimes(30, "fetch.max.wait.ms", &["50", "200"]);

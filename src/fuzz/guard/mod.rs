@@ -5,23 +5,27 @@
 //! - what only had acks=1 and no high watermark ever covered, once leadership has moved;
 //! - what an unclean election (`unclean.leader.election.enable`) left behind, from that moment on;
 //! - what the last member of the ISR had not flushed when it lost power, if it was in the ISR from its power loss to its
-//!   election and alone in it then. Eligible leader replicas (KIP-966), which would elect another, are not modelled.
+//!   election and alone in it then. Eligible leader replicas (KIP-966), which would elect another, are not modelled;
+//! - what retention deleted in its time, and what compaction removed.
 //!
 //! Nothing else: no loss by a process crash, by an orderly stop, by a network, by a replica that had left the ISR, of
 //! a record that was flushed. As many power losses as min.insync.replicas are no reason of their own: they lose records
-//! only through the last of these three.
+//! only through the third of these.
+//!
+//! A disk that lies excuses what its own machine lost, flushed or not, and no more: the loss must have come through that
+//! machine as the last of the ISR. One that rots also excuses that its machine cannot serve what it leads.
 
+mod disks;
 mod replay;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::TopicConfig;
 use crate::lab::outcome::{RunOutcome, Violation};
+use crate::observe::LogStartReason;
 use crate::protocol::{Offset, TopicPartition};
-use crate::scenario::disk::DiskAction;
-use crate::scenario::{Action, Topic, Variant};
+use crate::scenario::{Action, Topic, Variant, Workload};
 use crate::world::Time;
-use crate::world::sim::DiskFault;
 
 use replay::{Ack, Partition, Replay};
 
@@ -36,11 +40,13 @@ pub enum Excuse {
     LastReplicaLostPower,
     /// The replica lost power, and the controller has not taken it out of the ISR yet.
     InSyncReplicaLostPower,
-    /// A disk lied, failed or rotted: what it held proves nothing. Said of the whole run, and the fuzzer does not draw
-    /// such faults: which replicas they concern is not followed.
+    /// The machine's disk lied and then lost power, or rotted: it cannot serve what it has.
     UntrustedDisk,
     /// The replica has not heard of the leader yet with which a legitimate loss came.
     NotHeardOfLoss,
+    /// Retention deleted it in its time, or a client did.
+    Expired,
+    Compacted,
 }
 
 impl Excuse {
@@ -51,55 +57,11 @@ impl Excuse {
             Excuse::UncleanElection => "an unclean election left committed records behind",
             Excuse::LastReplicaLostPower => "the last in-sync replica lost power with what it had not flushed",
             Excuse::InSyncReplicaLostPower => "an in-sync replica lost power and has not been fenced yet",
-            Excuse::UntrustedDisk => "a disk lied, failed or rotted",
+            Excuse::UntrustedDisk => "the disk of the replica lied and lost power, or rotted",
             Excuse::NotHeardOfLoss => "the replica has not heard of the leader yet that lost records legitimately",
+            Excuse::Expired => "it had expired",
+            Excuse::Compacted => "compaction removed it",
         }
-    }
-}
-
-/// Faults after which a disk does not hold what was flushed to it.
-fn spoils_a_disk(action: &Action) -> bool {
-    match action {
-        Action::Disk { what: DiskAction::Fault(fault), on: _ } => match fault {
-            DiskFault::SyncSlow(_)
-            | DiskFault::ReadSlow(_)
-            | DiskFault::ReadShort
-            | DiskFault::WriteSlow(_)
-            | DiskFault::Stall
-            | DiskFault::Throttle { .. } => false,
-            DiskFault::SyncFail
-            | DiskFault::SyncLie
-            | DiskFault::ReadFail
-            | DiskFault::WriteFail
-            | DiskFault::WriteLost
-            | DiskFault::WriteMisdirected
-            | DiskFault::Full { .. } => true,
-        },
-        Action::Disk { what: DiskAction::BitRot(_) | DiskAction::Replace, on: _ } => true,
-        Action::Disk { what: DiskAction::DropCache, on: _ }
-        | Action::Crash
-        | Action::PowerLoss(_)
-        | Action::Restart { .. }
-        | Action::CrashLoop { .. }
-        | Action::Pause
-        | Action::Resume
-        | Action::Isolate
-        | Action::Partition { .. }
-        | Action::Delay { .. }
-        | Action::Throttle { .. }
-        | Action::PacketLoss { .. }
-        | Action::Flap { .. }
-        | Action::DelayMessage { .. }
-        | Action::DropMessage { .. }
-        | Action::SlowDrain { .. }
-        | Action::SlowCpu { .. }
-        | Action::ClockStep { .. }
-        | Action::ClockDrift { .. }
-        | Action::ClockStrobe { .. }
-        | Action::ClockFreeze
-        | Action::Heal
-        | Action::ControlledShutdown
-        | Action::ElectPreferred { .. } => false,
     }
 }
 
@@ -112,9 +74,9 @@ fn may_elect_uncleanly(topic: &Topic, variant: &Variant) -> bool {
 /// is healed.
 const NEVER_EXCUSED: [&str; 8] = [
     "broker-epoch-went-back",
+    "committed-under-min-isr",
     "latest-offset-went-back",
     "leader-epoch-went-back",
-    "liveness",
     "one-leader-per-epoch",
     "partition-epoch-went-back",
     "quorum-superset",
@@ -124,7 +86,10 @@ const NEVER_EXCUSED: [&str; 8] = [
 /// What a run's trace tells of its losses.
 pub struct Guard {
     replay: Replay,
-    has_untrusted_disk: bool,
+    /// By topic.
+    retention_ms: BTreeMap<String, i64>,
+    /// Records are as old as it is since they were sent.
+    has_plain_time: bool,
 }
 
 impl Guard {
@@ -135,18 +100,34 @@ impl Guard {
             .filter(|topic| may_elect_uncleanly(topic, variant))
             .map(|t| t.name.as_str())
             .collect();
-        let replay = Replay::of(&outcome.trace, &|partition| unclean.contains(partition.topic.0.as_str()));
-        let fired = outcome.faults.iter().filter_map(|fired| variant.faults.get(fired.index));
-        Guard { replay, has_untrusted_disk: fired.into_iter().any(|fault| spoils_a_disk(&fault.action)) }
+        let may_elect_uncleanly = |partition: &TopicPartition| unclean.contains(partition.topic.0.as_str());
+        let replay = Replay::of(&outcome.trace, &variant.faults, &may_elect_uncleanly);
+        let retention_ms = variant.topics.iter().map(|topic| {
+            let own = TopicConfig::from_map(&topic.config).expect("checked when the scenario was read");
+            (topic.name.clone(), own.effective(&variant.cluster.config).log.retention_ms)
+        });
+        Guard { replay, retention_ms: retention_ms.collect(), has_plain_time: has_plain_time(variant) }
     }
 
-    /// Whether a reason holds for the whole run.
-    pub fn excuse_run(&self) -> Option<Excuse> {
-        self.has_untrusted_disk.then_some(Excuse::UntrustedDisk)
+    /// Why a run could not be read to its end, or a partition not become whole, if that is legitimate: a leader whose
+    /// disk is spoiled cannot hand out what it has, and Kafka has no reason to elect another.
+    pub fn excuse_stuck(&self, key: &str) -> Option<Excuse> {
+        let partition = self.partition(key)?;
+        let is_spoiled = |machine: &String| self.replay.disks.is_spoiled(machine);
+        let is_in_isr = partition.isr.iter().any(is_spoiled);
+        (is_in_isr || partition.leader.iter().any(is_spoiled)).then_some(Excuse::UntrustedDisk)
+    }
+
+    /// The same of the whole run: some partition cannot be read.
+    pub fn excuse_unread(&self) -> Option<Excuse> {
+        self.replay.partitions.keys().find_map(|partition| self.excuse_stuck(&partition.to_string()))
     }
 
     /// Why a broken invariant is legitimate, if it is.
     pub fn excuse_violation(&self, violation: &Violation) -> Option<Excuse> {
+        if violation.name == "liveness" {
+            return self.excuse_stuck(&violation.partition);
+        }
         let partition = self.partition(&violation.partition)?;
         if NEVER_EXCUSED.contains(&violation.name) {
             return None;
@@ -159,16 +140,24 @@ impl Guard {
             "candidate-completeness" | "strong-isr" | "acknowledged-incomplete" => {
                 partition.impaired_members.contains(&violation.at).then_some(Excuse::InSyncReplicaLostPower)
             }
+            "log-matching" if partition.spoiled_views.contains(&violation.at) => Some(Excuse::UntrustedDisk),
             "log-matching" => partition.stale_views.contains(&violation.at).then_some(Excuse::NotHeardOfLoss),
             _ => None,
         }
     }
 
-    /// Why an acknowledged record may be gone, if it may. `offset` as acknowledged at `acked_at`.
-    pub fn excuse_lost(&self, key: &str, offset: Offset, acked_at: Time) -> Option<Excuse> {
+    /// Why an acknowledged record may be gone, if it may. `offset` as acknowledged at `acked_at`, of a record that was
+    /// sent at `sent_at`.
+    pub fn excuse_lost(&self, key: &str, offset: Offset, sent_at: Time, acked_at: Time) -> Option<Excuse> {
         let partition = self.partition(key)?;
         if partition.unclean_at.is_some() {
             return Some(Excuse::UncleanElection);
+        }
+        if self.has_expired(key, partition, offset, sent_at) {
+            return Some(Excuse::Expired);
+        }
+        if partition.compacted.iter().any(|(from, to)| *from <= offset && offset < *to) {
+            return Some(Excuse::Compacted);
         }
         let ack = partition.ack(offset, acked_at)?;
         if ack.required_acks == 1 && !partition.was_committed(ack) {
@@ -177,6 +166,19 @@ impl Guard {
             return moved.then_some(Excuse::LeadershipMoved);
         }
         partition.loss_of(offset, ack.at)
+    }
+
+    /// Retention by time must not delete a record that was sent later than so long ago.
+    fn has_expired(&self, key: &str, partition: &Partition, offset: Offset, sent_at: Time) -> bool {
+        let topic = key.rsplit_once('-').map_or(key, |(topic, _)| topic);
+        let retention_ms = self.retention_ms.get(topic).and_then(|ms| u64::try_from(*ms).ok());
+        partition.expiries.iter().filter(|expiry| offset < expiry.to).any(|expiry| match expiry.reason {
+            LogStartReason::RetentionTime => {
+                let age_ms = expiry.at.as_nanos().saturating_sub(sent_at.as_nanos()) / 1_000_000;
+                !self.has_plain_time || retention_ms.is_some_and(|retention_ms| age_ms >= retention_ms)
+            }
+            LogStartReason::RetentionSize | LogStartReason::DeleteRecords | LogStartReason::Leader => true,
+        })
     }
 
     /// Why a record that someone read at `offset` may be another one now, if it may.
@@ -247,6 +249,40 @@ impl Partition {
             None => "never appended",
         }
     }
+}
+
+/// Whether the age of a record is the time since it was sent: wall clocks are right, and records say when they were
+/// sent.
+fn has_plain_time(variant: &Variant) -> bool {
+    let moves_clocks = |action: &Action| match action {
+        Action::ClockStep { .. } | Action::ClockDrift { .. } | Action::ClockStrobe { .. } | Action::ClockFreeze => true,
+        Action::Crash
+        | Action::PowerLoss(_)
+        | Action::Disk { .. }
+        | Action::Restart { .. }
+        | Action::CrashLoop { .. }
+        | Action::Pause
+        | Action::Resume
+        | Action::Isolate
+        | Action::Partition { .. }
+        | Action::Delay { .. }
+        | Action::Throttle { .. }
+        | Action::PacketLoss { .. }
+        | Action::Flap { .. }
+        | Action::DelayMessage { .. }
+        | Action::DropMessage { .. }
+        | Action::SlowDrain { .. }
+        | Action::SlowCpu { .. }
+        | Action::Heal
+        | Action::ControlledShutdown
+        | Action::ElectPreferred { .. } => false,
+    };
+    let dates_records = |workload: &Workload| match workload {
+        Workload::Produce { timestamp_offset_ms, .. } => *timestamp_offset_ms != 0,
+        Workload::Consume { .. } => false,
+    };
+    let is_right = variant.cluster.clocks.is_empty() && !variant.faults.iter().any(|fault| moves_clocks(&fault.action));
+    is_right && !variant.workloads.iter().any(dates_records)
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::disks::Disks;
 use crate::lab::outcome::{TraceEvent, TraceKind};
-use crate::observe::{BatchInfo, Observation, TruncationReason};
+use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason, keep_compacted};
 use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
+use crate::scenario::Fault;
 use crate::world::Time;
 
 /// Why a replica does not hold a record.
@@ -19,6 +21,8 @@ pub enum Gone {
     FlushedAndLost,
     /// Not found at a start, without any power loss.
     Restart,
+    /// Deleted by retention, or at a client's wish.
+    Expired,
 }
 
 impl Gone {
@@ -31,6 +35,7 @@ impl Gone {
             Gone::PowerLoss => "lost with power",
             Gone::FlushedAndLost => "lost with power although flushed",
             Gone::Restart => "lost at a restart",
+            Gone::Expired => "expired",
         }
     }
 }
@@ -41,7 +46,8 @@ pub(super) struct Replica {
     flushed: i64,
     /// Lost power since it was last loaded.
     power_lost: bool,
-    /// Lost power while in the ISR, and has been in it ever since.
+    /// Lost power, or was stopped with a disk that does not keep what it has, while in the ISR, and has been in it ever
+    /// since.
     impaired: bool,
     /// The leader epoch in which it leads or follows, by its own belief.
     epoch: Option<LeaderEpoch>,
@@ -70,6 +76,27 @@ impl Replica {
         self.flushed = self.flushed.min(to.0);
     }
 
+    /// It began anew on an empty directory: without a word about its log.
+    fn begin(&mut self, log_end: Offset) {
+        if log_end < self.log_end() {
+            let gone = if log_end.0 < self.flushed { Gone::FlushedAndLost } else { Gone::PowerLoss };
+            self.remove_from(log_end, gone);
+        }
+    }
+
+    fn expire(&mut self, to: Offset) {
+        let below = self.batches.partition_point(|batch| batch.last_offset < to);
+        if let Some(first) = self.batches.first().filter(|_| below > 0) {
+            self.removed.push((first.base_offset, to, Gone::Expired));
+        }
+        self.batches.drain(..below);
+    }
+
+    fn has(&self, batch: &BatchInfo) -> bool {
+        let at = self.batches.partition_point(|held| held.base_offset < batch.base_offset);
+        self.batches.get(at) == Some(batch)
+    }
+
     fn load(&mut self, batches: &[BatchInfo]) {
         let kept = self.batches.iter().zip(batches).take_while(|(old, new)| old == new).count();
         if let Some(first) = self.batches.get(kept) {
@@ -84,6 +111,13 @@ impl Replica {
         self.batches = batches.to_vec();
         self.flushed = self.flushed.min(self.log_end().0);
     }
+}
+
+/// A log start that retention, or a client, moved.
+pub(super) struct Expiry {
+    pub at: Time,
+    pub to: Offset,
+    pub reason: LogStartReason,
 }
 
 /// A leader was elected that lacks committed records.
@@ -110,7 +144,7 @@ pub(super) struct Ack {
 pub(super) struct Partition {
     pub leader: Option<String>,
     pub leader_epoch: LeaderEpoch,
-    isr: Vec<String>,
+    pub isr: Vec<String>,
     pub replicas: BTreeMap<String, Replica>,
     committed: Vec<BatchInfo>,
     high_watermark: Offset,
@@ -122,6 +156,11 @@ pub(super) struct Partition {
     pub impaired_members: BTreeSet<Time>,
     /// When a replica's high watermark moved that had not heard of the leader of a legitimate loss.
     pub stale_views: BTreeSet<Time>,
+    /// When a replica's high watermark moved whose disk does not keep what it has.
+    pub spoiled_views: BTreeSet<Time>,
+    pub expiries: Vec<Expiry>,
+    /// Offsets, from and to (exclusive), of batches that some replica's compaction removed or rewrote.
+    pub compacted: Vec<(Offset, Offset)>,
     pub acks: Vec<Ack>,
 }
 
@@ -139,6 +178,9 @@ impl Default for Partition {
             losses: Vec::new(),
             impaired_members: BTreeSet::new(),
             stale_views: BTreeSet::new(),
+            spoiled_views: BTreeSet::new(),
+            expiries: Vec::new(),
+            compacted: Vec::new(),
             acks: Vec::new(),
         }
     }
@@ -152,12 +194,13 @@ pub(super) fn identity(batch: &BatchInfo) -> (i64, i32, u32) {
 #[derive(Default)]
 pub(super) struct Replay {
     pub partitions: BTreeMap<TopicPartition, Partition>,
+    pub disks: Disks,
 }
 
 impl Replay {
     /// `may_elect_uncleanly`: whether a partition's configuration allows it; where it does not, an unclean election
     /// excuses nothing.
-    pub fn of(trace: &[TraceEvent], may_elect_uncleanly: &dyn Fn(&TopicPartition) -> bool) -> Replay {
+    pub fn of(trace: &[TraceEvent], faults: &[Fault], may_elect_uncleanly: &dyn Fn(&TopicPartition) -> bool) -> Replay {
         let mut replay = Replay::default();
         for event in trace {
             match &event.what {
@@ -165,6 +208,11 @@ impl Replay {
                     replay.observe(event.at, &event.machine, observation, may_elect_uncleanly);
                 }
                 TraceKind::Stopped { power_lost } => replay.stopped(&event.machine, *power_lost),
+                TraceKind::FaultStarted { index, targets } => {
+                    if let Some(fault) = faults.get(*index) {
+                        replay.disks.begin(&fault.action, targets);
+                    }
+                }
                 TraceKind::Sent { .. }
                 | TraceKind::BatchSent { .. }
                 | TraceKind::BatchRetried { .. }
@@ -175,7 +223,6 @@ impl Replay {
                 | TraceKind::Acked { .. }
                 | TraceKind::Failed { .. }
                 | TraceKind::Unknown { .. }
-                | TraceKind::FaultStarted { .. }
                 | TraceKind::FaultHit { .. }
                 | TraceKind::FaultEnded { .. }
                 | TraceKind::Started
@@ -200,33 +247,50 @@ impl Replay {
             Observation::Truncated { partition, to, reason, .. } => {
                 self.replica(partition, machine).remove_from(*to, Gone::Truncated(*reason));
             }
-            Observation::LogStartMoved { partition, to, .. } => {
-                self.replica(partition, machine).batches.retain(|batch| batch.last_offset >= *to);
+            Observation::LogStartMoved { partition, to, reason, .. } => {
+                self.replica(partition, machine).expire(*to);
+                match reason {
+                    LogStartReason::RetentionTime | LogStartReason::RetentionSize | LogStartReason::DeleteRecords => {
+                        self.partition(partition).expiries.push(Expiry { at, to: *to, reason: *reason });
+                    }
+                    LogStartReason::Leader => {}
+                }
             }
             Observation::Compacted { partition, from, to, batches } => {
-                let is_kept = |old: &BatchInfo| {
-                    batches.iter().any(|new| new.base_offset <= old.base_offset && old.last_offset <= new.last_offset)
-                };
                 let replica = self.replica(partition, machine);
-                replica.batches.retain(|b| b.last_offset < *from || b.base_offset >= *to || is_kept(b));
+                let changed = replica.batches.iter().filter(|old| old.last_offset >= *from && old.base_offset < *to);
+                let changed =
+                    changed.filter(|old| !batches.contains(old)).map(|old| (old.base_offset, old.last_offset + 1));
+                let changed: Vec<_> = changed.collect();
+                keep_compacted(&mut replica.batches, *from, *to, batches);
+                self.partition(partition).compacted.extend(changed);
             }
             Observation::Flushed { partition, offset } => {
                 let replica = self.replica(partition, machine);
                 replica.flushed = replica.flushed.max(offset.0);
             }
             Observation::HighWatermark { partition, offset, as_leader } => {
+                let is_spoiled = self.disks.is_spoiled(machine);
                 let partition = self.partition(partition);
                 partition.note_stale_view(at, machine);
+                if is_spoiled {
+                    partition.spoiled_views.insert(at);
+                }
                 if *as_leader {
                     partition.advance(at, machine, *offset);
                 }
             }
-            Observation::BecameFollower { partition, leader_epoch, .. } => {
-                self.replica(partition, machine).epoch = Some(*leader_epoch);
+            Observation::BecameFollower { partition, leader_epoch, log_end, .. } => {
+                let replica = self.replica(partition, machine);
+                replica.epoch = Some(*leader_epoch);
+                replica.begin(*log_end);
             }
-            Observation::BecameLeader { partition, leader_epoch, .. } => {
-                self.replica(partition, machine).epoch = Some(*leader_epoch);
-                self.partition(partition).became_leader(at, machine, *leader_epoch);
+            Observation::BecameLeader { partition, leader_epoch, log_end, .. } => {
+                let replica = self.replica(partition, machine);
+                replica.epoch = Some(*leader_epoch);
+                replica.begin(*log_end);
+                let (keeps_flushed, keeps_all) = (self.disks.keeps_flushed(machine), self.disks.keeps_all(machine));
+                self.partition(partition).became_leader(at, machine, *leader_epoch, keeps_flushed, keeps_all);
             }
             Observation::PartitionChanged { partition, leader, leader_epoch, isr, unclean, .. } => {
                 let unclean = *unclean && may_elect_uncleanly(partition);
@@ -251,6 +315,7 @@ impl Replay {
             | Observation::Refused { .. }
             | Observation::Served { .. }
             | Observation::LatestOffset { .. }
+            | Observation::ProducersExpired { .. }
             | Observation::LogDirFailed { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
@@ -259,11 +324,13 @@ impl Replay {
     }
 
     fn stopped(&mut self, machine: &str, power_lost: bool) {
+        self.disks.stopped(machine, power_lost);
+        let may_lose = power_lost || !self.disks.keeps_all(machine);
         for partition in self.partitions.values_mut() {
             let in_isr = partition.isr.iter().any(|member| member == machine);
             if let Some(replica) = partition.replicas.get_mut(machine) {
                 replica.power_lost |= power_lost;
-                replica.impaired |= power_lost && in_isr;
+                replica.impaired |= may_lose && in_isr;
             }
         }
     }
@@ -333,16 +400,22 @@ impl Partition {
         }
     }
 
-    fn became_leader(&mut self, at: Time, machine: &str, epoch: LeaderEpoch) {
-        let Some(leader) = self.replicas.get(machine) else { return };
-        let missing = self.committed.iter().zip(0..).find(|(batch, n)| leader.batches.get(*n) != Some(*batch));
-        let Some((first, keep)) = missing.filter(|_| epoch >= self.leader_epoch) else { return };
-        let (from, end) = (first.base_offset, self.high_watermark);
+    /// `keeps_flushed`, `keeps_all`: what the leader's disk can be trusted with.
+    fn became_leader(&mut self, at: Time, machine: &str, epoch: LeaderEpoch, keeps_flushed: bool, keeps_all: bool) {
+        let Some(leader) = self.replicas.get(machine).filter(|_| epoch >= self.leader_epoch) else { return };
+        let Some(keep) = self.first_missing(leader) else { return };
+        let (from, end) = (self.committed[keep].base_offset, self.high_watermark);
         let gone = leader.gone(from);
         let is_last = leader.impaired && self.isr == [machine];
+        let is_of_its_disk = match gone {
+            Gone::PowerLoss => true,
+            Gone::FlushedAndLost => !keeps_flushed,
+            Gone::Restart => !keeps_all,
+            Gone::NeverHad | Gone::Truncated(_) | Gone::Expired => false,
+        };
         let excuse = if self.unclean_at.is_some() {
             Some(super::Excuse::UncleanElection)
-        } else if is_last && gone == Gone::PowerLoss {
+        } else if is_last && is_of_its_disk {
             Some(super::Excuse::LastReplicaLostPower)
         } else {
             None
@@ -350,5 +423,15 @@ impl Partition {
         self.losses.push(Loss { at, epoch, from, end, gone, excuse });
         self.committed.truncate(keep);
         self.high_watermark = from;
+    }
+
+    /// Index of the first committed batch that a replica should hold and does not.
+    fn first_missing(&self, replica: &Replica) -> Option<usize> {
+        let expired_to = self.expiries.iter().map(|expiry| expiry.to).max().unwrap_or(Offset::ZERO);
+        let is_compacted = |batch: &BatchInfo| {
+            self.compacted.iter().any(|(from, to)| *from <= batch.base_offset && batch.base_offset < *to)
+        };
+        let may_be_missing = |batch: &BatchInfo| batch.last_offset < expired_to || is_compacted(batch);
+        self.committed.iter().position(|batch| !replica.has(batch) && !may_be_missing(batch))
     }
 }

@@ -2,14 +2,17 @@ use super::*;
 use crate::lab::outcome::{TraceEvent, TraceKind};
 use crate::observe::{BatchInfo, Observation, TruncationReason};
 use crate::protocol::{BrokerId, LeaderEpoch, PartitionEpoch};
+use crate::scenario::disk::{BatchChoice, BatchField, BitRot, DiskAction, RotPlace};
+use crate::scenario::{Fault, Target, When};
+use crate::world::sim::{DiskFault, DiskScope};
 
 fn orders() -> TopicPartition {
     TopicPartition::new("orders", 0)
 }
 
-/// A trace told one fact after another, one millisecond apart.
+/// A trace told one fact after another, one millisecond apart, and the schedule.
 #[derive(Default)]
-struct Told(Vec<TraceEvent>);
+struct Told(Vec<TraceEvent>, Vec<Fault>);
 
 impl Told {
     fn push(mut self, machine: &str, what: TraceKind) -> Told {
@@ -43,13 +46,13 @@ impl Told {
 
     fn leads(self, leader: i32, epoch: i32) -> Told {
         let (partition, leader_epoch) = (orders(), LeaderEpoch(epoch));
-        let became = Observation::BecameLeader { partition, leader_epoch, log_end: Offset::ZERO, isr: Vec::new() };
+        let became = Observation::BecameLeader { partition, leader_epoch, log_end: Offset(9), isr: Vec::new() };
         self.observed(&format!("broker-{leader}"), became)
     }
 
     fn appends(self, broker: i32, batches: &[BatchInfo]) -> Told {
         let (partition, leader_epoch, batches) = (orders(), LeaderEpoch(0), batches.to_vec());
-        let appended = Observation::Appended { partition, as_leader: false, leader_epoch, batches };
+        let appended = Observation::Appended { partition, as_leader: false, leader_epoch, batches, sequences: None };
         self.observed(&format!("broker-{broker}"), appended)
     }
 
@@ -97,12 +100,33 @@ impl Told {
     }
 
     fn guard_where_unclean(&self, enabled: bool) -> Guard {
-        Guard { replay: Replay::of(&self.0, &|_| enabled), has_untrusted_disk: false }
+        let retention_ms = BTreeMap::from([("orders".to_owned(), 10)]);
+        Guard { replay: Replay::of(&self.0, &self.1, &|_| enabled), retention_ms, has_plain_time: true }
+    }
+
+    /// A fault of the broker's disk starts.
+    fn spoils(mut self, broker: i32, what: DiskAction) -> Told {
+        self.1.push(Fault {
+            when: When::At(std::time::Duration::ZERO),
+            after: std::time::Duration::ZERO,
+            action: Action::Disk { what, on: DiskScope::default() },
+            target: Some(Target::Broker(broker.unsigned_abs())),
+            duration: None,
+            text: (String::new(), String::new()),
+            line: 0,
+        });
+        let (index, targets) = (self.1.len() - 1, vec![format!("broker-{broker}:data/orders-0/0.log byte 7")]);
+        self.push("lab", TraceKind::FaultStarted { index, targets })
+    }
+
+    fn expires(self, broker: i32, to: i64, reason: LogStartReason) -> Told {
+        let (partition, from, to) = (orders(), Offset::ZERO, Offset(to));
+        self.observed(&format!("broker-{broker}"), Observation::LogStartMoved { partition, from, to, reason })
     }
 
     /// Why the record at `offset` may be gone.
     fn lost(&self, offset: i64) -> Option<Excuse> {
-        self.guard().excuse_lost("orders-0", Offset(offset), Time::from_millis(u64::from(u32::MAX)))
+        self.guard().excuse_lost("orders-0", Offset(offset), Time::ZERO, Time::from_millis(u64::from(u32::MAX)))
     }
 
     /// Why the last event may break this invariant.
@@ -200,7 +224,7 @@ fn an_unclean_election_excuses_losses_but_no_second_leader() {
     assert_eq!(told.breaks("leader-completeness"), Some(Excuse::UncleanElection));
     assert_eq!(told.lost(1), Some(Excuse::UncleanElection));
     let forbidden = told.guard_where_unclean(false);
-    assert_eq!(forbidden.excuse_lost("orders-0", Offset(1), Time::from_millis(99)), None);
+    assert_eq!(forbidden.excuse_lost("orders-0", Offset(1), Time::ZERO, Time::from_millis(99)), None);
     for never in ["one-leader-per-epoch", "leader-epoch-went-back", "liveness"] {
         assert_eq!(told.breaks(never), None, "{never}");
     }
@@ -230,4 +254,56 @@ fn a_replica_that_has_not_heard_of_a_loss_may_still_hold_the_old_records() {
     let moved = Observation::HighWatermark { partition: orders(), offset, as_leader: false };
     let stale = stale.observed("broker-2", follows).observed("broker-2", moved);
     assert_eq!(stale.breaks("log-matching"), Some(Excuse::NotHeardOfLoss));
+}
+
+const LIE: DiskAction = DiskAction::Fault(DiskFault::SyncLie);
+const ROT: DiskAction = DiskAction::BitRot(BitRot {
+    segment: None,
+    place: RotPlace::Field(BatchChoice::Last, BatchField::Records),
+    bit: 0,
+});
+
+/// The second record is flushed everywhere, broker 1 is alone in the ISR and loses power, and leads without it.
+fn flushed_and_lost(told: Told) -> Told {
+    let told = told.flushes(1, 2).changes(1, 0, &[1], false).stops(1, true).loads(1, &[batch(0)]);
+    told.elects(1, 1, &[1])
+}
+
+#[test]
+fn a_disk_that_lies_excuses_what_was_flushed_to_it_and_to_no_other() {
+    assert_eq!(flushed_and_lost(healthy(-1).spoils(1, LIE)).lost(1), Some(Excuse::LastReplicaLostPower));
+    assert_eq!(flushed_and_lost(healthy(-1).spoils(2, LIE)).lost(1), None);
+    let full = DiskAction::Fault(DiskFault::Full { free_bytes: 0 });
+    assert_eq!(flushed_and_lost(healthy(-1).spoils(1, full)).lost(1), None, "a disk that says no has not lied");
+}
+
+#[test]
+fn a_disk_that_lies_excuses_nothing_while_another_replica_is_in_sync() {
+    let told = healthy(-1).spoils(1, LIE).flushes(1, 2).stops(1, true).loads(1, &[batch(0)]).elects(1, 1, &[1, 2]);
+    assert_eq!((told.breaks("leader-completeness"), told.lost(1)), (None, None));
+}
+
+#[test]
+fn rot_is_found_at_a_restart_and_a_lie_only_after_a_power_loss() {
+    let restarted =
+        |told: Told| told.changes(1, 0, &[1], false).stops(1, false).loads(1, &[batch(0)]).elects(1, 1, &[1]);
+    assert_eq!(restarted(healthy(-1).spoils(1, ROT)).lost(1), Some(Excuse::LastReplicaLostPower));
+    assert_eq!(restarted(healthy(-1).spoils(1, LIE)).lost(1), None);
+}
+
+#[test]
+fn only_a_leader_on_a_rotten_disk_may_keep_everyone_waiting() {
+    let led_by_2 = |told: Told| told.changes(2, 1, &[2, 3], false).leads(2, 1);
+    assert_eq!(led_by_2(healthy(-1).spoils(2, ROT)).breaks("liveness"), Some(Excuse::UntrustedDisk));
+    assert_eq!(led_by_2(healthy(-1).spoils(1, ROT)).breaks("liveness"), None);
+}
+
+#[test]
+fn retention_excuses_what_is_old_enough() {
+    let after = |told: Told, ms: usize| (0..ms).fold(told, |told, _| told.push("lab", TraceKind::Started));
+    let by_time = LogStartReason::RetentionTime;
+    assert_eq!(after(healthy(-1), 10).expires(1, 2, by_time).lost(1), Some(Excuse::Expired));
+    assert_eq!(healthy(-1).expires(1, 2, by_time).lost(1), None, "sent less than retention.ms ago");
+    assert_eq!(healthy(-1).expires(1, 1, LogStartReason::RetentionSize).lost(1), None, "another record");
+    assert_eq!(healthy(-1).expires(1, 2, LogStartReason::RetentionSize).lost(1), Some(Excuse::Expired));
 }

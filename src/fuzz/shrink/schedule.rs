@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::Search;
 use crate::lab::outcome::FiredFault;
+use crate::scenario::disk::DiskAction;
 use crate::scenario::{Action, Condition, Fault, Links, Messages, Target, When};
-use crate::world::sim::Survivors;
+use crate::world::sim::{DiskScope, Survivors};
 
 /// Delta debugging: first those that never fired, then halves, quarters, … single faults.
 pub(super) fn drop_faults(search: &mut Search<'_>) {
@@ -208,6 +209,9 @@ fn simpler(fault: &Fault) -> Vec<Fault> {
             }
         }
         Action::CrashLoop { .. } => with(Action::Crash, fault.target.clone()),
+        Action::Disk { what, on } if *on != DiskScope::default() && !matches!(what, DiskAction::BitRot(_)) => {
+            with(Action::Disk { what: what.clone(), on: DiskScope::default() }, fault.target.clone());
+        }
         Action::Restart { config } if !config.is_empty() => {
             with(Action::Restart { config: BTreeMap::new() }, fault.target.clone());
         }

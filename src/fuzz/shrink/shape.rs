@@ -108,8 +108,8 @@ fn plain_workloads(search: &mut Search<'_>) {
                 Workload::Produce { start, .. } | Workload::Consume { start, .. } => *start = Duration::ZERO,
             },
             |workload| {
-                if let Workload::Produce { keys, .. } = workload {
-                    *keys = None;
+                if let Workload::Produce { keys, tombstones, .. } = workload {
+                    (*keys, *tombstones) = (None, None);
                 }
             },
             |workload| {
@@ -137,12 +137,13 @@ fn plain_workloads(search: &mut Search<'_>) {
 
 /// Everything that a scenario sets at once, then key by key.
 fn default_configuration(search: &mut Search<'_>) {
-    let plain: [fn(&mut Cluster); 5] = [
+    let plain: [fn(&mut Cluster); 6] = [
+        |cluster| cluster.log_dirs = vec!["data".to_owned()],
         |cluster| cluster.link = LinkModel::default(),
         |cluster| cluster.links.clear(),
         |cluster| cluster.clocks.clear(),
         |cluster| cluster.event_cost = Duration::ZERO,
-        |cluster| cluster.racks.clear(),
+        |cluster| (cluster.racks, cluster.rack_aware) = (Vec::new(), true),
     ];
     for change in plain {
         let candidate = search.with(|variant| change(&mut variant.cluster));

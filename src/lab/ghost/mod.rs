@@ -5,9 +5,12 @@
 //! it are the *committed log*. When a run legitimately loses them (unclean election, power loss of the last
 //! in-sync replica) the violation is stated once and the ghost goes on with what the new leader holds.
 
+mod producers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use self::producers::ProducerGhost;
 use super::outcome::Violation;
 use crate::observe::{BatchInfo, LogStartReason, Observation};
 use crate::protocol::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicPartition};
@@ -21,6 +24,8 @@ pub struct Ghost {
     pub active: BTreeMap<BrokerId, bool>,
     broker_epochs: BTreeMap<BrokerId, BrokerEpoch>,
     pub violations: Vec<Violation>,
+    /// `min.insync.replicas` by topic; a topic that is not here is not held to any.
+    pub min_insync_replicas: BTreeMap<String, usize>,
     /// Brokers with a log directory that failed: nothing but a restart brings it back.
     pub with_failed_dirs: BTreeSet<String>,
 }
@@ -37,6 +42,7 @@ pub struct PartitionGhost {
     /// The highest high watermark that a leader ever reached.
     pub true_high_watermark: Offset,
     committed: Vec<BatchInfo>,
+    producers: ProducerGhost,
     /// The highest log start that retention or DeleteRecords made on any replica.
     expired_to: Offset,
     /// What some replica's compaction did to a batch, by base offset: any replica may have it so.
@@ -56,6 +62,7 @@ impl Default for PartitionGhost {
             replicas: Vec::new(),
             true_high_watermark: Offset::ZERO,
             committed: Vec::new(),
+            producers: ProducerGhost::default(),
             expired_to: Offset::ZERO,
             compacted: BTreeMap::new(),
             logs: BTreeMap::new(),
@@ -84,6 +91,8 @@ struct ReplicaGhost {
     leader_epoch: Option<LeaderEpoch>,
     /// Its maximal ISR while it leads.
     maximal_isr: Vec<BrokerId>,
+    /// How many replicas are in the ISR, by its own belief while it leads.
+    isr_size: usize,
     /// The epoch in which it leads, by its own belief.
     leads: Option<LeaderEpoch>,
     /// The high watermark it last had while it leads in that epoch.
@@ -134,7 +143,7 @@ impl Ghost {
                 replica.compared = 0;
                 replica.leads = None;
             }
-            Observation::Appended { partition, batches, .. } => {
+            Observation::Appended { partition, batches, sequences, .. } => {
                 let replica = self.replica(partition, machine);
                 let last = replica.batches.last().map(|batch| batch.leader_epoch);
                 replica.batches.extend_from_slice(batches);
@@ -145,6 +154,10 @@ impl Ghost {
                     let epoch = first.leader_epoch;
                     let detail = format!("{machine} appended a record of epoch {epoch} behind one of epoch {last}");
                     self.violate("leader-epoch-went-back", at, partition, detail);
+                }
+                if let (Some(sequences), Some(batch)) = (sequences, batches.first()) {
+                    let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
+                    ghost.producers.appended(batch, *sequences);
                 }
             }
             Observation::Truncated { partition, to, .. } => {
@@ -204,8 +217,10 @@ impl Ghost {
                 }
                 self.quorum_superset(at, partition);
             }
-            Observation::IsrView { partition, maximal_isr, .. } => {
-                self.replica(partition, machine).maximal_isr.clone_from(maximal_isr);
+            Observation::IsrView { partition, isr, maximal_isr, .. } => {
+                let replica = self.replica(partition, machine);
+                replica.maximal_isr.clone_from(maximal_isr);
+                replica.isr_size = isr.len();
                 self.quorum_superset(at, partition);
             }
             Observation::Fenced { broker, broker_epoch, fenced } => {
@@ -237,6 +252,7 @@ impl Ghost {
                 }
             }
             Observation::Flushed { .. }
+            | Observation::ProducersExpired { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::CleanShutdown => {}
@@ -349,21 +365,27 @@ impl Ghost {
         let replica = self.replica(partition, machine);
         let before = Offset(replica.high_watermark);
         replica.high_watermark = offset.0;
+        let isr_size = replica.isr_size;
         // A replica's own may go back when it restarts or begins to lead, but not while it leads.
         let went_back = as_leader && replica.reigns_with.replace(offset).is_some_and(|highest| offset < highest);
         let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
         let mismatch = ghost.compare(machine, offset.min(ghost.true_high_watermark));
-        let mut weak = Vec::new();
+        let (mut weak, mut broken) = (Vec::new(), Vec::new());
         if as_leader && offset > ghost.true_high_watermark {
             let from = std::mem::replace(&mut ghost.true_high_watermark, offset);
             let replica = ghost.logs.get_mut(machine).expect("replica() inserted it");
             replica.compared = offset.0;
-            ghost.committed.extend_from_slice(range(&replica.batches, from, offset));
+            let news = range(&replica.batches, from, offset);
+            broken = ghost.producers.commit(news);
+            ghost.committed.extend_from_slice(news);
             weak = ghost.weak_members(from, offset);
         }
         if went_back {
             let detail = format!("{machine} leads and lowered its high watermark from {before} to {offset}");
             self.violate("high-watermark-went-back", at, partition, detail);
+        }
+        if as_leader && offset > before {
+            self.strict_min_isr(at, machine, partition, isr_size);
         }
         if let Some(at_offset) = mismatch {
             let detail = format!(
@@ -371,9 +393,24 @@ impl Ghost {
             );
             self.violate("log-matching", at, partition, detail);
         }
+        for detail in broken {
+            self.violate("producer-sequence", at, partition, detail);
+        }
         for (name, member) in weak {
             let detail = format!("high watermark {offset} at {machine}, but in-sync replica {member}");
             self.violate(name, at, partition, detail);
+        }
+    }
+
+    /// What becomes visible has min.insync.replicas copies (KIP-966, strict min ISR), or as many as there are replicas.
+    fn strict_min_isr(&mut self, at: Time, machine: &str, partition: &TopicPartition, isr_size: usize) {
+        let Some(configured) = self.min_insync_replicas.get(partition.topic.0.as_str()) else { return };
+        let required = (*configured).min(self.partitions.get(partition).map_or(0, |ghost| ghost.replicas.len()));
+        if isr_size < required {
+            let detail = format!(
+                "{machine} advanced its high watermark with {isr_size} replicas in sync, {required} are required"
+            );
+            self.violate("committed-under-min-isr", at, partition, detail);
         }
     }
 
@@ -532,6 +569,7 @@ impl PartitionGhost {
     fn go_on_from(&mut self, from: Offset) {
         let keep = self.committed.partition_point(|b| b.last_offset < from);
         self.committed.truncate(keep);
+        self.producers.go_on_from(from);
         self.true_high_watermark = from;
         for replica in self.logs.values_mut() {
             replica.compared = replica.compared.min(from.0);

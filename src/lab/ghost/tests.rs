@@ -79,7 +79,13 @@ impl Told {
 
     fn appends(mut self, broker: i32, batches: &[BatchInfo]) -> Told {
         let (partition, batches) = (orders(), batches.to_vec());
-        let fact = Observation::Appended { partition, as_leader: false, leader_epoch: LeaderEpoch(0), batches };
+        let fact = Observation::Appended {
+            partition,
+            as_leader: false,
+            leader_epoch: LeaderEpoch(0),
+            batches,
+            sequences: None,
+        };
         self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
         self
     }
@@ -278,6 +284,18 @@ fn who_joins_the_isr_must_have_what_is_committed() {
     };
     assert_eq!(joins(1).violations(), ["candidate-completeness"]);
     assert!(joins(2).violations().is_empty());
+}
+
+#[test]
+fn what_becomes_visible_has_min_insync_replicas_copies() {
+    let with_isr = |isr: &[i32]| {
+        let mut told = Told::default().has_isr(1, 0, isr).leads(1, 0).views(1, isr, isr);
+        told.0.min_insync_replicas.insert("orders".to_owned(), 2);
+        let held = isr.iter().fold(told, |told, member| told.appends(*member, &[batch(0, 0, 7)]));
+        held.high_watermark(1, 1, true).violations()
+    };
+    assert_eq!(with_isr(&[1]), ["committed-under-min-isr"]);
+    assert!(with_isr(&[1, 2]).is_empty());
 }
 
 #[test]
