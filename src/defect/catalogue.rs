@@ -166,7 +166,7 @@ catalogue! {
     DeleteMarkerLate = "delete-marker-late" {
         sentence: "The clean-shutdown marker is deleted only when the broker next writes a checkpoint: a crash before that is taken for an orderly stop.",
         source: "KAFKA-10471",
-        scenario: None
+        scenario: Some("a_marker_of_an_orderly_stop_that_stays_passes_a_torn_log_off_as_whole")
     }
     TrustTimeindexTail = "trust-timeindex-tail" {
         sentence: "The time index found on disk is believed without being held against the log: its last entry decides when retention deletes the segment.",

@@ -41,6 +41,8 @@ pub struct State {
     pub stop_sending: bool,
     /// The final reader reached the end of every partition.
     pub read_done: bool,
+    /// What the final reader still has to read to its end.
+    pub unread: Vec<TopicPartition>,
     /// Administrative requests that have completed, by machine.
     pub admin_done: BTreeMap<String, Result<(), String>>,
     keys: BTreeMap<TopicPartition, String>,

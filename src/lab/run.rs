@@ -146,7 +146,7 @@ impl Supervisor {
         self.recorder.phase(self.sim.now(), Phase::Healed);
         self.heal(&mut nemesis).await?;
         self.recorder.phase(self.sim.now(), Phase::FinalRead);
-        self.final_read().await?;
+        self.final_read().await;
         self.recorder.phase(self.sim.now(), Phase::Done);
         Ok(())
     }
@@ -312,7 +312,9 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn final_read(&self) -> Result<(), String> {
+    /// Reads every partition to its end. One that cannot be read so far, as all that leads is corrupt, is a violation of
+    /// liveness, and the run counts what was read.
+    async fn final_read(&self) {
         let deadline = self.sim.now() + PHASE_MAX;
         let (bootstrap, recorder, partitions) = (self.cluster.bootstrap(), self.recorder.clone(), self.partitions());
         self.sim.add_machine(FINAL_READER, false, move |world, net| {
@@ -322,7 +324,15 @@ impl Supervisor {
                     .await;
             })
         });
-        self.wait("the final read to reach the end of every partition", deadline, |s| s.read_done).await
+        if self.wait("the final read", deadline, |s| s.read_done).await.is_err() {
+            let now = self.sim.now();
+            let mut state = self.recorder.lock();
+            let violations = state.ghost.violations.len();
+            for partition in std::mem::take(&mut state.unread) {
+                state.ghost.violate("liveness", now, &partition, "the final read does not get to its end".to_owned());
+            }
+            state.trace_violations(violations);
+        }
     }
 
     fn partitions(&self) -> Vec<TopicPartition> {

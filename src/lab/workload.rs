@@ -321,14 +321,18 @@ impl ConsumeProcess {
                 self.consumer.end_offsets(now, &self.partitions, net);
             }
             let consumer = &self.consumer;
-            let done = until
-                .iter()
-                .all(|(partition, end)| end.is_some_and(|end| consumer.position(partition).is_some_and(|p| p >= end)));
-            if done && !self.finished {
+            let is_read = |partition: &TopicPartition, end: Option<Offset>| {
+                end.is_some_and(|end| consumer.position(partition).is_some_and(|position| position >= end))
+            };
+            let unread = until.iter().filter(|(partition, end)| !is_read(partition, **end));
+            let unread: Vec<TopicPartition> = unread.map(|(partition, _)| partition.clone()).collect();
+            let mut state = self.recorder.lock();
+            if unread.is_empty() && !self.finished {
                 self.finished = true;
-                self.recorder.lock().read_done = true;
+                state.read_done = true;
                 self.recorder.notify();
             }
+            state.unread = unread;
         }
     }
 }
