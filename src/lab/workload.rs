@@ -266,7 +266,7 @@ pub struct ConsumeProcess {
     consumer: Consumer,
     process: ProcessId,
     partitions: Vec<TopicPartition>,
-    /// The final reader: where each partition must be read up to, once known.
+    /// The final reader: where each partition must be read up to, once known, that is not.
     until: Option<BTreeMap<TopicPartition, Option<Offset>>>,
     finished: bool,
 }
@@ -316,7 +316,11 @@ impl ConsumeProcess {
             let mut retry = false;
             for lookup in self.consumer.take_lookups() {
                 match lookup.result {
-                    Ok(ends) => until.extend(ends.into_iter().map(|(partition, end)| (partition, Some(end)))),
+                    Ok(ends) => {
+                        for (partition, end) in ends {
+                            until.entry(partition).and_modify(|known| *known = Some(end));
+                        }
+                    }
                     Err(_) => retry = true,
                 }
             }
@@ -324,14 +328,16 @@ impl ConsumeProcess {
                 self.consumer.end_offsets(now, &self.partitions, net);
             }
             let consumer = &self.consumer;
-            let done = until
-                .iter()
-                .all(|(partition, end)| end.is_some_and(|end| consumer.position(partition).is_some_and(|p| p >= end)));
-            if done && !self.finished {
-                self.finished = true;
-                self.recorder.lock().read_done = true;
+            let before = until.len();
+            until.retain(|partition, end| {
+                let is_read = |end| consumer.position(partition).is_some_and(|position| position >= end);
+                !end.is_some_and(is_read)
+            });
+            if until.len() < before {
+                self.recorder.lock().unread = Some(until.keys().cloned().collect());
                 self.recorder.notify();
             }
+            self.finished = until.is_empty();
         }
     }
 }
