@@ -10,6 +10,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod controller;
+pub mod coordinator;
 pub mod defect;
 pub mod explain;
 pub mod fuzz;
@@ -23,3 +24,6 @@ pub mod replica;
 pub mod report;
 pub mod scenario;
 pub mod world;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

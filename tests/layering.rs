@@ -16,7 +16,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("metadata", &["protocol", "world"]),
     ("replica", &["config", "defect", "log", "metadata", "observe", "protocol", "world"]),
     ("controller", &["config", "defect", "log", "metadata", "observe", "protocol", "world"]),
-    ("broker", &["config", "defect", "log", "metadata", "observe", "protocol", "replica", "world"]),
+    // Groups decide over record batches and their own records; the broker carries requests, answers and appends.
+    ("coordinator", &["config", "log", "protocol", "world"]),
+    ("broker", &["config", "coordinator", "defect", "log", "metadata", "observe", "protocol", "replica", "world"]),
     // Of the log a client knows the layout of a record batch (`log::batch`), as it is on the wire and on disk.
     ("client", &["config", "defect", "log", "protocol", "world"]),
     ("history", &[]),

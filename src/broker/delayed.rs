@@ -83,6 +83,9 @@ impl Broker {
                 self.complete_list(now, key, |hosted| &mut hosted.waiting_fetch, net);
                 self.complete_list(now, key, |hosted| &mut hosted.waiting_produce, net);
                 self.complete_list(now, key, |hosted| &mut hosted.waiting_delete, net);
+                if self.groups.is_of_topic(key) {
+                    self.on_offsets_partition_touched(now, key);
+                }
             }
         }
     }

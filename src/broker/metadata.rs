@@ -201,6 +201,7 @@ impl Broker {
             let applied = self.apply_partition_state(now, key);
             self.or_fail(now, applied);
         }
+        self.publish_to_groups(now, changes);
         // The fetch under way belongs to an epoch that is over.
         if !self.options.config.defects.has(Defect::KeepOldFetchSession) {
             self.fetchers.stop_idle(net);

@@ -3,19 +3,21 @@
 //!
 //! Everything happens synchronously in the handling of one event; decisions about a partition are in
 //! [`replica`](crate::replica), this is the shell that routes requests to them and carries the answers. By subject:
-//! `requests` (dispatch), `produce`, `fetch`, `offsets`, `delete_records`, `admin` (API by API), `delayed` (Kafka's
-//! purgatory), `fetchers` (replication), `isr` (AlterPartition), `log_tasks` (checkpoints, retention), `metadata` (the
-//! metadata log), `lifecycle` (registration, heartbeats, shutdown).
-//! What it does not do: keep fetch sessions, coordinate groups or transactions, or keep the metadata log on disk.
+//! `requests` (dispatch), `produce`, `producer_ids`, `fetch`, `offsets`, `delete_records`, `admin` (API by API),
+//! `delayed` (Kafka's purgatory), `fetchers` (replication), `isr` (AlterPartition), `log_tasks` (checkpoints, retention),
+//! `metadata` (the metadata log), `lifecycle` (registration, heartbeats, shutdown), `groups` (the way to the group
+//! coordinator). What it does not do: keep fetch sessions, coordinate transactions, or keep the metadata log on disk.
 
 mod admin;
 mod assignments;
 mod cleaner;
+mod configs;
 mod connections;
 mod delayed;
 mod delete_records;
 mod fetch;
 mod fetchers;
+mod groups;
 mod isr;
 mod lifecycle;
 mod log_dirs;
@@ -23,6 +25,7 @@ mod log_tasks;
 mod metadata;
 mod offsets;
 mod produce;
+mod producer_ids;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -41,11 +44,13 @@ use self::assignments::Assignments;
 use self::connections::Connections;
 use self::delayed::Purgatory;
 use self::fetchers::Fetchers;
+use self::groups::Groups;
 use self::isr::AlterPartitionManager;
 use self::lifecycle::Lifecycle;
 use self::log_dirs::{DirFailure, DirIndex, InDir, LogDirs};
 use self::log_tasks::LogTasks;
 use self::metadata::MetadataFetcher;
+use self::producer_ids::ProducerIds;
 use crate::config::{BrokerConfig, EffectiveTopicConfig, TopicConfig};
 use crate::log::{LoadedLog, Rewritten};
 use crate::metadata::MetadataImage;
@@ -125,12 +130,12 @@ pub struct Broker {
     isr: AlterPartitionManager,
     assignments: Assignments,
     forwarding: Forwarding,
+    groups: Groups,
     log_tasks: LogTasks,
     /// Logs whose compaction met a batch that cannot be read; until the next start.
     uncleanable: BTreeSet<TopicPartition>,
     isr_shrink_at: Time,
-    /// Producer ids given out in this registration.
-    producer_ids: i64,
+    producer_ids: ProducerIds,
     is_finished: bool,
 }
 
@@ -172,6 +177,7 @@ impl Broker {
             isr: AlterPartitionManager::new(&world, &options),
             assignments: Assignments::new(&world, &options),
             forwarding: Forwarding::new(&world, &options),
+            groups: Groups::new(&world, &options),
             connections: Connections::new(world.disk()),
             world,
             options,
@@ -182,7 +188,7 @@ impl Broker {
             unclaimed,
             purgatory: Purgatory::default(),
             touched: Vec::new(),
-            producer_ids: 0,
+            producer_ids: ProducerIds::default(),
             is_finished: false,
         })
     }
@@ -208,6 +214,8 @@ impl Broker {
                 self.complete_orphan(now, id, net);
             } else if let Some((conn, frame)) = self.connections.next_runnable() {
                 self.handle_request(now, conn, frame, net);
+            } else if self.groups.has_news() {
+                self.send_group_answers(net);
             } else {
                 break;
             }
@@ -290,6 +298,7 @@ impl Process for Broker {
             self.shrink_isrs(now);
         }
         self.expire_waiting(now, net);
+        self.on_groups_timer(now);
         self.on_peer_timers(now, net);
         self.settle(now, net);
     }
@@ -304,6 +313,7 @@ impl Process for Broker {
             self.assignments.deadline(),
             self.forwarding.deadline(),
             self.fetchers.deadline(),
+            self.groups.deadline(),
         ];
         others.into_iter().flatten().chain([self.log_tasks.next(), self.isr_shrink_at]).min()
     }

@@ -147,6 +147,10 @@ impl Broker {
             return Err(ErrorCode::InvalidRequiredAcks);
         }
         let key = self.known_partition(key)?;
+        // Kafka lets its admin clients do it.
+        if self.groups.is_of_topic(key) {
+            return Err(ErrorCode::InvalidTopicException);
+        }
         let records = records.ok_or(ErrorCode::InvalidRecord)?;
         validate_records(api_version, records)?;
         let missing = self.why_not_here(key);

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use kafka_protocol::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-    ElectLeadersRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    OffsetForLeaderEpochRequest, ProduceRequest,
+    DescribeConfigsRequest, ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::Request;
 
@@ -30,7 +30,7 @@ const fn api(key: ApiKey, advertised_min: i16, min: i16, max: i16) -> ServedApi 
     ServedApi { key, advertised_min, min, max }
 }
 
-const SERVED: [ServedApi; 12] = [
+const SERVED: [ServedApi; 24] = [
     // Up to 11: a client that may send 12 takes us to know transactions version 2.
     api(ApiKey::Produce, 0, 3, 11),
     api(ApiKey::Fetch, 0, 4, 16),
@@ -43,6 +43,18 @@ const SERVED: [ServedApi; 12] = [
     api(ApiKey::InitProducerId, 0, 0, 4),
     api(ApiKey::OffsetForLeaderEpoch, 0, 2, 4),
     api(ApiKey::ElectLeaders, 0, 0, 2),
+    api(ApiKey::DescribeConfigs, 0, 1, 4),
+    api(ApiKey::FindCoordinator, 0, 0, 4),
+    api(ApiKey::JoinGroup, 0, 0, 9),
+    api(ApiKey::SyncGroup, 0, 0, 5),
+    api(ApiKey::Heartbeat, 0, 0, 4),
+    api(ApiKey::LeaveGroup, 0, 0, 5),
+    api(ApiKey::OffsetCommit, 0, 2, 9),
+    api(ApiKey::OffsetFetch, 0, 1, 9),
+    api(ApiKey::ListGroups, 0, 0, 5),
+    api(ApiKey::DescribeGroups, 0, 0, 5),
+    api(ApiKey::DeleteGroups, 0, 0, 2),
+    api(ApiKey::OffsetDelete, 0, 0, 0),
     api(ApiKey::DescribeCluster, 0, 0, 1),
 ];
 
@@ -101,6 +113,11 @@ impl Broker {
                     self.handle_describe_cluster(to, &body, net);
                 }
             }
+            ApiKey::DescribeConfigs => {
+                if let Some(body) = self.decode::<DescribeConfigsRequest>(to, request, net) {
+                    self.handle_describe_configs(to, &body, net);
+                }
+            }
             ApiKey::DeleteRecords => {
                 if let Some(body) = self.decode::<DeleteRecordsRequest>(to, request, net) {
                     self.handle_delete_records(now, to, &body, net);
@@ -108,7 +125,7 @@ impl Broker {
             }
             ApiKey::InitProducerId => {
                 if let Some(body) = self.decode::<InitProducerIdRequest>(to, request, net) {
-                    self.handle_init_producer_id(to, &body, net);
+                    self.handle_init_producer_id(now, to, &body, net);
                 }
             }
             ApiKey::CreateTopics => {
@@ -127,11 +144,20 @@ impl Broker {
                 }
             }
             ApiKey::ApiVersions => self.connections.respond::<ApiVersionsRequest>(to, &api_versions(), net),
-            _ => self.connections.close(to.conn, net),
+            ApiKey::FindCoordinator => {
+                if let Some(body) = self.decode::<FindCoordinatorRequest>(to, request, net) {
+                    self.handle_find_coordinator(now, to, &body, net);
+                }
+            }
+            other => {
+                if !self.handle_group_request(now, other, to, request, net) {
+                    self.connections.close(to.conn, net);
+                }
+            }
         }
     }
 
-    fn decode<R: Request>(&mut self, to: ReplyTo, request: &RequestFrame, net: &mut Endpoint) -> Option<R> {
+    pub(super) fn decode<R: Request>(&mut self, to: ReplyTo, request: &RequestFrame, net: &mut Endpoint) -> Option<R> {
         let body = request.body::<R>();
         if body.is_err() {
             self.connections.close(to.conn, net);

@@ -14,6 +14,7 @@ mod saved;
 mod schema;
 mod serve;
 mod shrink;
+mod topics;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -57,6 +58,7 @@ enum Command {
     Explain(ExplainArgs),
     Defects(DefectsArgs),
     Serve(serve::ServeArgs),
+    Topics(topics::TopicsArgs),
     Schema(SchemaArgs),
     Bench(bench::BenchArgs),
 }
@@ -265,6 +267,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::explain(args),
         Command::Defects(args) => defects::defects(&args),
         Command::Serve(args) => serve::serve(&args),
+        Command::Topics(args) => topics::topics(&args),
         Command::Schema(SchemaArgs {}) => schema::run(),
         Command::Bench(args) => bench::bench(&args),
     };

@@ -1,6 +1,7 @@
 //! `faultline serve`: the same brokers on real sockets and a real directory.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -30,9 +31,34 @@ pub struct ServeArgs {
     /// Where logs are kept, in Kafka's file layout. Made if it does not exist; what is there is served again.
     #[arg(long, value_name = "DIR", default_value = "faultline-data")]
     pub data_dir: PathBuf,
+    /// Sets one of Kafka's broker properties, such as auto.create.topics.enable=false; may be given several times.
+    /// Unless set here, offsets.topic.replication.factor is the number of brokers, at most 3, and
+    /// group.initial.rebalance.delay.ms is 0, as in the server.properties that Kafka comes with.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = property)]
+    pub config: Vec<(String, String)>,
 }
 
-fn host_port(text: &str) -> Result<HostPort, String> {
+fn property(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("expected KEY=VALUE, not `{text}`"))?;
+    let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
+    match BrokerConfig::default().set(&key, &value) {
+        Ok(()) => Ok((key, value)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The brokers' configuration: Kafka's defaults but for what one machine cannot have or does not want.
+fn broker_config(args: &ServeArgs) -> BrokerConfig {
+    let mut config = BrokerConfig::default();
+    config.groups.offsets_topic_replication_factor = i16::try_from(args.brokers).unwrap_or(i16::MAX).min(3);
+    config.groups.initial_rebalance_delay = Duration::ZERO;
+    for (key, value) in &args.config {
+        config.set(key, value).expect("checked when it was parsed");
+    }
+    config
+}
+
+pub(super) fn host_port(text: &str) -> Result<HostPort, String> {
     let wrong = || format!("expected HOST:PORT, for example 127.0.0.1:9092, not `{text}`");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let port = port.parse::<u16>().map_err(|_| wrong())?;
@@ -58,7 +84,7 @@ async fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let net = RealEndpoint::bind(Some(&loopback)).await.context("no port for the controller")?;
     let port = net.local_addr().expect("a bound endpoint has an address").port();
     let controller_address = HostPort::new("127.0.0.1", port);
-    let config = BrokerConfig::default();
+    let config = broker_config(args);
     let options = ControllerConfig {
         node_id: BrokerId(3000),
         listen: controller_address.clone(),

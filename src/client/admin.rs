@@ -1,15 +1,18 @@
-//! A small admin client (`KafkaAdminClient`): create topics, elect leaders, describe the cluster. Any broker
-//! will do as destination: KRaft brokers forward to the controller.
+//! A small admin client (`KafkaAdminClient`): create, delete and configure topics, elect leaders, describe the cluster.
+//! Any broker will do as destination: KRaft brokers forward to the controller.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 use std::vec;
 
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    CreateTopicsRequest, ElectLeadersRequest, MetadataRequest, MetadataResponse, TopicName,
+    CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, DescribeConfigsResponse, ElectLeadersRequest,
+    MetadataRequest, MetadataResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use rand::RngExt;
@@ -22,6 +25,8 @@ use crate::protocol::{ErrorCode, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Rng, Time, World};
 
 const CREATE_TOPICS_VERSION: i16 = 7;
+const DELETE_TOPICS_VERSION: i16 = 6;
+const DESCRIBE_CONFIGS_VERSION: i16 = 4;
 const ELECT_LEADERS_VERSION: i16 = 2;
 /// `request.timeout.ms`, `default.api.timeout.ms`, `retry.backoff.ms` and its maximum, and the connection
 /// settings: Kafka's `AdminClientConfig` defaults.
@@ -57,6 +62,10 @@ pub struct AdminResult {
 pub enum AdminOutcome {
     /// Per topic: none if created, else why not.
     TopicsCreated(Vec<(TopicName, Option<ErrorCode>)>),
+    /// Per topic: none if deleted, else why not.
+    TopicsDeleted(Vec<(TopicName, Option<ErrorCode>)>),
+    /// The broker's answer as it is: each topic's properties, and whether the topic or the broker has set them.
+    ConfigsDescribed(DescribeConfigsResponse),
     /// Per partition: none if a leader was elected. ELECTION_NOT_NEEDED if it leads already.
     LeadersElected(Vec<(TopicPartition, Option<ErrorCode>)>),
     /// The broker's answer as it is: brokers, topics with ids, leaders, epochs, replicas and in-sync replicas.
@@ -65,6 +74,8 @@ pub enum AdminOutcome {
 
 enum Call {
     CreateTopics(CreateTopicsRequest),
+    DeleteTopics(DeleteTopicsRequest),
+    DescribeConfigs(DescribeConfigsRequest),
     ElectLeaders(ElectLeadersRequest),
     Describe(MetadataRequest),
 }
@@ -132,6 +143,28 @@ impl Admin {
             .with_topics(topics.iter().map(topic).collect())
             .with_timeout_ms(REQUEST_TIMEOUT.as_millis() as i32);
         self.call(now, Call::CreateTopics(request), net)
+    }
+
+    pub fn delete_topics(&mut self, now: Time, topics: &[TopicName], net: &mut Endpoint) -> AdminRequestId {
+        let topic = |name: &TopicName| DeleteTopicState::default().with_name(Some(name.clone()));
+        let request = DeleteTopicsRequest::default()
+            .with_topics(topics.iter().map(topic).collect())
+            .with_timeout_ms(REQUEST_TIMEOUT.as_millis() as i32);
+        self.call(now, Call::DeleteTopics(request), net)
+    }
+
+    /// Asks for the properties of topics.
+    pub fn describe_configs(&mut self, now: Time, topics: &[TopicName], net: &mut Endpoint) -> AdminRequestId {
+        /// `ConfigResource.Type.TOPIC`
+        const TOPIC: i8 = 2;
+        let resource = |name: &TopicName| {
+            DescribeConfigsResource::default()
+                .with_resource_type(TOPIC)
+                .with_resource_name(name.0.clone())
+                .with_configuration_keys(None)
+        };
+        let request = DescribeConfigsRequest::default().with_resources(topics.iter().map(resource).collect());
+        self.call(now, Call::DescribeConfigs(request), net)
     }
 
     /// Elects the preferred replicas, or with `is_unclean` any live one. `partitions`: all if none is given.
@@ -238,6 +271,10 @@ impl Admin {
         let (rpc, id) = (&mut self.rpc, pending.id);
         match &pending.call {
             Call::CreateTopics(body) => rpc.send(now, peer, CREATE_TOPICS_VERSION, body, REQUEST_TIMEOUT, id, net),
+            Call::DeleteTopics(body) => rpc.send(now, peer, DELETE_TOPICS_VERSION, body, REQUEST_TIMEOUT, id, net),
+            Call::DescribeConfigs(body) => {
+                rpc.send(now, peer, DESCRIBE_CONFIGS_VERSION, body, REQUEST_TIMEOUT, id, net);
+            }
             Call::ElectLeaders(body) => rpc.send(now, peer, ELECT_LEADERS_VERSION, body, REQUEST_TIMEOUT, id, net),
             Call::Describe(body) => rpc.send(now, peer, METADATA_VERSION, body, REQUEST_TIMEOUT, id, net),
         }
@@ -277,6 +314,17 @@ fn judge(call: &Call, result: Result<Reply, RpcError>) -> Option<Result<AdminOut
             let topics: Vec<_> = response.topics.into_iter().map(|t| (t.name, code(t.error_code))).collect();
             let is_retriable = topics.iter().any(|(_, e)| *e == Some(ErrorCode::NotController));
             (!is_retriable).then_some(Ok(AdminOutcome::TopicsCreated(topics)))
+        }
+        Call::DeleteTopics(_) => {
+            let response = reply.decode::<DeleteTopicsRequest>().ok()?;
+            let deleted = response.responses.into_iter();
+            let topics: Vec<_> = deleted.filter_map(|t| Some((t.name?, code(t.error_code)))).collect();
+            let is_retriable = topics.iter().any(|(_, e)| *e == Some(ErrorCode::NotController));
+            (!is_retriable).then_some(Ok(AdminOutcome::TopicsDeleted(topics)))
+        }
+        Call::DescribeConfigs(_) => {
+            let response = reply.decode::<DescribeConfigsRequest>().ok()?;
+            Some(Ok(AdminOutcome::ConfigsDescribed(response)))
         }
         Call::ElectLeaders(_) => {
             let response = reply.decode::<ElectLeadersRequest>().ok()?;

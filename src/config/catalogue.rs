@@ -78,9 +78,6 @@ impl ConfigError {
                 Some(format!("`{key}` is a {first} configuration: set it in {place}"))
             }
             ConfigError::NotModelled { key, .. } => match key.as_str() {
-                "enable.idempotence" => {
-                    Some("the simulated producer is not idempotent: it behaves as with enable.idempotence=false".into())
-                }
                 "client.id" => Some("clients are named by their order in the file: producer-1, consumer-1, …".into()),
                 "log.retention.hours" | "log.retention.minutes" => Some("set `log.retention.ms`".into()),
                 "log.roll.hours" => Some("set `log.roll.ms`".into()),
@@ -404,6 +401,8 @@ const BROKER: &[Key<BrokerConfig>] = &[
     key!("log.retention.check.interval.ms", "300000", millis(1), log_retention_check_interval),
     key!("log.initial.task.delay.ms", "30000", millis(0), log_initial_task_delay),
     key!("log.dir.failure.timeout.ms", "30000", millis(1), log_dir_failure_timeout),
+    key!("producer.id.expiration.ms", "86400000", millis(1), producer_id_expiration),
+    key!("producer.id.expiration.check.interval.ms", "600000", millis(1), producer_id_expiration_check_interval),
     key!("broker.session.timeout.ms", "9000", millis(1), broker_session_timeout),
     key!("broker.heartbeat.interval.ms", "2000", millis(1), broker_heartbeat_interval),
     key!("controller.socket.timeout.ms", "30000", millis(1), controller_socket_timeout),
@@ -417,6 +416,23 @@ const BROKER: &[Key<BrokerConfig>] = &[
     key!("default.replication.factor", "1", Kind::Int { min: 1, max: i16::MAX as i64 }, default_replication_factor),
     key!("fetch.max.bytes", "57671680", int(1024), fetch_max_bytes),
     key!("socket.connection.setup.timeout.ms", "10000", millis(1), socket_connection_setup_timeout),
+    key!("group.min.session.timeout.ms", "6000", millis(0), groups.min_session_timeout),
+    key!("group.max.session.timeout.ms", "1800000", millis(0), groups.max_session_timeout),
+    key!("group.initial.rebalance.delay.ms", "3000", millis(0), groups.initial_rebalance_delay),
+    key!("group.max.size", "2147483647", int(1), groups.max_size),
+    key!("offset.metadata.max.bytes", "4096", int(0), groups.offset_metadata_max_bytes),
+    key!("offsets.load.buffer.size", "5242880", int(1), groups.offsets_load_buffer_size),
+    key!("offsets.commit.timeout.ms", "5000", millis(1), groups.offsets_commit_timeout),
+    key!("offsets.retention.minutes", "10080", int(1), groups.offsets_retention_minutes),
+    key!("offsets.retention.check.interval.ms", "600000", millis(1), groups.offsets_retention_check_interval),
+    key!("offsets.topic.num.partitions", "50", int(1), groups.offsets_topic_num_partitions),
+    key!(
+        "offsets.topic.replication.factor",
+        "3",
+        Kind::Int { min: 1, max: i16::MAX as i64 },
+        groups.offsets_topic_replication_factor
+    ),
+    key!("offsets.topic.segment.bytes", "104857600", int(SEGMENT_BYTES_MIN), groups.offsets_topic_segment_bytes),
     key!("log.segment.bytes" or "segment.bytes", "1073741824", int(SEGMENT_BYTES_MIN), log.segment_bytes),
     key!("log.flush.interval.messages" or "flush.messages", "9223372036854775807", long(1), log.flush_messages),
     key!("message.max.bytes" or "max.message.bytes", "1048588", int(0), log.max_message_bytes),
@@ -501,6 +517,7 @@ const TOPIC: &[Key<TopicConfig>] = &[
 
 const PRODUCER: &[Key<ProducerConfig>] = &[
     key!("acks", "all", Kind::Choice(&["0", "1", "all", "-1"]), acks),
+    key!("enable.idempotence", "true", Kind::Bool, enable_idempotence),
     key!("compression.type", "none", Kind::Choice(&["none", "gzip", "snappy", "lz4", "zstd"]), compression),
     key!("linger.ms", "5", millis(0), linger),
     key!("batch.size", "16384", int(0), batch_size),

@@ -52,6 +52,10 @@ pub struct BrokerConfig {
     pub log_initial_task_delay: Duration,
     /// `log.dir.failure.timeout.ms` (30000)
     pub log_dir_failure_timeout: Duration,
+    /// `producer.id.expiration.ms` (86400000): how long a leader remembers a producer that is silent (KIP-854).
+    pub producer_id_expiration: Duration,
+    /// `producer.id.expiration.check.interval.ms` (600000)
+    pub producer_id_expiration_check_interval: Duration,
     /// `broker.session.timeout.ms` (9000)
     pub broker_session_timeout: Duration,
     /// `broker.heartbeat.interval.ms` (2000)
@@ -86,6 +90,7 @@ pub struct BrokerConfig {
     /// In scenario files the topic names (`max.message.bytes`, `segment.bytes`, `flush.messages`) are accepted
     /// in `[cluster.config]` too and mean the same.
     pub log: LogConfig,
+    pub groups: GroupCoordinatorConfig,
     /// Known defects that are on; set with [`BrokerConfig::with_defects`], so that the logs have them too.
     pub defects: Defects,
 }
@@ -110,6 +115,8 @@ impl Default for BrokerConfig {
             log_retention_check_interval: ms(300_000),
             log_initial_task_delay: ms(30_000),
             log_dir_failure_timeout: ms(30_000),
+            producer_id_expiration: ms(86_400_000),
+            producer_id_expiration_check_interval: ms(600_000),
             broker_session_timeout: ms(9_000),
             broker_heartbeat_interval: ms(2_000),
             controller_socket_timeout: ms(30_000),
@@ -126,7 +133,57 @@ impl Default for BrokerConfig {
             log_cleaner_enable: true,
             log_cleaner_backoff: ms(15_000),
             log: LogConfig::default(),
+            groups: GroupCoordinatorConfig::default(),
             defects: Defects::NONE,
+        }
+    }
+}
+
+/// Kafka's `GroupCoordinatorConfig`, for classic groups.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupCoordinatorConfig {
+    /// `group.min.session.timeout.ms` (6000)
+    pub min_session_timeout: Duration,
+    /// `group.max.session.timeout.ms` (1800000)
+    pub max_session_timeout: Duration,
+    /// `group.initial.rebalance.delay.ms` (3000): how long an empty group waits for more members.
+    pub initial_rebalance_delay: Duration,
+    /// `group.max.size` (2147483647)
+    pub max_size: usize,
+    /// `offset.metadata.max.bytes` (4096)
+    pub offset_metadata_max_bytes: usize,
+    /// `offsets.load.buffer.size` (5242880)
+    pub offsets_load_buffer_size: usize,
+    /// `offsets.commit.timeout.ms` (5000): how long an answer waits for its records to be committed.
+    pub offsets_commit_timeout: Duration,
+    /// `offsets.retention.minutes` (10080)
+    pub offsets_retention_minutes: u32,
+    /// `offsets.retention.check.interval.ms` (600000)
+    pub offsets_retention_check_interval: Duration,
+    /// `offsets.topic.num.partitions` (50)
+    pub offsets_topic_num_partitions: i32,
+    /// `offsets.topic.replication.factor` (3)
+    pub offsets_topic_replication_factor: i16,
+    /// `offsets.topic.segment.bytes` (104857600)
+    pub offsets_topic_segment_bytes: u32,
+}
+
+impl Default for GroupCoordinatorConfig {
+    fn default() -> Self {
+        let ms = Duration::from_millis;
+        GroupCoordinatorConfig {
+            min_session_timeout: ms(6_000),
+            max_session_timeout: ms(1_800_000),
+            initial_rebalance_delay: ms(3_000),
+            max_size: i32::MAX as usize,
+            offset_metadata_max_bytes: 4_096,
+            offsets_load_buffer_size: 5 * 1024 * 1024,
+            offsets_commit_timeout: ms(5_000),
+            offsets_retention_minutes: 7 * 24 * 60,
+            offsets_retention_check_interval: ms(600_000),
+            offsets_topic_num_partitions: 50,
+            offsets_topic_replication_factor: 3,
+            offsets_topic_segment_bytes: 100 * 1024 * 1024,
         }
     }
 }
@@ -165,6 +222,9 @@ impl Acks {
 pub struct ProducerConfig {
     /// `acks` (all)
     pub acks: Acks,
+    /// `enable.idempotence` (true). What holds is [`ProducerConfig::settle`]'s: with acks=0 or 1, without retries, or with
+    /// more than five requests in flight it is off.
+    pub enable_idempotence: bool,
     /// `compression.type` (none)
     pub compression: Compression,
     /// `linger.ms` (5 since 4.0, KIP-1030)
@@ -215,6 +275,7 @@ impl Default for ProducerConfig {
         let ms = Duration::from_millis;
         ProducerConfig {
             acks: Acks::All,
+            enable_idempotence: true,
             compression: Compression::None,
             linger: ms(5),
             batch_size: 16_384,

@@ -203,6 +203,26 @@ catalogue! {
         source: "single-guard mutation of CompletedFetch.maybeEnsureValid (check.crcs)",
         scenario: Some("a_consumer_hands_out_no_batch_that_rotted")
     }
+    ProducerStateDropsWithRecords = "producer-state-drops-with-records" {
+        sentence: "A broker forgets a producer when its last record leaves the log, and answers the producer's next batch with UNKNOWN_PRODUCER_ID.",
+        source: "KIP-360, KAFKA-7190: ProducerStateManager.truncateHead until 2.5",
+        scenario: None
+    }
+    NoDuplicateDetection = "no-duplicate-detection" {
+        sentence: "A leader does not look for a producer's batch among its last five, and refuses a retry as out of order.",
+        source: "single-guard mutation of UnifiedLog.analyzeAndValidateProducerState (KIP-98)",
+        scenario: None
+    }
+    SequencesRestartInTheSameEpoch = "sequences-restart-in-the-same-epoch" {
+        sentence: "An idempotent producer that has lost track begins its sequences anew without bumping its epoch.",
+        source: "KIP-360, before which Sender.reset kept the epoch",
+        scenario: None
+    }
+    SequencesReassignedUnordered = "sequences-reassigned-unordered" {
+        sentence: "An idempotent producer that begins anew numbers its batches in flight in the order of a heap instead of that of their sequences.",
+        source: "KAFKA-8483",
+        scenario: None
+    }
     RetryUnordered = "retry-unordered" {
         sentence: "A producer with one request in flight puts a batch to be retried behind the batches that wait.",
         source: "RecordAccumulator.reenqueue; P1, taken to max.in.flight.requests.per.connection=1",

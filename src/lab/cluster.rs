@@ -208,7 +208,7 @@ fn judge(outcome: &AdminOutcome) -> Result<(), String> {
         AdminOutcome::LeadersElected(partitions) => {
             partitions.iter().find_map(|(partition, error)| error.map(|e| format!("{partition}: {}", ErrorName(e))))
         }
-        AdminOutcome::Described(_) => None,
+        AdminOutcome::Described(_) | AdminOutcome::TopicsDeleted(_) | AdminOutcome::ConfigsDescribed(_) => None,
     };
     refused.map_or(Ok(()), Err)
 }

@@ -97,6 +97,7 @@ impl Recorder {
                 | Observation::Refused { .. }
                 | Observation::Served { .. }
                 | Observation::LatestOffset { .. }
+                | Observation::ProducersExpired { .. }
                 | Observation::Registered { .. } => false,
             };
             let mut state = recorder.lock();

@@ -223,9 +223,9 @@ fn trace_of(
     state: &mut State,
 ) -> TraceKind {
     match attempt {
-        Attempt::Sent { partition, crc, ids, number, broker } => {
+        Attempt::Sent { partition, crc, ids, number, broker, restated } => {
             let values = ids.iter().filter_map(|id| outstanding.get(id)).map(|(sent, ..)| sent.value).collect();
-            TraceKind::BatchSent { partition: state.key(&partition), crc, values, attempt: number, broker }
+            TraceKind::BatchSent { partition: state.key(&partition), crc, values, attempt: number, broker, restated }
         }
         Attempt::Failed { partition, crc, number, error } => {
             let (partition, error) = (state.key(&partition), error.to_string());
@@ -251,11 +251,8 @@ fn number_header(value: Bytes) -> RecordHeader {
 /// The value in a payload; foreign bytes are kept as text, so that a checker can call them phantoms.
 fn parse_payload(payload: Option<&Bytes>) -> Json {
     let Some(payload) = payload else { return Json::Null };
-    let text = String::from_utf8_lossy(payload);
-    match text.trim_end().parse::<u64>() {
-        Ok(value) => Json::from(value),
-        Err(_) => Json::from(text.into_owned()),
-    }
+    let number = std::str::from_utf8(payload.trim_ascii_end()).ok().and_then(|text| text.parse::<u64>().ok());
+    number.map_or_else(|| Json::from(String::from_utf8_lossy(payload)), Json::from)
 }
 
 /// A consumer with assigned partitions that polls for as long as the run lasts.

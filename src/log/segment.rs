@@ -276,12 +276,6 @@ impl Segment {
         self.read_bytes(u64::from(batch.position), batch.end())
     }
 
-    pub fn read_header(&self, batch: &Stored) -> io::Result<Header> {
-        let start = u64::from(batch.position);
-        let bytes = self.read_bytes(start, start + HEADER_BYTES as u64)?;
-        Header::parse(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-    }
-
     fn read_bytes(&self, start: u64, end: u64) -> io::Result<Bytes> {
         let bytes = self.log.read_at(start, (end - start) as usize)?;
         if bytes.len() as u64 != end - start {

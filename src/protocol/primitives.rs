@@ -182,6 +182,40 @@ impl Reader {
         self.compact_array(read)?.ok_or(DecodeError::Invalid("null array"))
     }
 
+    /// A string of the versions before KIP-482, that may be null.
+    pub fn nullable_string(&mut self) -> Result<Option<String>, DecodeError> {
+        let Ok(len) = usize::try_from(self.i16()?) else {
+            return Ok(None);
+        };
+        let bytes = self.take(len, "a string")?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| DecodeError::Invalid("UTF-8"))?;
+        Ok(Some(text.to_owned()))
+    }
+
+    /// Bytes of the versions before KIP-482, that must not be null.
+    pub fn bytes(&mut self) -> Result<Bytes, DecodeError> {
+        let len = usize::try_from(self.i32()?).map_err(|_| DecodeError::Invalid("null bytes"))?;
+        self.take(len, "bytes")
+    }
+
+    /// Bytes that must not be null.
+    pub fn compact_bytes(&mut self) -> Result<Bytes, DecodeError> {
+        let len = self.unsigned_varint()?.checked_sub(1).ok_or(DecodeError::Invalid("null bytes"))?;
+        self.take(len as usize, "bytes")
+    }
+
+    /// An array of the versions before KIP-482, that must not be null.
+    pub fn plain_array<T>(
+        &mut self,
+        mut read: impl FnMut(&mut Reader) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
+        let len = usize::try_from(self.i32()?).map_err(|_| DecodeError::Invalid("null array"))?;
+        if len > self.bytes.len() {
+            return Err(DecodeError::Truncated("an array"));
+        }
+        (0..len).map(|_| read(self)).collect()
+    }
+
     /// The tagged fields: `read` gets each tag with its bytes, and ignores those that it does not know.
     pub fn tagged_fields(
         &mut self,

@@ -180,7 +180,13 @@ fn batch(offset: i64, epoch: i32) -> BatchInfo {
 fn appended(as_leader: bool, epoch: i32, offset: i64) -> TraceKind {
     let batches = vec![batch(offset, epoch)];
     let leader_epoch = LeaderEpoch(epoch);
-    TraceKind::Observed(Observation::Appended { partition: orders(), as_leader, leader_epoch, batches })
+    TraceKind::Observed(Observation::Appended {
+        partition: orders(),
+        as_leader,
+        leader_epoch,
+        batches,
+        sequences: None,
+    })
 }
 
 fn acknowledged(offset: i64) -> TraceKind {

@@ -325,6 +325,66 @@ pub enum Action {
     },
 }
 
+/// Whom an action says to be aimed at, besides [`Fault::target`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Subject<'a> {
+    /// Nobody else: machines, disks or clocks of the fault's own target, or everything.
+    Target,
+    Links(&'a Links),
+    /// The links between them.
+    Groups {
+        groups: &'a [Vec<Target>],
+        one_way: bool,
+    },
+    Messages(&'a Messages),
+}
+
+impl Action {
+    pub fn subject(&self) -> Subject<'_> {
+        match self {
+            Action::Delay { links, .. }
+            | Action::Throttle { links, .. }
+            | Action::PacketLoss { links, .. }
+            | Action::Flap { links, .. } => Subject::Links(links),
+            Action::Partition { groups, one_way } => Subject::Groups { groups, one_way: *one_way },
+            Action::DelayMessage { messages, .. } | Action::DropMessage { messages } => Subject::Messages(messages),
+            Action::Crash
+            | Action::PowerLoss(_)
+            | Action::Disk { .. }
+            | Action::Restart { .. }
+            | Action::CrashLoop { .. }
+            | Action::Pause
+            | Action::Resume
+            | Action::Isolate
+            | Action::SlowDrain { .. }
+            | Action::SlowCpu { .. }
+            | Action::ClockStep { .. }
+            | Action::ClockDrift { .. }
+            | Action::ClockStrobe { .. }
+            | Action::ClockFreeze
+            | Action::Heal
+            | Action::ControlledShutdown
+            | Action::ElectPreferred { .. } => Subject::Target,
+        }
+    }
+
+    /// What `heal` ends.
+    pub fn is_of_network(&self) -> bool {
+        match self.subject() {
+            Subject::Links(_) | Subject::Groups { .. } | Subject::Messages(_) => true,
+            Subject::Target => *self == Action::Isolate,
+        }
+    }
+
+    /// The rhythm of an action that goes on and off.
+    pub fn cycle(&self) -> Option<Cycle> {
+        if let Action::CrashLoop { cycle } | Action::Flap { cycle, .. } | Action::ClockStrobe { cycle, .. } = self {
+            return Some(*cycle);
+        }
+        None
+    }
+}
+
 /// On for the first part of each period, off for the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cycle {

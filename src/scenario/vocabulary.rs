@@ -260,6 +260,7 @@ pub const METRICS: &[Metric] = &[
     metric_of("acknowledged-incomplete", MetricKind::Violation),
     metric_of("served-uncommitted", MetricKind::Violation),
     metric_of("latest-offset-went-back", MetricKind::Violation),
+    metric_of("producer-sequence", MetricKind::Violation),
     metric_of("liveness", MetricKind::Violation),
     metric_of("unreadable", MetricKind::Violation),
     metric_of("sent", MetricKind::Count),

@@ -52,7 +52,7 @@ impl Told {
 
     fn appends(self, broker: i32, batches: &[BatchInfo]) -> Told {
         let (partition, leader_epoch, batches) = (orders(), LeaderEpoch(0), batches.to_vec());
-        let appended = Observation::Appended { partition, as_leader: false, leader_epoch, batches };
+        let appended = Observation::Appended { partition, as_leader: false, leader_epoch, batches, sequences: None };
         self.observed(&format!("broker-{broker}"), appended)
     }
 

@@ -10,31 +10,14 @@ pub(super) type Link = (String, String);
 /// What an action adds to the links that it is aimed at; none if it does something else.
 pub(super) fn conditions_of(action: &Action) -> Option<LinkConditions> {
     let none = LinkConditions::default();
-    match action {
-        Action::Delay { links: _, by, jitter } => Some(LinkConditions { delay: *by, jitter: *jitter, ..none }),
-        Action::Throttle { links: _, bandwidth } => Some(LinkConditions { bandwidth: Some(*bandwidth), ..none }),
-        Action::PacketLoss { links: _, loss } => Some(LinkConditions { loss: Ppm(loss.0), ..none }),
-        Action::Crash
-        | Action::PowerLoss(_)
-        | Action::Disk { .. }
-        | Action::Restart { .. }
-        | Action::CrashLoop { .. }
-        | Action::Pause
-        | Action::Resume
-        | Action::Isolate
-        | Action::Partition { .. }
-        | Action::Flap { .. }
-        | Action::DelayMessage { .. }
-        | Action::DropMessage { .. }
-        | Action::SlowDrain { .. }
-        | Action::SlowCpu { .. }
-        | Action::ClockStep { .. }
-        | Action::ClockDrift { .. }
-        | Action::ClockStrobe { .. }
-        | Action::ClockFreeze
-        | Action::Heal
-        | Action::ControlledShutdown
-        | Action::ElectPreferred { .. } => None,
+    if let Action::Delay { links: _, by, jitter } = action {
+        Some(LinkConditions { delay: *by, jitter: *jitter, ..none })
+    } else if let Action::Throttle { links: _, bandwidth } = action {
+        Some(LinkConditions { bandwidth: Some(*bandwidth), ..none })
+    } else if let Action::PacketLoss { links: _, loss } = action {
+        Some(LinkConditions { loss: Ppm(loss.0), ..none })
+    } else {
+        None
     }
 }
 

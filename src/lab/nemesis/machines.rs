@@ -16,36 +16,6 @@ pub(super) struct Turn {
     left: Option<u32>,
 }
 
-/// The rhythm of an action that has one.
-pub(super) fn cycle_of(action: &Action) -> Option<Cycle> {
-    match action {
-        Action::CrashLoop { cycle } | Action::Flap { links: _, cycle } | Action::ClockStrobe { by_ns: _, cycle } => {
-            Some(*cycle)
-        }
-        Action::Crash
-        | Action::PowerLoss(_)
-        | Action::Disk { .. }
-        | Action::Restart { .. }
-        | Action::Pause
-        | Action::Resume
-        | Action::Isolate
-        | Action::Partition { .. }
-        | Action::Delay { .. }
-        | Action::Throttle { .. }
-        | Action::PacketLoss { .. }
-        | Action::DelayMessage { .. }
-        | Action::DropMessage { .. }
-        | Action::SlowDrain { .. }
-        | Action::SlowCpu { .. }
-        | Action::ClockStep { .. }
-        | Action::ClockDrift { .. }
-        | Action::ClockFreeze
-        | Action::Heal
-        | Action::ControlledShutdown
-        | Action::ElectPreferred { .. } => None,
-    }
-}
-
 impl Nemesis {
     /// Begins the first period of fault `index`.
     pub(super) fn start_cycle(&mut self, index: usize, cycle: Cycle, now: Time) {
@@ -57,7 +27,7 @@ impl Nemesis {
     /// Fault `index` goes off, or on again; after its last period it ends.
     pub(super) fn turn(&mut self, index: usize, now: Time) {
         let entry = &self.entries[index];
-        let (Some(turn), Some(cycle)) = (entry.turn, cycle_of(&entry.fault.action)) else { return };
+        let (Some(turn), Some(cycle)) = (entry.turn, entry.fault.action.cycle()) else { return };
         self.switch(index, !turn.is_on, now);
         let next = if turn.is_on {
             Turn { next_at: now + (cycle.period - cycle.on()), is_on: false, left: turn.left }
@@ -88,36 +58,15 @@ impl Nemesis {
     fn switch(&mut self, index: usize, on: bool, now: Time) {
         let entry = &self.entries[index];
         let (action, targets, links) = (entry.fault.action.clone(), entry.resolved.clone(), entry.links.clone());
-        match action {
-            Action::CrashLoop { .. } if on => targets.iter().for_each(|machine| self.stop(machine, None, now)),
-            Action::CrashLoop { .. } => targets.iter().for_each(|machine| self.boot(machine)),
-            Action::Flap { .. } if on => links.iter().for_each(|link| self.block(link)),
-            Action::Flap { .. } => links.iter().for_each(|link| self.unblock(link)),
-            Action::ClockStrobe { by_ns, cycle: _ } => {
-                let by_ns = if on { by_ns } else { -by_ns };
-                targets.iter().for_each(|machine| self.cluster.sim.step_clock(machine, by_ns));
-            }
-            Action::Crash
-            | Action::PowerLoss(_)
-            | Action::Disk { .. }
-            | Action::Restart { .. }
-            | Action::Pause
-            | Action::Resume
-            | Action::Isolate
-            | Action::Partition { .. }
-            | Action::Delay { .. }
-            | Action::Throttle { .. }
-            | Action::PacketLoss { .. }
-            | Action::DelayMessage { .. }
-            | Action::DropMessage { .. }
-            | Action::SlowDrain { .. }
-            | Action::SlowCpu { .. }
-            | Action::ClockStep { .. }
-            | Action::ClockDrift { .. }
-            | Action::ClockFreeze
-            | Action::Heal
-            | Action::ControlledShutdown
-            | Action::ElectPreferred { .. } => unreachable!("only what has a cycle is switched"),
+        let sim = &self.cluster.sim;
+        if let Action::ClockStrobe { by_ns, cycle: _ } = action {
+            targets.iter().for_each(|machine| sim.step_clock(machine, if on { by_ns } else { -by_ns }));
+        } else if action.is_of_network() {
+            links.iter().for_each(|link| if on { self.block(link) } else { self.unblock(link) });
+        } else if on {
+            targets.iter().for_each(|machine| self.stop(machine, None, now));
+        } else {
+            targets.iter().for_each(|machine| self.boot(machine));
         }
     }
 

@@ -23,31 +23,12 @@ pub fn needs_frame_reader(variant: &Variant) -> bool {
 
 /// The messages that an action is aimed at and what it does to them; none if it does something else.
 pub(super) fn aim(action: &Action) -> Option<(&Messages, MessageEffect)> {
-    match action {
-        Action::DelayMessage { messages, by } => Some((messages, MessageEffect::Delay(*by))),
-        Action::DropMessage { messages } => Some((messages, MessageEffect::Drop)),
-        Action::Crash
-        | Action::PowerLoss(_)
-        | Action::Disk { .. }
-        | Action::Restart { .. }
-        | Action::CrashLoop { .. }
-        | Action::Pause
-        | Action::Resume
-        | Action::Isolate
-        | Action::Partition { .. }
-        | Action::Delay { .. }
-        | Action::Throttle { .. }
-        | Action::PacketLoss { .. }
-        | Action::Flap { .. }
-        | Action::SlowDrain { .. }
-        | Action::SlowCpu { .. }
-        | Action::ClockStep { .. }
-        | Action::ClockDrift { .. }
-        | Action::ClockStrobe { .. }
-        | Action::ClockFreeze
-        | Action::Heal
-        | Action::ControlledShutdown
-        | Action::ElectPreferred { .. } => None,
+    if let Action::DelayMessage { messages, by } = action {
+        Some((messages, MessageEffect::Delay(*by)))
+    } else if let Action::DropMessage { messages } = action {
+        Some((messages, MessageEffect::Drop))
+    } else {
+        None
     }
 }
 

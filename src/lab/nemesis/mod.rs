@@ -16,7 +16,7 @@ use super::cluster::{AdminRequest, CONTROLLER, Cluster};
 use super::ghost::machine_of;
 use super::outcome::{FiredFault, TraceKind};
 use crate::protocol::{BrokerId, TopicPartition};
-use crate::scenario::{Action, Condition, Counter, DiskAction, Fault, Target, Variant, When};
+use crate::scenario::{Action, Condition, Counter, DiskAction, Fault, Subject, Target, Variant, When};
 use crate::world::Time;
 use crate::world::sim::{FaultId, LinkConditions, Load, RuleId, Survivors};
 
@@ -241,32 +241,12 @@ impl Nemesis {
     fn begin(&mut self, index: usize, now: Time) {
         let fault = self.entries[index].fault.clone();
         let targets = fault.target.as_ref().map(|t| self.resolve(t)).unwrap_or_default();
-        let (links, resolved) = match &fault.action {
-            Action::Partition { groups, one_way } => self.links_between(groups, *one_way),
-            Action::Isolate => (self.links_around(&targets), targets.clone()),
-            Action::Delay { links, .. }
-            | Action::Throttle { links, .. }
-            | Action::PacketLoss { links, .. }
-            | Action::Flap { links, .. } => self.links_of(links),
-            Action::DelayMessage { messages, .. } | Action::DropMessage { messages } => {
-                (Vec::new(), self.ends_of(messages))
-            }
-            Action::Crash
-            | Action::PowerLoss(_)
-            | Action::Disk { .. }
-            | Action::Restart { .. }
-            | Action::CrashLoop { .. }
-            | Action::Pause
-            | Action::Resume
-            | Action::SlowDrain { .. }
-            | Action::SlowCpu { .. }
-            | Action::ClockStep { .. }
-            | Action::ClockDrift { .. }
-            | Action::ClockStrobe { .. }
-            | Action::ClockFreeze
-            | Action::Heal
-            | Action::ControlledShutdown
-            | Action::ElectPreferred { .. } => (Vec::new(), targets.clone()),
+        let (links, resolved) = match fault.action.subject() {
+            Subject::Links(links) => self.links_of(links),
+            Subject::Groups { groups, one_way } => self.links_between(groups, one_way),
+            Subject::Messages(messages) => (Vec::new(), self.ends_of(messages)),
+            Subject::Target if fault.action == Action::Isolate => (self.links_around(&targets), targets.clone()),
+            Subject::Target => (Vec::new(), targets.clone()),
         };
         if let Action::Disk { what, on } = &fault.action {
             let places = self.break_disks(index, what, on, &targets, now);
@@ -323,7 +303,7 @@ impl Nemesis {
                 self.forget_rules();
                 self.heal_network();
                 for index in 0..self.entries.len() {
-                    if is_network(&self.entries[index].fault.action)
+                    if self.entries[index].fault.action.is_of_network()
                         && matches!(self.entries[index].state, EntryState::Started(_))
                     {
                         self.entries[index].turn = None;
@@ -503,35 +483,6 @@ fn lasts(action: &Action) -> bool {
         | Action::Resume
         | Action::ClockStep { .. }
         | Action::Heal
-        | Action::ElectPreferred { .. } => false,
-    }
-}
-
-fn is_network(action: &Action) -> bool {
-    match action {
-        Action::Isolate
-        | Action::Partition { .. }
-        | Action::Delay { .. }
-        | Action::Throttle { .. }
-        | Action::PacketLoss { .. }
-        | Action::Flap { .. }
-        | Action::DelayMessage { .. }
-        | Action::DropMessage { .. } => true,
-        Action::Crash
-        | Action::PowerLoss(_)
-        | Action::Disk { .. }
-        | Action::Restart { .. }
-        | Action::CrashLoop { .. }
-        | Action::Pause
-        | Action::Resume
-        | Action::SlowDrain { .. }
-        | Action::SlowCpu { .. }
-        | Action::ClockStep { .. }
-        | Action::ClockDrift { .. }
-        | Action::ClockStrobe { .. }
-        | Action::ClockFreeze
-        | Action::Heal
-        | Action::ControlledShutdown
         | Action::ElectPreferred { .. } => false,
     }
 }

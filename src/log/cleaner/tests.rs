@@ -219,13 +219,12 @@ fn a_checkpoint_off_the_log_means_that_everything_is_dirty() {
 fn the_last_batch_of_a_round_and_of_a_producer_stay_even_if_they_are_empty() {
     Machine::run(|machine| async {
         let mut log = Compacted::new(machine, config());
-        let of_producer = |batch: &Bytes| {
-            let header =
-                Header { producer_id: 7, producer_epoch: 1, base_sequence: 5, ..Header::parse(batch).unwrap() };
+        let of_producer = |batch: &Bytes, base_sequence| {
+            let header = Header { producer_id: 7, producer_epoch: 1, base_sequence, ..Header::parse(batch).unwrap() };
             batch::encode(&header, &batch[batch::HEADER_BYTES..])
         };
-        for value in ["1", "2"] {
-            let batch = of_producer(&keyed_batch(&[("a", Some(value)), ("b", Some(value))], 10));
+        for (value, sequence) in [("1", 5), ("2", 7)] {
+            let batch = of_producer(&keyed_batch(&[("a", Some(value)), ("b", Some(value))], 10), sequence);
             log.log.append_from_client(&batch, EPOCH, 0).unwrap();
         }
         log.append_each("a3 b3 c1 c2", 10);
@@ -238,7 +237,7 @@ fn the_last_batch_of_a_round_and_of_a_producer_stay_even_if_they_are_empty() {
             log.batches().iter().map(|batch| Header::parse(batch).unwrap()).filter(|h| h.records_count == 0).collect();
         let of = |offset| empty.iter().find(|header| header.last_offset() == Offset(offset));
         let last_of_producer = of(3).expect("the producer's last batch");
-        assert_eq!((last_of_producer.producer_id, last_of_producer.base_sequence), (7, 5));
+        assert_eq!((last_of_producer.producer_id, last_of_producer.base_sequence), (7, 7));
         assert_eq!(last_of_producer.base_offset, Offset(2));
         assert_eq!(of(1), None, "the one before it is not needed");
     });

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::diagnostics::{Found, Mistakes, line_and_column};
 use super::draft::{Draft, Kind, element_text};
 use super::expression;
-use super::model::{Action, Comparison, Condition, Counter, Cycle, Fault, Target, When};
+use super::model::{Action, Comparison, Condition, Counter, Cycle, Fault, Subject, Target, When};
 use super::quantity;
 use super::table::{Section, Spanned, Text, type_of};
 use super::vocabulary::{ACTIONS, FAULT_KEYS, START_KEYS, keys_of};
@@ -623,32 +623,11 @@ fn check_references(faults: &[Fault], spans: &[Range<usize>], mistakes: &mut Mis
 
 /// The faults (1-based) whose machines this one is aimed at.
 fn same_as(fault: &Fault) -> Vec<usize> {
-    let in_action: Vec<&Target> = match &fault.action {
-        Action::Partition { groups, one_way: _ } => groups.iter().flatten().collect(),
-        Action::Delay { links, by: _, jitter: _ }
-        | Action::Throttle { links, bandwidth: _ }
-        | Action::PacketLoss { links, loss: _ }
-        | Action::Flap { links, cycle: _ } => vec![&links.from, &links.to],
-        Action::DelayMessage { messages, by: _ } | Action::DropMessage { messages } => {
-            messages.from.iter().chain(&messages.to).collect()
-        }
-        Action::Crash
-        | Action::PowerLoss(_)
-        | Action::Disk { .. }
-        | Action::Restart { .. }
-        | Action::CrashLoop { .. }
-        | Action::Pause
-        | Action::Resume
-        | Action::Isolate
-        | Action::SlowDrain { .. }
-        | Action::SlowCpu { .. }
-        | Action::ClockStep { .. }
-        | Action::ClockDrift { .. }
-        | Action::ClockStrobe { .. }
-        | Action::ClockFreeze
-        | Action::Heal
-        | Action::ControlledShutdown
-        | Action::ElectPreferred { .. } => Vec::new(),
+    let in_action: Vec<&Target> = match fault.action.subject() {
+        Subject::Groups { groups, one_way: _ } => groups.iter().flatten().collect(),
+        Subject::Links(links) => vec![&links.from, &links.to],
+        Subject::Messages(messages) => messages.from.iter().chain(&messages.to).collect(),
+        Subject::Target => Vec::new(),
     };
     let index = |target: &Target| match target {
         Target::SameAs(index) => Some(*index),
