@@ -141,7 +141,7 @@ catalogue! {
     MetadataNoFsync = "metadata-no-fsync" {
         sentence: "The controller answers before its metadata log is on the disk, and after a power loss decides anew under epochs that were used before.",
         source: "single-guard mutation of KafkaRaftClient.flushLeaderLog",
-        scenario: None
+        scenario: Some("a_controller_that_answers_before_it_syncs_takes_back_what_it_said")
     }
     ReadHwTwice = "read-hw-twice" {
         sentence: "A fetch tests one bound and reads up to another: a consumer is served what no high watermark covers.",
@@ -181,7 +181,7 @@ catalogue! {
     KeepTornTail = "keep-torn-tail" {
         sentence: "Recovery keeps what lies in the file up to the first batch that is not whole, without checking a CRC.",
         source: "LogSegment.recover without its CRC check",
-        scenario: None
+        scenario: Some("recovery_keeps_only_what_its_crc_vouches_for")
     }
     FlushNoFsync = "flush-no-fsync" {
         sentence: "A flush of a log counts as done without fsync.",
@@ -196,12 +196,12 @@ catalogue! {
     AppendUnchecked = "append-unchecked" {
         sentence: "A follower appends what its leader sends without checking the CRC.",
         source: "single-guard mutation of UnifiedLog.analyzeAndValidateRecords",
-        scenario: None
+        scenario: Some("a_follower_does_not_copy_what_its_crc_disowns")
     }
     ServeCorruptBatch = "serve-corrupt-batch" {
         sentence: "A consumer hands out the records of a batch without checking its CRC.",
         source: "single-guard mutation of CompletedFetch.maybeEnsureValid (check.crcs)",
-        scenario: None
+        scenario: Some("a_consumer_hands_out_no_batch_that_rotted")
     }
     ProducerStateDropsWithRecords = "producer-state-drops-with-records" {
         sentence: "A broker forgets a producer when its last record leaves the log, and answers the producer's next batch with UNKNOWN_PRODUCER_ID.",

@@ -1,6 +1,6 @@
 //! What is wrong with a run that no configuration and no legitimate loss explains, and under which name to file it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::Value as Json;
@@ -52,11 +52,8 @@ const GAPS: [&str; 5] =
 pub fn examine(variant: &Variant, outcome: &RunOutcome) -> Option<Failure> {
     match &outcome.end {
         End::Panicked(message) => return Some(failure("panicked", place_of(message), message)),
-        // What cannot be read keeps the final reader waiting.
-        End::Unfinished(waiting) if Guard::of(variant, outcome).excuse_unread().is_none() => {
-            return Some(failure("unfinished", waiting.clone(), waiting));
-        }
-        End::Unfinished(_) | End::Complete => {}
+        End::Unfinished(waiting) => return Some(failure("unfinished", waiting.clone(), waiting)),
+        End::Complete => {}
     }
     let anomalies = check::analyze(&outcome.history);
     if outcome.violations.is_empty() && anomalies.is_empty() {
@@ -115,7 +112,9 @@ fn unexcused(variant: &Variant, outcome: &RunOutcome, anomalies: &Anomalies, gua
     let context = Context { unclean_election: false, lossy_crashes: 0, last_replica_lost_power: false, ..context };
     let table = allowed(&context);
     let is_allowed = |name: &str| table.iter().any(|row| row.anomaly == name);
-    let losses = Losses { guard, acks: Acks::of(outcome), is_unread: outcome.end != End::Complete };
+    let unread = outcome.violations.iter().filter(|violation| violation.name == "unreadable");
+    let unread = unread.map(|violation| violation.partition.as_str()).collect();
+    let losses = Losses { guard, acks: Acks::of(outcome), unread };
     let mut findings = Vec::new();
     for (name, cases) in anomalies.iter() {
         let by_record = LOSSES.contains(&name) || name == "inconsistent-offsets";
@@ -173,8 +172,8 @@ impl Acks {
 struct Losses<'a> {
     guard: &'a Guard,
     acks: Acks,
-    /// The final read did not come to its end.
-    is_unread: bool,
+    /// Partitions that the final read did not get through.
+    unread: BTreeSet<&'a str>,
 }
 
 impl Losses<'_> {
@@ -192,7 +191,8 @@ impl Losses<'_> {
     }
 
     fn lost(&self, key: &str, offset: Offset, value: &Json) -> Option<String> {
-        if self.is_unread && self.guard.excuse_stuck(key).is_some() {
+        // What became of it is not known; that it is not is another finding, or excused.
+        if self.unread.contains(key) {
             return None;
         }
         let promise = self.acks.0.get(&(key.to_owned(), value.to_string()));

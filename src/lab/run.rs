@@ -1,7 +1,7 @@
 //! One run, from boot to verdict's input: boot, create topics, workload under faults, heal, full read.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future as _, poll_fn};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
@@ -312,11 +312,10 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Reads every partition to its end. One that cannot be read so far, as all that leads is corrupt, is a violation of
-    /// liveness, and the run counts what was read.
+    /// Reads every partition from its beginning. What cannot be read to its end is a violation of its own.
     async fn final_read(&self) {
-        let deadline = self.sim.now() + PHASE_MAX;
         let (bootstrap, recorder, partitions) = (self.cluster.bootstrap(), self.recorder.clone(), self.partitions());
+        recorder.lock().unread = Some(partitions.iter().cloned().collect());
         self.sim.add_machine(FINAL_READER, false, move |world, net| {
             let (bootstrap, recorder, partitions) = (bootstrap.clone(), recorder.clone(), partitions.clone());
             Box::pin(async move {
@@ -324,12 +323,16 @@ impl Supervisor {
                     .await;
             })
         });
-        if self.wait("the final read", deadline, |s| s.read_done).await.is_err() {
+        let is_read = |state: &State| state.unread.as_ref().is_some_and(BTreeSet::is_empty);
+        let what = "the final read to reach the end of every partition";
+        if self.wait(what, self.sim.now() + PHASE_MAX, is_read).await.is_err() {
             let now = self.sim.now();
             let mut state = self.recorder.lock();
             let violations = state.ghost.violations.len();
-            for partition in std::mem::take(&mut state.unread) {
-                state.ghost.violate("liveness", now, &partition, "the final read does not get to its end".to_owned());
+            for partition in state.unread.clone().unwrap_or_default() {
+                let seconds = PHASE_MAX.as_secs();
+                let detail = format!("after everything was healed, a reader did not get to its end in {seconds} s");
+                state.ghost.violate("unreadable", now, &partition, detail);
             }
             state.trace_violations(violations);
         }

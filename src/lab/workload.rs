@@ -263,7 +263,7 @@ pub struct ConsumeProcess {
     consumer: Consumer,
     process: ProcessId,
     partitions: Vec<TopicPartition>,
-    /// The final reader: where each partition must be read up to, once known.
+    /// The final reader: where each partition must be read up to, once known, that is not.
     until: Option<BTreeMap<TopicPartition, Option<Offset>>>,
     finished: bool,
 }
@@ -313,7 +313,11 @@ impl ConsumeProcess {
             let mut retry = false;
             for lookup in self.consumer.take_lookups() {
                 match lookup.result {
-                    Ok(ends) => until.extend(ends.into_iter().map(|(partition, end)| (partition, Some(end)))),
+                    Ok(ends) => {
+                        for (partition, end) in ends {
+                            until.entry(partition).and_modify(|known| *known = Some(end));
+                        }
+                    }
                     Err(_) => retry = true,
                 }
             }
@@ -321,18 +325,16 @@ impl ConsumeProcess {
                 self.consumer.end_offsets(now, &self.partitions, net);
             }
             let consumer = &self.consumer;
-            let is_read = |partition: &TopicPartition, end: Option<Offset>| {
-                end.is_some_and(|end| consumer.position(partition).is_some_and(|position| position >= end))
-            };
-            let unread = until.iter().filter(|(partition, end)| !is_read(partition, **end));
-            let unread: Vec<TopicPartition> = unread.map(|(partition, _)| partition.clone()).collect();
-            let mut state = self.recorder.lock();
-            if unread.is_empty() && !self.finished {
-                self.finished = true;
-                state.read_done = true;
+            let before = until.len();
+            until.retain(|partition, end| {
+                let is_read = |end| consumer.position(partition).is_some_and(|position| position >= end);
+                !end.is_some_and(is_read)
+            });
+            if until.len() < before {
+                self.recorder.lock().unread = Some(until.keys().cloned().collect());
                 self.recorder.notify();
             }
-            state.unread = unread;
+            self.finished = until.is_empty();
         }
     }
 }

@@ -262,6 +262,7 @@ pub const METRICS: &[Metric] = &[
     metric_of("latest-offset-went-back", MetricKind::Violation),
     metric_of("producer-sequence", MetricKind::Violation),
     metric_of("liveness", MetricKind::Violation),
+    metric_of("unreadable", MetricKind::Violation),
     metric_of("sent", MetricKind::Count),
     metric_of("acked", MetricKind::Count),
     metric_of("failed", MetricKind::Count),
