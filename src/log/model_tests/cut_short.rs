@@ -42,6 +42,11 @@ impl Run {
         self.model.cut_short(&loaded.recovery, &self.log, reach);
         self.directory.checkpoint_log_starts([(&orders(), &self.log)].into_iter()).unwrap();
         self.model.start_checkpointed();
+        if loss.is_none() {
+            // What an interrupted operation removed, and did not come to sync, a power loss before the next flush would bring
+            // back: as if it had not begun, and as Kafka leaves it with every truncation.
+            self.model.flushed = self.log.flush().unwrap();
+        }
         self.check_reads();
     }
 
