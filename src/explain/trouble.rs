@@ -367,9 +367,8 @@ fn rule(name: &str) -> &'static str {
         "producer-sequence" => {
             "the committed batches of an idempotent producer follow on one another: no gap and no repeat in its sequences"
         }
-        "liveness" => {
-            "a cluster in which every fault has ended gets all replicas back in sync and can be read to the end"
-        }
+        "liveness" => "a cluster in which every fault has ended gets all replicas back in sync",
+        "unreadable" => "a cluster in which every fault has ended can be read to the end",
         _ => "an invariant that the observer checks at every event",
     }
 }

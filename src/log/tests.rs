@@ -554,9 +554,9 @@ fn a_deleted_log_stays_deleted() {
 fn what_is_read_is_the_page_caches_own_memory() {
     on_fresh_disk(|disk| {
         let (_, mut log) = create(&disk, &LogConfig::default());
-        for _ in 0..3 {
-            append(&mut log, 2, 1);
-        }
+        let batch = batch_of(2, 100, 1_000);
+        let set: Vec<Bytes> = (0..3).map(|at| stored(&batch, 2 * at, 1)).collect();
+        log.append_as_follower(&concat(&set), 0).unwrap();
         let file = disk.open("data/orders-0/00000000000000000000.log").unwrap();
         let cached = file.read_at(0, file.len() as usize).unwrap();
         let is_cached = |read: &Bytes| cached.as_ptr_range().contains(&read.as_ptr());

@@ -297,7 +297,7 @@ fn retention_excuses_what_it_deleted_and_no_other_loss() {
     assert_eq!(read_beyond_the_first_five_with_log_start_at(5), [""; 0]);
     let left = "2 found of records that retention did not delete, none allowed";
     let problems = read_beyond_the_first_five_with_log_start_at(3);
-    assert_eq!(problems, [format!("lost-write: {left}"), format!("unseen: {left}")]);
+    assert_eq!(problems, [format!("unseen: {left}"), format!("lost-write: {left}")]);
 }
 
 #[test]

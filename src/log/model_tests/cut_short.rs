@@ -160,6 +160,7 @@ impl Model {
         self.end = log.log_end();
         let ends = self.batches.last().map_or(self.segments_start, |(batch, _)| batch.last_offset + 1);
         assert_eq!(self.end, ends.max(active(log)));
-        self.flushed = if recovery.clean { self.end } else { self.flushed.min(self.end) };
+        // What the log counts as flushed it is held to from now on: an orderly stop got as far as that, perhaps.
+        self.flushed = if recovery.clean { self.end } else { self.flushed.min(self.end).max(log.recovery_point()) };
     }
 }
