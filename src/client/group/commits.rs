@@ -123,7 +123,7 @@ impl Group {
         Some(id)
     }
 
-    pub(super) fn is_committing(&self, id: CommitId) -> bool {
+    pub fn is_committing(&self, id: CommitId) -> bool {
         self.commits.iter().any(|commit| commit.id == id)
     }
 
