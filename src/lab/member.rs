@@ -98,9 +98,9 @@ impl MemberProcess {
     fn step(&mut self, net: &mut Endpoint) {
         let now = self.world.now();
         self.come_back(now);
-        self.end_if_due(now, net);
         loop {
             self.take_news(now);
+            self.end_if_due(now, net);
             let goes_on = match self.doing {
                 Doing::Away => false,
                 Doing::Closing => self.finish_closing(now),
