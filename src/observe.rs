@@ -34,6 +34,30 @@ impl From<(Offset, Offset, LeaderEpoch, u32)> for BatchInfo {
     }
 }
 
+/// What a batch says of its idempotent producer. Saved as `[producer id, epoch, first, last]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(into = "(i64, i16, i32, i32)", from = "(i64, i16, i32, i32)")]
+pub struct Sequences {
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    /// Of its first record.
+    pub first: i32,
+    /// Of its last record.
+    pub last: i32,
+}
+
+impl From<Sequences> for (i64, i16, i32, i32) {
+    fn from(Sequences { producer_id, producer_epoch, first, last }: Sequences) -> Self {
+        (producer_id, producer_epoch, first, last)
+    }
+}
+
+impl From<(i64, i16, i32, i32)> for Sequences {
+    fn from((producer_id, producer_epoch, first, last): (i64, i16, i32, i32)) -> Self {
+        Sequences { producer_id, producer_epoch, first, last }
+    }
+}
+
 /// Why a replica's log was cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -79,6 +103,14 @@ pub enum Observation {
         as_leader: bool,
         leader_epoch: LeaderEpoch,
         batches: Vec<BatchInfo>,
+        /// Of the one batch that a leader appends, if its producer is idempotent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sequences: Option<Sequences>,
+    },
+    /// Broker: these producers have been silent for `producer.id.expiration.ms`, and are not known any more.
+    ProducersExpired {
+        partition: TopicPartition,
+        producer_ids: Vec<i64>,
     },
     /// Broker: the log was cut so that its log end is `to`.
     Truncated {

@@ -1,5 +1,5 @@
-//! Metadata, DescribeCluster, InitProducerId, and what is forwarded to the controller: CreateTopics,
-//! DeleteTopics, ElectLeaders (`KafkaApis`, `ForwardingManager`, `AutoTopicCreationManager`).
+//! Metadata, DescribeCluster, and what goes to the controller: CreateTopics, DeleteTopics, ElectLeaders, our own
+//! AllocateProducerIds (`KafkaApis`, `ForwardingManager`, `AutoTopicCreationManager`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,9 +12,8 @@ use kafka_protocol::messages::metadata_response::{
     MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{
-    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterRequest,
-    ElectLeadersRequest, ElectLeadersResponse, InitProducerIdRequest, InitProducerIdResponse, MetadataRequest,
-    TopicName,
+    AllocateProducerIdsRequest, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    DescribeClusterRequest, ElectLeadersRequest, ElectLeadersResponse, MetadataRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use rand::RngExt;
@@ -37,14 +36,12 @@ const FORWARDING_TIMEOUT: Duration = Duration::from_secs(60);
 /// `request.timeout.ms` of the broker, in the CreateTopics request it sends for automatic topics.
 const REQUEST_TIMEOUT_MS: i32 = 30_000;
 
-/// `NO_PRODUCER_ID` and `NO_PRODUCER_EPOCH`.
-const NO_PRODUCER: i16 = -1;
-
 /// A request that the controller decides.
 pub(super) enum Forwarded {
     CreateTopics(CreateTopicsRequest),
     DeleteTopics(DeleteTopicsRequest),
     ElectLeaders(ElectLeadersRequest),
+    AllocateProducerIds(AllocateProducerIdsRequest),
 }
 
 /// Who asked for it.
@@ -52,6 +49,8 @@ enum Origin {
     Client(ReplyTo),
     /// Topics that a Metadata request asked for and that did not exist.
     AutoCreation(Vec<TopicName>),
+    /// The broker itself, for the producers that ask it for ids.
+    ProducerIds,
 }
 
 struct InFlight {
@@ -96,12 +95,13 @@ impl Forwarding {
         let timeout = self.request_timeout.min(call.deadline.since(now));
         let version = |newest: i16| match &call.origin {
             Origin::Client(to) => to.api_version,
-            Origin::AutoCreation(_) => newest,
+            Origin::AutoCreation(_) | Origin::ProducerIds => newest,
         };
         match &call.request {
             Forwarded::CreateTopics(body) => self.rpc.send(now, peer, version(7), body, timeout, id, net),
             Forwarded::DeleteTopics(body) => self.rpc.send(now, peer, version(6), body, timeout, id, net),
             Forwarded::ElectLeaders(body) => self.rpc.send(now, peer, version(2), body, timeout, id, net),
+            Forwarded::AllocateProducerIds(body) => self.rpc.send(now, peer, version(0), body, timeout, id, net),
         }
         self.in_flight.insert(id, call);
     }
@@ -113,20 +113,26 @@ impl Broker {
         self.forwarding.send(now, call, net);
     }
 
+    /// Asks the controller for a block of producer ids.
+    pub(super) fn forward_own(&mut self, now: Time, request: AllocateProducerIdsRequest, net: &mut Endpoint) {
+        let (request, origin) = (Forwarded::AllocateProducerIds(request), Origin::ProducerIds);
+        self.forwarding.send(now, InFlight { request, origin, deadline: now + FORWARDING_TIMEOUT }, net);
+    }
+
     pub(super) fn on_forwarding_replies(&mut self, now: Time, replies: Vec<Completion<u64>>, net: &mut Endpoint) {
         for reply in replies {
             let Some(call) = self.forwarding.in_flight.remove(&reply.tag) else { continue };
             match reply.result {
-                Ok(answer) => self.answer_forwarded(call, Some(&answer), net),
+                Ok(answer) => self.answer_forwarded(now, call, Some(&answer), net),
                 // Kafka too sends it again, although it may have been processed.
                 Err(_) if now < call.deadline => self.forwarding.send(now, call, net),
-                Err(_) => self.answer_forwarded(call, None, net),
+                Err(_) => self.answer_forwarded(now, call, None, net),
             }
         }
     }
 
     /// Hands the controller's answer on; `None`: there was none in time.
-    fn answer_forwarded(&mut self, call: InFlight, answer: Option<&Reply>, net: &mut Endpoint) {
+    fn answer_forwarded(&mut self, now: Time, call: InFlight, answer: Option<&Reply>, net: &mut Endpoint) {
         let to = match call.origin {
             Origin::Client(to) => to,
             Origin::AutoCreation(topics) => {
@@ -134,6 +140,10 @@ impl Broker {
                     self.forwarding.creating.remove(&topic);
                 }
                 return;
+            }
+            Origin::ProducerIds => {
+                let answer = answer.and_then(|a| a.decode::<AllocateProducerIdsRequest>().ok());
+                return self.on_producer_ids(now, answer.as_ref());
             }
         };
         match call.request {
@@ -155,6 +165,8 @@ impl Broker {
                 };
                 self.connections.respond::<ElectLeadersRequest>(to, &answer.unwrap_or_else(timed_out), net);
             }
+            // Our own only: no client's request is forwarded as this.
+            Forwarded::AllocateProducerIds(_) => {}
         }
     }
 
@@ -257,26 +269,6 @@ impl Broker {
             .with_brokers(self.alive_brokers().map(broker).collect())
             .with_controller_id(self.some_alive_broker().0.into());
         self.connections.respond::<DescribeClusterRequest>(to, &response, net);
-    }
-
-    /// Gives out producer ids. Unique as long as broker epochs are: an id is (epoch of our registration, counter),
-    /// where Kafka has the controller hand out blocks.
-    pub(super) fn handle_init_producer_id(&mut self, to: ReplyTo, request: &InitProducerIdRequest, net: &mut Endpoint) {
-        const COUNTER_BITS: u32 = 20;
-        let response = InitProducerIdResponse::default();
-        let response = if request.transactional_id.is_some() {
-            // There is no transaction coordinator.
-            let error = ErrorCode::CoordinatorNotAvailable;
-            response.with_error_code(error.code()).with_producer_id((-1).into()).with_producer_epoch(NO_PRODUCER)
-        } else if request.producer_epoch != NO_PRODUCER && request.producer_epoch < i16::MAX - 1 {
-            // KIP-360: the producer resumes after an error.
-            response.with_producer_id(request.producer_id).with_producer_epoch(request.producer_epoch + 1)
-        } else {
-            self.producer_ids += 1;
-            let id = (self.env.broker_epoch.0 << COUNTER_BITS) + self.producer_ids;
-            response.with_producer_id(id.into()).with_producer_epoch(0)
-        };
-        self.connections.respond::<InitProducerIdRequest>(to, &response, net);
     }
 
     fn alive_brokers(&self) -> impl Iterator<Item = &BrokerRegistration> {

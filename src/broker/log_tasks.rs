@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use super::log_dirs::{DirFailure, DirIndex, InDir};
-use super::{Broker, Partitions};
+use super::{Broker, Hosted, Partitions};
 use crate::config::BrokerConfig;
 use crate::log::{LoadedLog, Log, LogDirectory};
 use crate::observe::Observation;
@@ -20,6 +20,7 @@ pub(super) struct LogTasks {
     recovery_points: Time,
     log_starts: Time,
     retention: Time,
+    producer_expiration: Time,
     /// `None`: never.
     flush: Option<Time>,
     /// When the first files of deleted segments go.
@@ -38,6 +39,7 @@ impl LogTasks {
             recovery_points: first,
             log_starts: first,
             retention: first,
+            producer_expiration: now + config.producer_id_expiration_check_interval,
             flush: flush_interval(config).map(|_| first),
             deleted_files: None,
             cleaner: config.log_cleaner_enable.then_some(now + config.log_cleaner_backoff),
@@ -52,7 +54,8 @@ impl LogTasks {
     }
 
     fn set_next(&mut self) {
-        let always = self.high_watermarks.min(self.recovery_points).min(self.log_starts).min(self.retention);
+        let always = [self.recovery_points, self.log_starts, self.retention, self.producer_expiration];
+        let always = always.into_iter().fold(self.high_watermarks, Time::min);
         let sometimes = [self.flush, self.deleted_files, self.cleaner];
         self.next = sometimes.into_iter().flatten().fold(always, Time::min);
     }
@@ -91,6 +94,10 @@ impl Broker {
             self.log_tasks.retention = now + config.log_retention_check_interval;
             self.delete_old_segments(now);
             self.log_tasks.deleted_files = Some(now);
+        }
+        if self.log_tasks.producer_expiration <= now {
+            self.log_tasks.producer_expiration = now + config.producer_id_expiration_check_interval;
+            self.remove_expired_producers(now, config.producer_id_expiration);
         }
         if self.log_tasks.deleted_files.is_some_and(|at| at <= now) {
             self.remove_deleted_files(now);
@@ -144,6 +151,18 @@ impl Broker {
     fn delete_old_segments(&mut self, now: Time) {
         let wall_clock_ms = self.world.wall_clock_ms();
         self.for_each_log(now, |partition, env| partition.delete_old_segments(now, env, wall_clock_ms));
+    }
+
+    /// Each log has a task of its own for it in Kafka, which runs first an interval after the log was opened.
+    fn remove_expired_producers(&mut self, now: Time, expiration: Duration) {
+        let (wall_clock_ms, expiration_ms) = (self.world.wall_clock_ms(), expiration.as_millis() as i64);
+        for Hosted { partition, .. } in self.partitions.values_mut() {
+            let producer_ids = partition.log_mut().remove_expired_producers(wall_clock_ms, expiration_ms);
+            if !producer_ids.is_empty() {
+                let partition = partition.topic_partition().clone();
+                self.env.observe(now, Observation::ProducersExpired { partition, producer_ids });
+            }
+        }
     }
 
     fn remove_deleted_files(&mut self, now: Time) {

@@ -3,10 +3,10 @@
 //!
 //! Everything happens synchronously in the handling of one event; decisions about a partition are in
 //! [`replica`](crate::replica), this is the shell that routes requests to them and carries the answers. By subject:
-//! `requests` (dispatch), `produce`, `fetch`, `offsets`, `delete_records`, `admin` (API by API), `delayed` (Kafka's
-//! purgatory), `fetchers` (replication), `isr` (AlterPartition), `log_tasks` (checkpoints, retention), `metadata` (the
-//! metadata log), `lifecycle` (registration, heartbeats, shutdown), `groups` (the way to the group coordinator).
-//! What it does not do: keep fetch sessions, coordinate transactions, or keep the metadata log on disk.
+//! `requests` (dispatch), `produce`, `producer_ids`, `fetch`, `offsets`, `delete_records`, `admin` (API by API),
+//! `delayed` (Kafka's purgatory), `fetchers` (replication), `isr` (AlterPartition), `log_tasks` (checkpoints, retention),
+//! `metadata` (the metadata log), `lifecycle` (registration, heartbeats, shutdown), `groups` (the way to the group
+//! coordinator). What it does not do: keep fetch sessions, coordinate transactions, or keep the metadata log on disk.
 
 mod admin;
 mod assignments;
@@ -25,6 +25,7 @@ mod log_tasks;
 mod metadata;
 mod offsets;
 mod produce;
+mod producer_ids;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ use self::lifecycle::Lifecycle;
 use self::log_dirs::{DirFailure, DirIndex, InDir, LogDirs};
 use self::log_tasks::LogTasks;
 use self::metadata::MetadataFetcher;
+use self::producer_ids::ProducerIds;
 use crate::config::{BrokerConfig, EffectiveTopicConfig, TopicConfig};
 use crate::log::{LoadedLog, Rewritten};
 use crate::metadata::MetadataImage;
@@ -133,8 +135,7 @@ pub struct Broker {
     /// Logs whose compaction met a batch that cannot be read; until the next start.
     uncleanable: BTreeSet<TopicPartition>,
     isr_shrink_at: Time,
-    /// Producer ids given out in this registration.
-    producer_ids: i64,
+    producer_ids: ProducerIds,
     is_finished: bool,
 }
 
@@ -187,7 +188,7 @@ impl Broker {
             unclaimed,
             purgatory: Purgatory::default(),
             touched: Vec::new(),
-            producer_ids: 0,
+            producer_ids: ProducerIds::default(),
             is_finished: false,
         })
     }

@@ -125,7 +125,7 @@ impl Broker {
             }
             ApiKey::InitProducerId => {
                 if let Some(body) = self.decode::<InitProducerIdRequest>(to, request, net) {
-                    self.handle_init_producer_id(to, &body, net);
+                    self.handle_init_producer_id(now, to, &body, net);
                 }
             }
             ApiKey::CreateTopics => {

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::expired::deletes;
 use crate::config::{Acks, OffsetReset};
 use crate::history::{EventType, Function, HistoryConfig, HistoryEvent, MicroOp};
 use crate::lab::outcome::{Phase, RunOutcome, TraceEvent, TraceKind};
-use crate::observe::{LogStartReason, Observation};
+use crate::observe::Observation;
 use crate::protocol::{BrokerId, LeaderEpoch, TopicPartition};
 use crate::scenario::{Variant, Workload};
 use crate::world::Time;
@@ -16,6 +17,9 @@ use crate::world::Time;
 /// Violations that follow when records below the high watermark are lost for a legitimate reason.
 pub const VIOLATIONS_OF_LOSS: [&str; 5] =
     ["candidate-completeness", "high-watermark-went-back", "leader-completeness", "log-matching", "strong-isr"];
+
+/// Of records that were deleted. In a run it covers those below a log start that moved, see [`super::Expired`].
+pub(super) const EXPIRED: &str = "retention removes records that nobody has read";
 
 /// One line of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -32,6 +36,10 @@ pub struct Context {
     pub acks: Acks,
     /// A producer without idempotence may have sent a batch again.
     pub retries_without_idempotence: bool,
+    /// An idempotent producer sent batches again in a new epoch that may be in the log of the one before.
+    pub sequences_restated: bool,
+    /// A leader may have met a batch of an idempotent producer that it knew nothing of any more.
+    pub producers_forgotten: bool,
     /// A producer had more than one request in flight.
     pub several_in_flight: bool,
     /// A partition got another leader, or the same one in a new leader epoch.
@@ -86,6 +94,7 @@ pub fn allowed(context: &Context) -> Vec<Allowance> {
             }
         }
     }
+    allow_lost_sequences(context, &mut table);
     if context.subscribes {
         for name in ["poll-skip", "nonmonotonic-poll"] {
             table.allow(name, "subscribed consumers are rebalanced between two polls");
@@ -111,6 +120,24 @@ pub fn allowed(context: &Context) -> Vec<Allowance> {
         table.rows.retain(|row| row.anomaly != "lost-latest");
     }
     table.rows
+}
+
+/// Idempotence holds as long as both sides know the producer's epoch and sequences.
+fn allow_lost_sequences(context: &Context, table: &mut Table) {
+    if context.sequences_restated {
+        let reason = "an idempotent producer that met a gap, or gave a batch up, begins a new epoch and sends anew what is in \
+                      flight, in the log or not (KIP-360, KAFKA-14034)";
+        for name in ["duplicate", "nonmonotonic-send", "int-nonmonotonic-send"] {
+            table.allow(name, reason);
+        }
+    }
+    if context.producers_forgotten {
+        let reason = "a leader that knows nothing of a producer any more (producer.id.expiration.ms, or a restart after its \
+                      records were deleted) takes any sequence";
+        for name in ["duplicate", "producer-sequence"] {
+            table.allow(name, reason);
+        }
+    }
 }
 
 /// An acknowledgement under acks=0 or 1 promises no more than that the request was sent, or appended by
@@ -145,7 +172,7 @@ fn allow_gaps(context: &Context, table: &mut Table) {
     }
     if context.records_expire {
         for name in ["poll-skip", "unseen", "lost-write", "committed-too-far", "lost-latest"] {
-            table.allow(name, "retention removes records that nobody has read");
+            table.allow(name, EXPIRED);
         }
     }
     if context.records_compacted {
@@ -221,6 +248,8 @@ impl Context {
         let mut context = Context {
             acks: Acks::All,
             retries_without_idempotence: false,
+            sequences_restated: events.sequences_restated,
+            producers_forgotten: events.producers_expired || (events.records_expired && events.restarted),
             several_in_flight: false,
             leader_changed: events.leader_changed,
             unclean_election: events.unclean_election && may_elect_uncleanly(variant),
@@ -242,7 +271,8 @@ impl Context {
                 Workload::Produce { config, keys, .. } => {
                     context.has_record_keys |= keys.is_some();
                     context.acks = weaker(context.acks, config.acks);
-                    context.retries_without_idempotence |= disturbed && config.retries > 0 && config.acks != Acks::Zero;
+                    let may_retry = config.retries > 0 && config.acks != Acks::Zero;
+                    context.retries_without_idempotence |= disturbed && may_retry && !config.enable_idempotence;
                     context.several_in_flight |= config.max_in_flight_requests_per_connection > 1;
                 }
                 Workload::Consume { config, .. } => {
@@ -275,6 +305,8 @@ impl Context {
             acks,
             retries_without_idempotence: either("retries_without_idempotence", "duplicates_possible")
                 .unwrap_or(!idempotence && retries > 0 && acks != Acks::Zero),
+            sequences_restated: config.flag("sequences_restated").unwrap_or(false),
+            producers_forgotten: config.flag("producers_forgotten").unwrap_or(false),
             several_in_flight: in_flight.unwrap_or(5) > 1,
             leader_changed: config.flag("leader_changed").unwrap_or(true),
             unclean_election: either("unclean_election", "unclean_leader_election_enable").unwrap_or(false),
@@ -301,6 +333,8 @@ impl Context {
         let Context {
             acks,
             retries_without_idempotence,
+            sequences_restated,
+            producers_forgotten,
             several_in_flight,
             leader_changed,
             unclean_election,
@@ -322,6 +356,8 @@ impl Context {
         config.set("acks", acks_name(*acks));
         config.set("idempotence", false);
         config.set("retries_without_idempotence", *retries_without_idempotence);
+        config.set("sequences_restated", *sequences_restated);
+        config.set("producers_forgotten", *producers_forgotten);
         config.set("max_in_flight", if *several_in_flight { 5 } else { 1 });
         config.set("leader_changed", *leader_changed);
         config.set("unclean_election", *unclean_election);
@@ -404,6 +440,10 @@ struct Events {
     lossy_crashes: u32,
     last_replica_lost_power: bool,
     records_compacted: bool,
+    sequences_restated: bool,
+    producers_expired: bool,
+    /// A broker was started during the run.
+    restarted: bool,
 }
 
 /// One partition as the controller has committed it.
@@ -445,12 +485,7 @@ impl Events {
                 TraceKind::Observed(Observation::Refused { .. }) => events.refused = true,
                 TraceKind::Observed(Observation::Compacted { .. }) => events.records_compacted = true,
                 TraceKind::Observed(Observation::LogStartMoved { reason, .. }) => {
-                    events.records_expired |= match reason {
-                        LogStartReason::RetentionTime
-                        | LogStartReason::RetentionSize
-                        | LogStartReason::DeleteRecords => true,
-                        LogStartReason::Leader => false,
-                    };
+                    events.records_expired |= deletes(*reason);
                 }
                 TraceKind::Stopped { power_lost: true } => {
                     let Some(broker) = broker_of(&event.machine) else { continue };
@@ -461,9 +496,12 @@ impl Events {
                     }
                 }
                 TraceKind::Phase(Phase::FinalRead) => events.read_back = true,
+                TraceKind::BatchSent { restated: true, .. } => events.sequences_restated = true,
+                TraceKind::Observed(Observation::ProducersExpired { .. }) => events.producers_expired = true,
+                TraceKind::Started => events.restarted |= event.at > started_at,
                 TraceKind::Observed(_)
                 | TraceKind::Sent { .. }
-                | TraceKind::BatchSent { .. }
+                | TraceKind::BatchSent { restated: false, .. }
                 | TraceKind::BatchRetried { .. }
                 | TraceKind::PositionReset { .. }
                 | TraceKind::ReadFailed { .. }
@@ -475,7 +513,6 @@ impl Events {
                 | TraceKind::FaultStarted { .. }
                 | TraceKind::FaultEnded { .. }
                 | TraceKind::FaultHit { .. }
-                | TraceKind::Started
                 | TraceKind::Stopped { power_lost: false }
                 | TraceKind::Phase(Phase::Workload | Phase::Healed | Phase::Done) => {}
             }
@@ -492,12 +529,15 @@ pub(crate) fn broker_of(machine: &str) -> Option<BrokerId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::LogStartReason;
     use crate::protocol::{Offset, PartitionEpoch};
 
     fn calm(acks: Acks) -> Context {
         Context {
             acks,
             retries_without_idempotence: false,
+            sequences_restated: false,
+            producers_forgotten: false,
             several_in_flight: true,
             leader_changed: false,
             unclean_election: false,
@@ -612,10 +652,21 @@ mod tests {
     }
 
     #[test]
+    fn idempotence_ends_where_one_side_has_lost_track() {
+        assert!(!names(&calm(Acks::All)).contains(&"duplicate"));
+        let restated = Context { sequences_restated: true, ..calm(Acks::All) };
+        assert_eq!(names(&restated), ["duplicate", "nonmonotonic-send", "int-nonmonotonic-send"]);
+        let forgotten = Context { producers_forgotten: true, ..calm(Acks::All) };
+        assert_eq!(names(&forgotten), ["duplicate", "producer-sequence"]);
+    }
+
+    #[test]
     fn a_context_survives_the_configuration_line_of_a_history() {
         let odd = Context {
             acks: Acks::Zero,
             retries_without_idempotence: true,
+            sequences_restated: true,
+            producers_forgotten: true,
             several_in_flight: false,
             leader_changed: true,
             unclean_election: true,

@@ -18,8 +18,9 @@ use super::compression_ratio::CompressionRatio;
 use super::delivery::{ProducerRecord, RecordHeader, RecordId};
 use super::metadata::{Metadata, TopicMetadata};
 use super::partitioner::TopicPartitioner;
+use super::transaction_manager::{ProducerIdAndEpoch, ProducerState};
 use crate::defect::{Defect, Defects};
-use crate::log::batch::HEADER_BYTES;
+use crate::log::batch::{HEADER_BYTES, set_producer_state};
 use crate::log::compression::Compression;
 use crate::protocol::{BrokerId, LeaderEpoch};
 use crate::world::{Rng, Time};
@@ -66,8 +67,12 @@ pub(super) struct ProducerBatch {
     pub maybe_appended: bool,
     /// In the order of the records.
     pub ids: Vec<RecordId>,
+    /// Of an idempotent producer, once it was sent.
+    pub producer: Option<ProducerState>,
+    /// It got another sequence since it was last sent (`sequenceHasBeenReset`).
+    pub was_reassigned: bool,
     records: Vec<Record>,
-    /// Empty until encoded; the same bytes are sent at every attempt.
+    /// Empty until encoded; the same bytes are sent at every attempt, unless its producer state changes.
     encoded: Bytes,
     /// Of the records, before compression.
     records_bytes: usize,
@@ -98,6 +103,8 @@ impl ProducerBatch {
             attempts: 0,
             maybe_appended: false,
             ids: Vec::new(),
+            producer: None,
+            was_reassigned: false,
             records,
             encoded: Bytes::new(),
             records_bytes: 0,
@@ -166,6 +173,16 @@ impl ProducerBatch {
         self.ids.push(id);
         self.records_bytes += bytes;
         Some(bytes)
+    }
+
+    /// Says something else of its producer (`resetProducerState`).
+    pub fn reassign(&mut self, producer: ProducerState) {
+        let ProducerState { producer: ProducerIdAndEpoch { producer_id, epoch }, base_sequence } = producer;
+        let mut bytes = BytesMut::from(&self.encoded[..]);
+        set_producer_state(&mut bytes, producer_id, epoch, base_sequence);
+        self.encoded = bytes.freeze();
+        self.producer = Some(producer);
+        self.was_reassigned = true;
     }
 
     pub fn is_expired(&self, now: Time, delivery_timeout: Duration) -> bool {
@@ -397,22 +414,31 @@ impl RecordAccumulator {
         check
     }
 
-    /// Size of the first batch of a candidate.
-    pub fn first_batch_bytes(&self, candidate: Candidate) -> usize {
-        self.topics[candidate.topic].partitions[candidate.partition as usize]
-            .batches
-            .front()
-            .map_or(0, ProducerBatch::bytes)
+    /// The first batch of a candidate.
+    pub fn first_batch(&self, candidate: Candidate) -> &ProducerBatch {
+        let queue = &self.topics[candidate.topic].partitions[candidate.partition as usize];
+        queue.batches.front().expect("a candidate has a batch")
     }
 
-    /// Takes the first batch of a candidate for sending, closed and encoded.
-    pub fn drain(&mut self, candidate: Candidate, mute: bool) -> (ProducerBatch, Bytes) {
+    /// Takes the first batch of a candidate for sending, closed and encoded; whoever sends it clears
+    /// [`ProducerBatch::was_reassigned`]. `producer`: what it is to say of its
+    /// producer, if it has not said it before.
+    pub fn drain(
+        &mut self,
+        candidate: Candidate,
+        mute: bool,
+        producer: Option<ProducerState>,
+    ) -> (ProducerBatch, Bytes) {
         let queues = &mut self.topics[candidate.topic];
         let queue = &mut queues.partitions[candidate.partition as usize];
         let mut batch = queue.batches.pop_front().expect("a candidate has a batch");
         queue.muted = mute;
         if batch.encoded.is_empty() {
             batch.closed = true;
+            if let Some(producer) = producer {
+                batch.producer = Some(producer);
+                state_producer(&mut batch.records, producer);
+            }
             batch.encoded = encode(&batch.records, batch.bytes(), self.compression);
             queues.ratio.observe(batch.records_bytes, batch.encoded.len() - HEADER_BYTES);
             let mut records = std::mem::take(&mut batch.records);
@@ -428,18 +454,29 @@ impl RecordAccumulator {
     }
 
     /// Puts a batch back at the front of its partition, to be tried again after its backoff. Batches that were in
-    /// flight together come back in the reverse of their order, as in Kafka without idempotence.
+    /// flight together come back in the reverse of their order, as in Kafka without idempotence; with it they stand in
+    /// the order of their sequences (`insertInSequenceOrder`).
     pub fn reenqueue(&mut self, now: Time, mut batch: ProducerBatch) {
         batch.backoff = self.retry_backoff.after(batch.attempts, &mut self.rng);
         batch.attempts += 1;
         batch.last_attempt = now;
         let queue = queue_mut(&mut self.topics[batch.topic].partitions, batch.partition);
+        let sequence = |batch: &ProducerBatch| batch.producer.map(|producer| producer.base_sequence);
         if self.defects.has(Defect::RetryUnordered) {
             // Whoever waits behind it is sent first, however few requests may be in flight.
             queue.batches.push_back(batch);
+        } else if let Some(own) = sequence(&batch) {
+            let is_before = |other: &&ProducerBatch| sequence(other).is_some_and(|other| other < own);
+            let at = queue.batches.iter().take_while(is_before).count();
+            queue.batches.insert(at, batch);
         } else {
             queue.batches.push_front(batch);
         }
+    }
+
+    /// The batches of a partition that wait to be sent, again or for the first time.
+    pub fn queued_mut(&mut self, topic: usize, partition: i32) -> impl Iterator<Item = &mut ProducerBatch> {
+        queue_mut(&mut self.topics[topic].partitions, partition).batches.iter_mut()
     }
 
     /// Gives a batch's memory back.
@@ -478,6 +515,17 @@ fn queue_mut(partitions: &mut Vec<PartitionQueue>, partition: i32) -> &mut Parti
         partitions.resize_with(index + 1, PartitionQueue::default);
     }
     &mut partitions[index]
+}
+
+/// Writes into each record what its batch says of its producer.
+fn state_producer(records: &mut [Record], producer: ProducerState) {
+    let ProducerState { producer: ProducerIdAndEpoch { producer_id, epoch }, base_sequence } = producer;
+    for (record, at) in records.iter_mut().zip(0..) {
+        record.producer_id = producer_id;
+        record.producer_epoch = epoch;
+        // In step with the offsets, also where the producer's own count has wrapped: a batch has its first only.
+        record.sequence = base_sequence.wrapping_add(at);
+    }
 }
 
 fn encode(records: &[Record], bytes_expected: usize, compression: Compression) -> Bytes {
@@ -581,7 +629,7 @@ mod tests {
         for _ in 0..2 {
             append(&mut accumulator, &metadata, at(0), 100).expect("memory");
         }
-        accumulator.drain(candidate(true), true);
+        accumulator.drain(candidate(true), true, None);
         assert_eq!(ready(&mut accumulator, &metadata, at(99), false).0, []);
         accumulator.unmute(0, 0);
         assert_eq!(ready(&mut accumulator, &metadata, at(99), false).0, [candidate(true)]);
@@ -592,7 +640,7 @@ mod tests {
         let (mut metadata, mut accumulator) = (known(&[(1, 0)]), accumulator(1, 10_000));
         append(&mut accumulator, &metadata, at(0), 10).expect("memory");
         ready(&mut accumulator, &metadata, at(0), false);
-        let (batch, _) = accumulator.drain(candidate(true), false);
+        let (batch, _) = accumulator.drain(candidate(true), false, None);
         accumulator.reenqueue(at(50), batch);
         let backs_off = ReadyCheck { next_check_at: Some(at(150)), has_unknown_leader: false };
         assert_eq!(ready(&mut accumulator, &metadata, at(149), true), (vec![], backs_off));
@@ -617,7 +665,7 @@ mod tests {
             append(&mut accumulator, &metadata, at(0), 100).expect("two batches fit");
         }
         assert_eq!(append(&mut accumulator, &metadata, at(0), 100), Err(OutOfMemory));
-        let (batch, _) = accumulator.drain(candidate(true), false);
+        let (batch, _) = accumulator.drain(candidate(true), false, None);
         accumulator.deallocate(&batch);
         assert!(append(&mut accumulator, &metadata, at(0), 100).is_ok());
     }
@@ -640,12 +688,49 @@ mod tests {
         for bytes in (0..300).chain([8_191, 8_192, 70_000]) {
             append(&mut accumulator, &metadata, at(0), bytes).expect("memory");
         }
-        let (batch, encoded) = accumulator.drain(candidate(true), false);
+        let (batch, encoded) = accumulator.drain(candidate(true), false, None);
         assert_eq!(batch.bytes(), encoded.len());
         let decoded = RecordBatchDecoder::decode(&mut encoded.clone()).expect("a valid batch");
         assert_eq!(decoded.records.len(), 303);
         accumulator.reenqueue(at(0), batch);
-        assert_eq!(accumulator.drain(candidate(true), false).1, encoded);
+        assert_eq!(accumulator.drain(candidate(true), false, None).1, encoded);
+    }
+
+    #[test]
+    fn batches_with_sequences_are_tried_again_in_their_order_however_they_come_back() {
+        let (metadata, mut accumulator) = (known(&[(1, 0)]), accumulator(1, 10_000));
+        for _ in 0..5 {
+            append(&mut accumulator, &metadata, at(0), 100).expect("memory");
+        }
+        let producer = ProducerIdAndEpoch { producer_id: 42, epoch: 3 };
+        let state = |base_sequence| Some(ProducerState { producer, base_sequence });
+        let mut sent: Vec<_> = (0..4).map(|at| accumulator.drain(candidate(true), false, state(at)).0).collect();
+        for back in [2, 0, 1, 0] {
+            accumulator.reenqueue(at(0), sent.remove(back));
+        }
+        let queued: Vec<_> = accumulator.queued_mut(0, 0).map(|batch| batch.producer).collect();
+        assert_eq!(queued, [state(0), state(1), state(2), state(3), None]);
+    }
+
+    #[test]
+    fn a_batch_says_what_it_is_told_of_its_producer_and_can_be_told_otherwise() {
+        let (metadata, mut accumulator) = (known(&[(1, 0)]), accumulator(1 << 20, 1 << 21));
+        for _ in 0..3 {
+            append(&mut accumulator, &metadata, at(0), 100).expect("memory");
+        }
+        let says = |bytes: &Bytes| {
+            let header = crate::log::batch::checked(bytes, true).expect("whole and valid");
+            (header.producer_id, header.producer_epoch, header.base_sequence, header.records_count)
+        };
+        let state = |epoch, base_sequence| ProducerState {
+            producer: ProducerIdAndEpoch { producer_id: 42, epoch },
+            base_sequence,
+        };
+        let (mut batch, encoded) = accumulator.drain(candidate(true), false, Some(state(0, i32::MAX)));
+        assert_eq!(says(&encoded), (42, 0, i32::MAX, 3));
+        batch.reassign(state(1, 0));
+        accumulator.reenqueue(at(0), batch);
+        assert_eq!(says(&accumulator.drain(candidate(true), false, None).1), (42, 1, 0, 3));
     }
 
     #[test]
@@ -659,7 +744,7 @@ mod tests {
                 {
                     append(&mut accumulator, &metadata, at(0), 100).expect("memory");
                 }
-                let (batch, encoded) = accumulator.drain(candidate(true), false);
+                let (batch, encoded) = accumulator.drain(candidate(true), false, None);
                 let decoded = RecordBatchDecoder::decode(&mut encoded.clone()).expect("a valid batch");
                 assert_eq!((decoded.compression, decoded.records.len()), (compression, batch.ids.len()));
                 assert_eq!(batch.bytes(), encoded.len());

@@ -57,12 +57,14 @@ pub struct DeliveryReport {
 pub enum Attempt {
     Sent {
         partition: TopicPartition,
-        /// CRC-32C of the batch, the same at every attempt.
+        /// CRC-32C of the batch, the same at every attempt unless it is `restated`.
         crc: u32,
         ids: Vec<RecordId>,
         /// 1-based.
         number: u32,
         broker: BrokerId,
+        /// Its idempotent producer has begun a new epoch since the last attempt: the same records in another batch.
+        restated: bool,
     },
     Failed {
         partition: TopicPartition,
@@ -99,7 +101,10 @@ pub(super) fn may_have_appended(error: ErrorCode, acks: Acks) -> bool {
         | ErrorCode::ClusterAuthorizationFailed
         | ErrorCode::UnsupportedVersion
         | ErrorCode::UnsupportedForMessageFormat
-        | ErrorCode::UnsupportedCompressionType => false,
+        | ErrorCode::UnsupportedCompressionType
+        | ErrorCode::OutOfOrderSequenceNumber
+        | ErrorCode::InvalidProducerEpoch
+        | ErrorCode::UnknownProducerId => false,
         ErrorCode::NotLeaderOrFollower
         | ErrorCode::UnknownTopicOrPartition
         | ErrorCode::UnknownTopicId
@@ -124,6 +129,8 @@ mod tests {
             (ErrorCode::InvalidRecord, false, false),
             (ErrorCode::CorruptMessage, false, false),
             (ErrorCode::UnsupportedVersion, false, false),
+            (ErrorCode::OutOfOrderSequenceNumber, false, false),
+            (ErrorCode::InvalidProducerEpoch, false, false),
             (ErrorCode::NotLeaderOrFollower, false, true),
             (ErrorCode::UnknownTopicOrPartition, false, true),
             (ErrorCode::FencedLeaderEpoch, false, true),

@@ -347,8 +347,13 @@ impl Metadata {
     /// else wait for one that is being made, else make one. When no known broker will do, the bootstrap servers
     /// are tried again (KIP-899, KIP-1102).
     fn least_loaded_node<T>(&mut self, now: Time, rpc: &RpcClient<T>) -> NodeChoice {
-        let known: Vec<PeerId> = self.brokers.values().copied().collect();
         let start = self.rng.random_range(0..=u32::MAX) as usize;
+        self.choose_node(now, start, rpc)
+    }
+
+    /// The same choice for another request to any broker; `start` is where the search begins.
+    pub fn choose_node<T>(&self, now: Time, start: usize, rpc: &RpcClient<T>) -> NodeChoice {
+        let known: Vec<PeerId> = self.brokers.values().copied().collect();
         match choose_node(now, &known, start, rpc) {
             NodeChoice::Blocked { .. } => choose_node(now, &self.bootstrap, start, rpc),
             choice @ (NodeChoice::Ready(_) | NodeChoice::Connecting | NodeChoice::Connect(_)) => choice,

@@ -3,7 +3,7 @@
 //! (`on_event` answers false for what is not theirs), calls `on_timer` at their `deadline`, and drains what
 //! they completed. None of them blocks, keeps a history or knows who drives it.
 //!
-//! Not modelled: idempotence and transactions, consumer groups, fetch sessions, adaptive
+//! Not modelled: transactions, consumer groups, fetch sessions, adaptive
 //! partitioning, splitting of batches that the broker finds too large.
 
 mod accumulator;
@@ -19,6 +19,7 @@ mod partitioner;
 mod producer;
 mod records;
 mod subscription;
+mod transaction_manager;
 
 pub use admin::{Admin, AdminOutcome, AdminRequestId, AdminResult, NewTopic};
 pub use consumer::{Consumer, ConsumerRecord, LookupId, OffsetLookup};

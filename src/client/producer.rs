@@ -1,5 +1,5 @@
-//! Kafka's producer without idempotence (`KafkaProducer`, `Sender`): batches records, sends them to the
-//! partitions' leaders, retries, and reports each record's outcome exactly once.
+//! Kafka's producer, idempotent or not (`KafkaProducer`, `Sender`): batches records, sends them to the partitions'
+//! leaders, retries, and reports each record's outcome exactly once.
 //!
 //! `send` never blocks. Where Kafka's would (no metadata yet, `buffer.memory` full) the record waits in order,
 //! for `max.block.ms` at most, as if one application thread sent everything.
@@ -18,6 +18,7 @@ use super::delivery::{Attempt, DeliveryReport, Outcome, ProducerRecord, RecordId
 use super::error::{ClientError, is_invalid_metadata};
 use super::metadata::{Metadata, MetadataConfig};
 use super::partitioner::partition_for_key;
+use super::transaction_manager::{ProducerState, Reassigned, TransactionManager};
 use crate::config::{Acks, Partitioner, ProducerConfig};
 use crate::defect::Defect;
 use crate::protocol::rpc::{Completion, LinkState, Reply, RpcClient, RpcConfig, RpcError};
@@ -31,6 +32,7 @@ enum Tag {
     Metadata,
     /// Key in `in_flight`.
     Produce(u64),
+    InitProducerId,
 }
 
 struct Waiting {
@@ -49,8 +51,16 @@ enum Blocked {
 struct InFlightBatch {
     topic: usize,
     partition: i32,
-    /// None once given up and reported (`delivery.timeout.ms`), although the response is still out.
-    batch: Option<ProducerBatch>,
+    /// CRC-32C of what was sent: the batch may say something else of its producer since.
+    crc: u32,
+    batch: Sent,
+}
+
+enum Sent {
+    Pending(ProducerBatch),
+    /// Given up and reported (`delivery.timeout.ms`), although the response is still out. Of an idempotent producer:
+    /// what it said, and its records.
+    GivenUp(Option<(ProducerState, usize)>),
 }
 
 pub struct Producer {
@@ -59,6 +69,8 @@ pub struct Producer {
     rpc: RpcClient<Tag>,
     metadata: Metadata,
     accumulator: RecordAccumulator,
+    /// `None`: not idempotent.
+    transactions: Option<TransactionManager>,
     waiting: VecDeque<Waiting>,
     /// Produce requests without their response, oldest first.
     in_flight: BTreeMap<u64, Vec<InFlightBatch>>,
@@ -113,6 +125,10 @@ impl Producer {
                 world.rng("producer-accumulator"),
                 config.defects,
             ),
+            transactions: config.enable_idempotence.then(|| {
+                let (backoff, timeout) = (config.retry_backoff, config.request_timeout);
+                TransactionManager::new(backoff, timeout, world.rng("producer-id"), config.defects)
+            }),
             world: world.clone(),
             config,
             waiting: VecDeque::new(),
@@ -140,8 +156,9 @@ impl Producer {
         let id = RecordId(self.next_record);
         self.next_record += 1;
         self.pending += 1;
-        if self.is_closed {
-            self.report(id, None, Outcome::Failed { error: ClientError::Closed });
+        let refused = if self.is_closed { Some(ClientError::Closed) } else { self.fatal_error() };
+        if let Some(error) = refused {
+            self.report(id, None, Outcome::Failed { error });
             return id;
         }
         let mut waiting = Waiting { id, record, deadline: now + self.config.max_block };
@@ -184,7 +201,8 @@ impl Producer {
 
     pub fn deadline(&self) -> Option<Time> {
         let waiting = self.waiting.front().map(|w| w.deadline);
-        let own = [self.metadata.deadline(), self.next_check_at, self.next_expiry_at, waiting];
+        let producer_id = self.transactions.as_ref().and_then(TransactionManager::deadline);
+        let own = [self.metadata.deadline(), self.next_check_at, self.next_expiry_at, waiting, producer_id];
         own.into_iter().flatten().chain(self.rpc.deadline()).min()
     }
 
@@ -217,35 +235,45 @@ impl Producer {
     /// Takes no more records and stops lingering (`Sender.initiateClose`). Done when nothing is pending.
     pub fn close(&mut self, net: &mut Endpoint) {
         self.is_closed = true;
-        self.fail_waiting();
+        self.fail_waiting(ClientError::Closed);
         self.run_once(self.world.now(), net);
     }
 
     /// Gives up on everything at once (`close(timeout = 0)`): what is in flight is unknown.
     pub fn abort(&mut self) {
         self.is_closed = true;
-        let error = ClientError::Closed;
-        let in_flight = std::mem::take(&mut self.in_flight).into_values().flatten();
-        for mut batch in in_flight.filter_map(|b| b.batch) {
-            batch.maybe_appended = true;
-            self.give_up(batch, error);
+        self.abort_batches(ClientError::Closed);
+        self.fail_waiting(ClientError::Closed);
+    }
+
+    /// Gives up on every batch (`RecordAccumulator.abortBatches`).
+    fn abort_batches(&mut self, error: ClientError) {
+        for in_flight in std::mem::take(&mut self.in_flight).into_values().flatten() {
+            if let Sent::Pending(mut batch) = in_flight.batch {
+                batch.maybe_appended = true;
+                self.give_up(batch, error);
+            }
         }
         for batch in self.accumulator.take_all() {
             self.give_up(batch, error);
         }
-        self.fail_waiting();
     }
 
-    fn fail_waiting(&mut self) {
+    fn fail_waiting(&mut self, error: ClientError) {
         for waiting in std::mem::take(&mut self.waiting) {
-            self.report(waiting.id, None, Outcome::Failed { error: ClientError::Closed });
+            self.report(waiting.id, None, Outcome::Failed { error });
         }
+    }
+
+    fn fatal_error(&self) -> Option<ClientError> {
+        self.transactions.as_ref().and_then(TransactionManager::fatal_error)
     }
 
     /// One round of the sender (`Sender.runOnce`): everything that can be done without waiting.
     fn run_once(&mut self, now: Time, net: &mut Endpoint) {
         self.is_flushing &= self.pending > 0;
         self.expire(now);
+        self.keep_sequences(now, net);
         loop {
             self.admit_waiting(now);
             if !self.send_ready(now, net) {
@@ -253,6 +281,41 @@ impl Producer {
             }
         }
         self.metadata.maybe_update(now, &mut self.rpc, Tag::Metadata, net);
+    }
+
+    /// What comes before sending in an idempotent producer: an id, a new epoch, or the end. It waits for no answer, so
+    /// that batches expire meanwhile; Kafka's sender does nothing else until it has an id.
+    fn keep_sequences(&mut self, now: Time, net: &mut Endpoint) {
+        let Some(transactions) = &mut self.transactions else { return };
+        if let Some(error) = transactions.fatal_error() {
+            if self.pending > 0 {
+                self.abort_batches(error);
+                self.fail_waiting(error);
+            }
+            return;
+        }
+        transactions.resolve_sequences();
+        for ((topic, partition), reassigned) in transactions.maybe_bump_epoch() {
+            self.reassign(topic, partition, &reassigned);
+        }
+        if let Some(transactions) = &mut self.transactions {
+            transactions.maybe_init(now, &self.metadata, &mut self.rpc, Tag::InitProducerId, net);
+        }
+    }
+
+    /// Rewrites the batches of a partition that were sent, on their way or waiting to be sent again.
+    fn reassign(&mut self, topic: usize, partition: i32, reassigned: &[Reassigned]) {
+        let in_flight = self.in_flight.values_mut().flatten();
+        let sent = in_flight.filter_map(|in_flight| match &mut in_flight.batch {
+            Sent::Pending(batch) if (in_flight.topic, in_flight.partition) == (topic, partition) => Some(batch),
+            Sent::Pending(_) | Sent::GivenUp(_) => None,
+        });
+        for batch in sent.chain(self.accumulator.queued_mut(topic, partition)) {
+            let change = reassigned.iter().find(|change| batch.producer == Some(change.from));
+            if let Some(change) = change.filter(|change| change.from != change.to) {
+                batch.reassign(change.to);
+            }
+        }
     }
 
     /// Places waiting records, in order, as far as metadata and memory allow.
@@ -366,6 +429,9 @@ impl Producer {
             return false;
         }
         let (request, batches) = self.drain(candidates);
+        if batches.is_empty() {
+            return false;
+        }
         let tag = self.next_request;
         self.next_request += 1;
         self.in_flight.insert(tag, batches);
@@ -401,12 +467,22 @@ impl Producer {
         let mut batches = Vec::with_capacity(candidates.len());
         let mut bytes = 0;
         for &candidate in candidates[first..].iter().chain(&candidates[..first]) {
-            bytes += self.accumulator.first_batch_bytes(candidate);
+            let key = (candidate.topic, candidate.partition);
+            let first = self.accumulator.first_batch(candidate);
+            if self.transactions.as_ref().is_some_and(|transactions| !transactions.may_drain(key, first.producer)) {
+                continue;
+            }
+            bytes += first.bytes();
             if bytes > self.config.max_request_size && !batches.is_empty() {
-                self.drain_from.insert(leader, (candidate.topic, candidate.partition));
+                self.drain_from.insert(leader, key);
                 break;
             }
-            let (batch, records) = self.accumulator.drain(candidate, keeps_order);
+            let is_first_time = first.producer.is_none();
+            let count = first.ids.len();
+            let transactions = self.transactions.as_mut().filter(|_| is_first_time);
+            let producer = transactions.map(|transactions| transactions.assign(key, count));
+            let (mut batch, records) = self.accumulator.drain(candidate, keeps_order, producer);
+            let restated = std::mem::take(&mut batch.was_reassigned);
             let data = PartitionProduceData::default().with_index(batch.partition).with_records(Some(records));
             let name = self.accumulator.topic_name(batch.topic);
             self.attempts.push(Attempt::Sent {
@@ -415,6 +491,7 @@ impl Producer {
                 ids: batch.ids.clone(),
                 number: batch.attempts + 1,
                 broker: leader,
+                restated,
             });
             match topic_data.iter_mut().find(|t| t.name == *name) {
                 Some(topic) => topic.partition_data.push(data),
@@ -422,7 +499,8 @@ impl Producer {
                     topic_data.push(TopicProduceData::default().with_name(name.clone()).with_partition_data(vec![data]))
                 }
             }
-            batches.push(InFlightBatch { topic: batch.topic, partition: batch.partition, batch: Some(batch) });
+            let (topic, partition, crc) = (batch.topic, batch.partition, batch.crc());
+            batches.push(InFlightBatch { topic, partition, crc, batch: Sent::Pending(batch) });
         }
         let timeout_ms = i32::try_from(self.config.request_timeout.as_millis()).unwrap_or(i32::MAX);
         let request = ProduceRequest::default()
@@ -438,7 +516,16 @@ impl Producer {
             match completion.tag {
                 Tag::Metadata => self.metadata.on_response(now, completion.result, &mut self.rpc),
                 Tag::Produce(request) => self.on_produce_response(now, request, completion.result),
+                Tag::InitProducerId => self.on_init_response(now, completion.result),
             }
+        }
+    }
+
+    fn on_init_response(&mut self, now: Time, result: Result<Reply, RpcError>) {
+        let Some(transactions) = &mut self.transactions else { return };
+        if let Some(error) = transactions.on_init_response(now, result) {
+            self.abort_batches(error);
+            self.fail_waiting(error);
         }
     }
 
@@ -461,7 +548,11 @@ impl Producer {
                     RpcError::UnsupportedVersion => ErrorCode::UnsupportedVersion,
                 };
                 for batch in batches {
-                    self.refuse_batch(now, batch, code, error.maybe_processed());
+                    self.refuse_batch(
+                        now,
+                        batch,
+                        Refusal { code, maybe_appended: error.maybe_processed(), log_start: -1 },
+                    );
                 }
             }
         }
@@ -475,10 +566,15 @@ impl Producer {
                 Some((None, answer)) => self.complete_batch(in_flight, Some(Offset(answer.base_offset))),
                 Some((Some(code), answer)) => {
                     self.learn_leader(topic, answer, response);
-                    self.refuse_batch(now, in_flight, code, may_have_appended(code, self.config.acks));
+                    let maybe_appended = may_have_appended(code, self.config.acks);
+                    let refusal = Refusal { code, maybe_appended, log_start: answer.log_start_offset };
+                    self.refuse_batch(now, in_flight, refusal);
                 }
                 // The broker answered something else than what was asked: nothing is known.
-                None => self.refuse_batch(now, in_flight, ErrorCode::UnknownServerError, true),
+                None => {
+                    let code = ErrorCode::UnknownServerError;
+                    self.refuse_batch(now, in_flight, Refusal { code, maybe_appended: true, log_start: -1 });
+                }
             }
         }
     }
@@ -498,11 +594,20 @@ impl Producer {
         );
     }
 
-    /// Reports every record of an acknowledged batch. `base_offset`: none under acks=0.
+    /// Reports every record of an acknowledged batch. `base_offset`: none under acks=0, and of a duplicate that the
+    /// broker recognized by its sequence only.
     fn complete_batch(&mut self, in_flight: InFlightBatch, base_offset: Option<Offset>) {
-        let InFlightBatch { topic, partition, batch } = in_flight;
+        let InFlightBatch { topic, partition, crc: _, batch } = in_flight;
         self.accumulator.unmute(topic, partition);
-        let Some(batch) = batch else { return };
+        let stated = match &batch {
+            Sent::Pending(batch) => batch.producer.map(|producer| (producer, batch.ids.len())),
+            // Kafka counts it as acknowledged all the same.
+            Sent::GivenUp(stated) => *stated,
+        };
+        if let (Some(transactions), Some((producer, records))) = (&mut self.transactions, stated) {
+            transactions.complete((topic, partition), producer, records);
+        }
+        let Sent::Pending(batch) = batch else { return };
         let mut offset = base_offset.filter(|&o| o >= Offset::ZERO);
         self.accumulator.deallocate(&batch);
         self.report_batch(&batch, |_| {
@@ -513,33 +618,46 @@ impl Producer {
     }
 
     /// Retries a batch or gives it up (`Sender.completeBatch`, `canRetry`).
-    fn refuse_batch(&mut self, now: Time, in_flight: InFlightBatch, code: ErrorCode, maybe_appended: bool) {
-        let InFlightBatch { topic, partition, batch } = in_flight;
+    fn refuse_batch(&mut self, now: Time, in_flight: InFlightBatch, refusal: Refusal) {
+        let InFlightBatch { topic, partition, crc, batch } = in_flight;
+        let Refusal { code, maybe_appended, log_start } = refusal;
         self.accumulator.unmute(topic, partition);
         if is_invalid_metadata(code) {
             self.metadata.request_update();
         }
-        let Some(mut batch) = batch else { return };
+        let Sent::Pending(mut batch) = batch else { return };
         batch.maybe_appended |= maybe_appended;
         // The last answer is about the last attempt alone.
         if self.config.defects.has(Defect::RetryForgetsAttempts) {
             batch.maybe_appended = maybe_appended;
         }
-        let can_retry = code.is_retriable()
-            && batch.attempts < self.config.retries
-            && !batch.is_expired(now, self.config.delivery_timeout);
-        match can_retry {
-            true => {
-                self.attempts.push(Attempt::Failed {
-                    partition: TopicPartition { topic: self.accumulator.topic_name(topic).clone(), partition },
-                    crc: batch.crc(),
-                    number: batch.attempts + 1,
-                    error: ClientError::Broker(code),
-                });
-                self.accumulator.reenqueue(now, batch);
-            }
-            false => self.give_up(batch, ClientError::Broker(code)),
+        let has_attempts = batch.attempts < self.config.retries;
+        let may_retry = has_attempts && !batch.is_expired(now, self.config.delivery_timeout);
+        let key = (topic, partition);
+        let can_retry = may_retry
+            && match (&mut self.transactions, batch.producer) {
+                (Some(transactions), Some(producer)) => {
+                    transactions.can_retry(key, producer, batch.was_reassigned, code, log_start >= 0)
+                }
+                (None | Some(_), _) => code.is_retriable(),
+            };
+        if can_retry {
+            self.attempts.push(Attempt::Failed {
+                partition: TopicPartition { topic: self.accumulator.topic_name(topic).clone(), partition },
+                crc,
+                number: batch.attempts + 1,
+                error: ClientError::Broker(code),
+            });
+            return self.accumulator.reenqueue(now, batch);
         }
+        if code == ErrorCode::DuplicateSequenceNumber {
+            // It is in the log, so long ago that the broker does not know where.
+            return self.complete_batch(InFlightBatch { topic, partition, crc, batch: Sent::Pending(batch) }, None);
+        }
+        if let (Some(transactions), Some(producer)) = (&mut self.transactions, batch.producer) {
+            transactions.fail_batch(key, producer, Some(code), has_attempts);
+        }
+        self.give_up(batch, ClientError::Broker(code));
     }
 
     /// Gives up batches older than `delivery.timeout.ms`, in flight or not. One that is in flight may be appended.
@@ -551,17 +669,28 @@ impl Producer {
         let mut expired = Vec::new();
         let mut next: Option<Time> = None;
         for in_flight in self.in_flight.values_mut().flatten() {
-            if let Some(mut batch) = in_flight.batch.take_if(|b| b.is_expired(now, timeout)) {
-                batch.maybe_appended = true;
-                expired.push(batch);
-            } else if let Some(batch) = &in_flight.batch {
+            let Sent::Pending(batch) = &in_flight.batch else { continue };
+            if !batch.is_expired(now, timeout) {
                 let at = batch.created + timeout;
                 next = Some(next.map_or(at, |n| n.min(at)));
+                continue;
+            }
+            let stated = batch.producer.map(|producer| (producer, batch.ids.len()));
+            if let Sent::Pending(mut batch) = std::mem::replace(&mut in_flight.batch, Sent::GivenUp(stated)) {
+                batch.maybe_appended = true;
+                expired.push(batch);
             }
         }
         let queued = self.accumulator.expired(now, timeout, &mut expired);
         self.next_expiry_at = next.into_iter().chain(queued).min();
         for batch in expired {
+            if let (Some(transactions), Some(producer)) = (&mut self.transactions, batch.producer) {
+                let key = (batch.topic, batch.partition);
+                transactions.fail_batch(key, producer, None, false);
+                if batch.attempts > 0 {
+                    transactions.mark_unresolved(key, producer, batch.ids.len());
+                }
+            }
             self.give_up(batch, ClientError::Timeout);
         }
     }
@@ -587,6 +716,16 @@ impl Producer {
         self.pending -= 1;
         self.reports.push(DeliveryReport { id, partition, outcome });
     }
+}
+
+/// What came back for a batch that was not acknowledged.
+#[derive(Clone, Copy)]
+struct Refusal {
+    code: ErrorCode,
+    /// The attempt may be in the log.
+    maybe_appended: bool,
+    /// The partition's log start offset, if the answer names it; -1 otherwise.
+    log_start: i64,
 }
 
 fn answer_for<'a>(

@@ -81,9 +81,6 @@ impl ConfigError {
                 Some(format!("`{key}` is a {first} configuration: set it in {place}"))
             }
             ConfigError::NotModelled { key, .. } => match key.as_str() {
-                "enable.idempotence" => {
-                    Some("the simulated producer is not idempotent: it behaves as with enable.idempotence=false".into())
-                }
                 "client.id" => Some("clients are named by their order in the file: producer-1, consumer-1, …".into()),
                 "log.retention.hours" | "log.retention.minutes" => Some("set `log.retention.ms`".into()),
                 "log.roll.hours" => Some("set `log.roll.ms`".into()),
@@ -421,6 +418,8 @@ const BROKER: &[Key<BrokerConfig>] = &[
     key!("log.retention.check.interval.ms", "300000", millis(1), log_retention_check_interval),
     key!("log.initial.task.delay.ms", "30000", millis(0), log_initial_task_delay),
     key!("log.dir.failure.timeout.ms", "30000", millis(1), log_dir_failure_timeout),
+    key!("producer.id.expiration.ms", "86400000", millis(1), producer_id_expiration),
+    key!("producer.id.expiration.check.interval.ms", "600000", millis(1), producer_id_expiration_check_interval),
     key!("broker.session.timeout.ms", "9000", millis(1), broker_session_timeout),
     key!("broker.heartbeat.interval.ms", "2000", millis(1), broker_heartbeat_interval),
     key!("controller.socket.timeout.ms", "30000", millis(1), controller_socket_timeout),
@@ -535,6 +534,7 @@ const TOPIC: &[Key<TopicConfig>] = &[
 
 const PRODUCER: &[Key<ProducerConfig>] = &[
     key!("acks", "all", Kind::Choice(&["0", "1", "all", "-1"]), acks),
+    key!("enable.idempotence", "true", Kind::Bool, enable_idempotence),
     key!("compression.type", "none", Kind::Choice(&["none", "gzip", "snappy", "lz4", "zstd"]), compression),
     key!("linger.ms", "5", millis(0), linger),
     key!("batch.size", "16384", int(0), batch_size),

@@ -52,6 +52,10 @@ pub struct BrokerConfig {
     pub log_initial_task_delay: Duration,
     /// `log.dir.failure.timeout.ms` (30000)
     pub log_dir_failure_timeout: Duration,
+    /// `producer.id.expiration.ms` (86400000): how long a leader remembers a producer that is silent (KIP-854).
+    pub producer_id_expiration: Duration,
+    /// `producer.id.expiration.check.interval.ms` (600000)
+    pub producer_id_expiration_check_interval: Duration,
     /// `broker.session.timeout.ms` (9000)
     pub broker_session_timeout: Duration,
     /// `broker.heartbeat.interval.ms` (2000)
@@ -111,6 +115,8 @@ impl Default for BrokerConfig {
             log_retention_check_interval: ms(300_000),
             log_initial_task_delay: ms(30_000),
             log_dir_failure_timeout: ms(30_000),
+            producer_id_expiration: ms(86_400_000),
+            producer_id_expiration_check_interval: ms(600_000),
             broker_session_timeout: ms(9_000),
             broker_heartbeat_interval: ms(2_000),
             controller_socket_timeout: ms(30_000),
@@ -216,6 +222,9 @@ impl Acks {
 pub struct ProducerConfig {
     /// `acks` (all)
     pub acks: Acks,
+    /// `enable.idempotence` (true). What holds is [`ProducerConfig::settle`]'s: with acks=0 or 1, without retries, or with
+    /// more than five requests in flight it is off.
+    pub enable_idempotence: bool,
     /// `compression.type` (none)
     pub compression: Compression,
     /// `linger.ms` (5 since 4.0, KIP-1030)
@@ -266,6 +275,7 @@ impl Default for ProducerConfig {
         let ms = Duration::from_millis;
         ProducerConfig {
             acks: Acks::All,
+            enable_idempotence: true,
             compression: Compression::None,
             linger: ms(5),
             batch_size: 16_384,

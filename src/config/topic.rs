@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{BrokerConfig, ConfigError, ProducerConfig};
+use super::{Acks, BrokerConfig, ConfigError, ProducerConfig};
 use crate::log::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression, TimestampType};
 
 /// Topic-level configuration: `None` inherits the broker's.
@@ -144,10 +144,45 @@ impl BrokerConfig {
     }
 }
 
+/// Batches that a broker remembers of a producer, and so requests that may overtake one another.
+const IDEMPOTENT_IN_FLIGHT_MAX: usize = 5;
+
 impl ProducerConfig {
-    /// Settles what must hold between keys (`KafkaProducer.configureDeliveryTimeout`). `is_set` says whether the user
-    /// set a key: Kafka raises a `delivery.timeout.ms` that was left at its default, and refuses one that was set.
+    /// Settles what must hold between keys. `is_set` says whether the user set a key: what was left at its default
+    /// gives way, what was set and cannot be is refused.
     pub fn settle(&mut self, is_set: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
+        self.settle_idempotence(&is_set)?;
+        self.settle_delivery_timeout(&is_set)
+    }
+
+    /// `ProducerConfig.postProcessAndValidateIdempotenceConfigs`.
+    fn settle_idempotence(&mut self, is_set: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
+        if !self.enable_idempotence {
+            return Ok(());
+        }
+        let in_flight = self.max_in_flight_requests_per_connection;
+        let conflict = if self.retries == 0 {
+            Some(("retries", "an idempotent producer needs `retries` above 0".to_owned()))
+        } else if self.acks != Acks::All {
+            Some(("acks", "an idempotent producer needs `acks` = all".to_owned()))
+        } else if in_flight > IDEMPOTENT_IN_FLIGHT_MAX {
+            let key = "max.in.flight.requests.per.connection";
+            let message =
+                format!("an idempotent producer needs `{key}` of at most {IDEMPOTENT_IN_FLIGHT_MAX}, not {in_flight}");
+            Some((key, message))
+        } else {
+            None
+        };
+        let Some((key, message)) = conflict else { return Ok(()) };
+        if is_set("enable.idempotence") {
+            return Err(ConfigError::Conflict { keys: vec!["enable.idempotence", key], message });
+        }
+        self.enable_idempotence = false;
+        Ok(())
+    }
+
+    /// `KafkaProducer.configureDeliveryTimeout`.
+    fn settle_delivery_timeout(&mut self, is_set: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
         let needed = self.linger + self.request_timeout;
         if self.delivery_timeout >= needed {
             return Ok(());
@@ -198,6 +233,30 @@ mod tests {
         let mut config = ProducerConfig { request_timeout: Duration::from_secs(300), ..ProducerConfig::default() };
         assert_eq!(config.settle(|_| false), Ok(()));
         assert_eq!(config.delivery_timeout, Duration::from_millis(300_005));
+    }
+
+    #[test]
+    fn idempotence_gives_way_where_it_was_left_alone_and_is_a_conflict_where_it_was_set() {
+        let cases: [(&str, fn(&mut ProducerConfig)); 4] = [
+            ("acks", |config| config.acks = Acks::One),
+            ("acks", |config| config.acks = Acks::Zero),
+            ("retries", |config| config.retries = 0),
+            ("max.in.flight.requests.per.connection", |config| config.max_in_flight_requests_per_connection = 6),
+        ];
+        for (key, change) in cases {
+            let mut config = ProducerConfig::default();
+            change(&mut config);
+            let refused = config.clone().settle(|set| set == "enable.idempotence").unwrap_err();
+            assert!(
+                matches!(&refused, ConfigError::Conflict { keys, .. } if *keys == ["enable.idempotence", key]),
+                "{refused}"
+            );
+            config.settle(|_| false).unwrap();
+            assert!(!config.enable_idempotence, "{key}");
+        }
+        let mut config = ProducerConfig { max_in_flight_requests_per_connection: 5, ..ProducerConfig::default() };
+        config.settle(|_| true).unwrap();
+        assert!(config.enable_idempotence);
     }
 
     #[test]

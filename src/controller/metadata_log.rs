@@ -93,7 +93,10 @@ impl MetadataLog {
         let batch = encode_records(records, base_offset, self.epoch, timestamp_ms);
         let appended = self.log.append_as_leader(&batch, self.epoch, timestamp_ms).map_err(|e| match e {
             AppendError::Io(e) => e,
-            AppendError::Batch(_) | AppendError::TooLarge { .. } | AppendError::OutOfOrder { .. } => invalid_data(e),
+            AppendError::Batch(_)
+            | AppendError::Producer(_)
+            | AppendError::TooLarge { .. }
+            | AppendError::OutOfOrder { .. } => invalid_data(e),
         })?;
         assert_eq!(appended.base_offset, base_offset, "offsets are given out here");
         Ok(base_offset)

@@ -14,6 +14,7 @@ mod heartbeats;
 mod metadata_log;
 mod partition_change;
 mod placement;
+mod producer_ids;
 mod replication;
 mod state;
 mod topics;
@@ -33,10 +34,11 @@ use kafka_protocol::messages::fetch_response::{
     EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData as FetchPartitionData,
 };
 use kafka_protocol::messages::{
-    AlterPartitionRequest, AlterPartitionResponse, ApiKey, ApiVersionsRequest, ApiVersionsResponse,
-    AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, BrokerHeartbeatRequest, BrokerHeartbeatResponse,
-    BrokerId as WireBrokerId, BrokerRegistrationRequest, BrokerRegistrationResponse, CreateTopicsRequest,
-    DeleteTopicsRequest, ElectLeadersRequest, ElectLeadersResponse, FetchRequest, FetchResponse, TopicName,
+    AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterPartitionRequest, AlterPartitionResponse, ApiKey,
+    ApiVersionsRequest, ApiVersionsResponse, AssignReplicasToDirsRequest, AssignReplicasToDirsResponse,
+    BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerId as WireBrokerId, BrokerRegistrationRequest,
+    BrokerRegistrationResponse, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest, ElectLeadersResponse,
+    FetchRequest, FetchResponse, TopicName,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use rand::RngExt;
@@ -60,7 +62,7 @@ pub const METADATA_TOPIC_ID: Uuid = Uuid::from_u128(1);
 const METADATA_VERSION: (&str, i16) = ("metadata.version", 22);
 
 /// Served APIs: (key, lowest, highest version).
-const SERVED: [(ApiKey, i16, i16); 9] = [
+const SERVED: [(ApiKey, i16, i16); 10] = [
     (ApiKey::Fetch, 12, 16),
     (ApiKey::ApiVersions, 0, 3),
     (ApiKey::CreateTopics, 2, 7),
@@ -69,6 +71,7 @@ const SERVED: [(ApiKey, i16, i16); 9] = [
     (ApiKey::AlterPartition, 2, 3),
     (ApiKey::BrokerRegistration, 0, 4),
     (ApiKey::BrokerHeartbeat, 0, 1),
+    (ApiKey::AllocateProducerIds, 0, 0),
     (ApiKey::AssignReplicasToDirs, 0, 0),
 ];
 
@@ -259,6 +262,7 @@ impl Controller {
             | MetadataRecord::Topic { .. }
             | MetadataRecord::RemoveTopic { .. }
             | MetadataRecord::Config { .. }
+            | MetadataRecord::ProducerIds { .. }
             | MetadataRecord::NoOp
             | MetadataRecord::FeatureLevel { .. } => {}
         }
@@ -374,6 +378,7 @@ impl Controller {
             ApiKey::BrokerHeartbeat => self.broker_heartbeat(now, conn, &request),
             ApiKey::AlterPartition => self.alter_partition(conn, &request),
             ApiKey::AssignReplicasToDirs => self.assign_replicas_to_dirs(conn, &request),
+            ApiKey::AllocateProducerIds => self.allocate_producer_ids(conn, &request),
             ApiKey::ElectLeaders => self.elect_leaders(conn, &request),
             ApiKey::CreateTopics => self.create_topics(conn, &request),
             ApiKey::DeleteTopics => self.delete_topics(conn, &request),
@@ -438,6 +443,13 @@ impl Controller {
         let decision = decision
             .unwrap_or_else(|e| Decision::read_only(AssignReplicasToDirsResponse::default().with_error_code(e.code())));
         self.submit::<AssignReplicasToDirsRequest>(conn, frame, decision)
+    }
+
+    fn allocate_producer_ids(&mut self, conn: ConnId, frame: &RequestFrame) -> Result<Served, ServeError> {
+        let decision = producer_ids::allocate_producer_ids(&self.state, &frame.body()?);
+        let decision = decision
+            .unwrap_or_else(|e| Decision::read_only(AllocateProducerIdsResponse::default().with_error_code(e.code())));
+        self.submit::<AllocateProducerIdsRequest>(conn, frame, decision)
     }
 
     fn elect_leaders(&mut self, conn: ConnId, frame: &RequestFrame) -> Result<Served, ServeError> {

@@ -16,16 +16,16 @@ use kafka_protocol::messages::create_topics_request::{
 };
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::{
-    AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerId as WireBrokerId,
-    BrokerRegistrationRequest, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest, TopicName,
-    assign_replicas_to_dirs_request,
+    AllocateProducerIdsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest,
+    BrokerId as WireBrokerId, BrokerRegistrationRequest, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest,
+    TopicName, assign_replicas_to_dirs_request,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::heartbeats::BrokerControlState;
 use super::state::ControllerState;
-use super::{cluster, replication, topics};
+use super::{cluster, producer_ids, replication, topics};
 use crate::config::BrokerConfig;
 use crate::metadata::{ImageChanges, MetadataRecord};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
@@ -134,6 +134,7 @@ impl Script {
             Some("elect") => self.elect(args),
             Some("balance") => self.apply(replication::maybe_balance_partition_leaders(&self.state)),
             Some("elect-unclean") => self.apply(replication::maybe_elect_unclean_leaders(&self.state)),
+            Some("allocate-producer-ids") => self.allocate_producer_ids(args),
             Some("show") => self.show(),
             command => panic!("unknown command {command:?}"),
         }
@@ -193,6 +194,9 @@ impl Script {
                 format!("Config {resource_name} {name}={}", value.as_deref().unwrap_or("null"))
             }
             MetadataRecord::UnregisterBroker { broker, .. } => format!("UnregisterBroker {broker}"),
+            MetadataRecord::ProducerIds { broker, next_producer_id, .. } => {
+                format!("ProducerIds {broker} next {next_producer_id}")
+            }
             MetadataRecord::NoOp | MetadataRecord::FeatureLevel { .. } => format!("{record:?}"),
         }
     }
@@ -241,6 +245,22 @@ impl Script {
                     let last_offset = self.next_offset + -1;
                     self.state.heartbeats.maybe_update_controlled_shutdown_offset(broker, last_offset);
                 }
+            }
+            Err(e) => self.say(format_args!("{e:?}")),
+        }
+    }
+
+    fn allocate_producer_ids(&mut self, args: &Args) {
+        let broker = args.broker();
+        let epoch = self.state.image.brokers.get(&BrokerId(broker)).map_or(-1, |b| b.epoch.0);
+        let request = AllocateProducerIdsRequest::default()
+            .with_broker_id(WireBrokerId(broker))
+            .with_broker_epoch(args.number("epoch").unwrap_or(epoch));
+        match producer_ids::allocate_producer_ids(&self.state, &request) {
+            Ok(decision) => {
+                let (start, length) = (decision.response.producer_id_start.0, decision.response.producer_id_len);
+                self.say(format_args!("{length} ids from {start}"));
+                self.apply(decision.records);
             }
             Err(e) => self.say(format_args!("{e:?}")),
         }

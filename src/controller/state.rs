@@ -80,6 +80,7 @@ impl ControllerState {
             | MetadataRecord::Partition { .. }
             | MetadataRecord::PartitionChange { .. }
             | MetadataRecord::Config { .. }
+            | MetadataRecord::ProducerIds { .. }
             | MetadataRecord::NoOp
             | MetadataRecord::FeatureLevel { .. } => {}
         }

@@ -141,7 +141,7 @@ catalogue! {
     MetadataNoFsync = "metadata-no-fsync" {
         sentence: "The controller answers before its metadata log is on the disk, and after a power loss decides anew under epochs that were used before.",
         source: "single-guard mutation of KafkaRaftClient.flushLeaderLog",
-        scenario: None
+        scenario: Some("a_controller_that_answers_before_it_syncs_takes_back_what_it_said")
     }
     ReadHwTwice = "read-hw-twice" {
         sentence: "A fetch tests one bound and reads up to another: a consumer is served what no high watermark covers.",
@@ -166,7 +166,7 @@ catalogue! {
     DeleteMarkerLate = "delete-marker-late" {
         sentence: "The clean-shutdown marker is deleted only when the broker next writes a checkpoint: a crash before that is taken for an orderly stop.",
         source: "KAFKA-10471",
-        scenario: None
+        scenario: Some("a_marker_of_an_orderly_stop_that_stays_passes_a_torn_log_off_as_whole")
     }
     TrustTimeindexTail = "trust-timeindex-tail" {
         sentence: "The time index found on disk is believed without being held against the log: its last entry decides when retention deletes the segment.",
@@ -181,7 +181,7 @@ catalogue! {
     KeepTornTail = "keep-torn-tail" {
         sentence: "Recovery keeps what lies in the file up to the first batch that is not whole, without checking a CRC.",
         source: "LogSegment.recover without its CRC check",
-        scenario: None
+        scenario: Some("recovery_keeps_only_what_its_crc_vouches_for")
     }
     FlushNoFsync = "flush-no-fsync" {
         sentence: "A flush of a log counts as done without fsync.",
@@ -196,12 +196,32 @@ catalogue! {
     AppendUnchecked = "append-unchecked" {
         sentence: "A follower appends what its leader sends without checking the CRC.",
         source: "single-guard mutation of UnifiedLog.analyzeAndValidateRecords",
-        scenario: None
+        scenario: Some("a_follower_does_not_copy_what_its_crc_disowns")
     }
     ServeCorruptBatch = "serve-corrupt-batch" {
         sentence: "A consumer hands out the records of a batch without checking its CRC.",
         source: "single-guard mutation of CompletedFetch.maybeEnsureValid (check.crcs)",
-        scenario: None
+        scenario: Some("a_consumer_hands_out_no_batch_that_rotted")
+    }
+    ProducerStateDropsWithRecords = "producer-state-drops-with-records" {
+        sentence: "A broker forgets a producer when its last record leaves the log, and answers the producer's next batch with UNKNOWN_PRODUCER_ID.",
+        source: "KIP-360, KAFKA-7190: ProducerStateManager.truncateHead until 2.5",
+        scenario: Some("a_producer_is_known_longer_than_its_records_are_kept")
+    }
+    NoDuplicateDetection = "no-duplicate-detection" {
+        sentence: "A leader does not look for a producer's batch among its last five, and refuses a retry as out of order.",
+        source: "single-guard mutation of UnifiedLog.analyzeAndValidateProducerState (KIP-98)",
+        scenario: Some("a_lost_acknowledgement_makes_a_duplicate_unless_the_leader_knows_the_batch_again")
+    }
+    SequencesRestartInTheSameEpoch = "sequences-restart-in-the-same-epoch" {
+        sentence: "An idempotent producer that has lost track begins its sequences anew without bumping its epoch.",
+        source: "KIP-360, before which Sender.reset kept the epoch",
+        scenario: Some("an_idempotent_producer_goes_on_over_a_gap_that_it_never_tells")
+    }
+    SequencesReassignedUnordered = "sequences-reassigned-unordered" {
+        sentence: "An idempotent producer that begins anew numbers its batches in flight in the order of a heap instead of that of their sequences.",
+        source: "KAFKA-8483",
+        scenario: Some("what_is_in_flight_keeps_its_order_in_a_new_producer_epoch")
     }
     RetryUnordered = "retry-unordered" {
         sentence: "A producer with one request in flight puts a batch to be retried behind the batches that wait.",

@@ -375,6 +375,7 @@ impl Follower<'_> {
             | Observation::IsrView { .. }
             | Observation::Refused { .. }
             | Observation::LatestOffset { .. }
+            | Observation::ProducersExpired { .. }
             | Observation::LogStartMoved { .. }
             | Observation::Compacted { .. }
             | Observation::LogDirFailed { .. }

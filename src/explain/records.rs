@@ -45,6 +45,8 @@ pub struct Read {
 pub struct Records<'a> {
     partitions: FxHashMap<&'a str, u32>,
     sendings: FxHashMap<(u32, u64), Sending>,
+    /// Batches with the records of an earlier one, whose idempotent producer has begun a new epoch: its CRC.
+    restated: FxHashMap<(u32, u32), u32>,
     /// By partition and CRC: the sends of a batch, and the failures that led to another.
     attempts: FxHashMap<(u32, u32), Vec<usize>>,
     /// By partition and CRC.
@@ -69,7 +71,8 @@ impl<'a> Records<'a> {
                 let id = *ids.entry(partition).or_insert_with(|| records.id(&partition.to_string()));
                 let Some(id) = id else { continue };
                 for batch in batches {
-                    records.appends.entry((id, batch.crc)).or_default().push(Append { at, batch: *batch });
+                    let crc = records.first_crc(id, batch.crc);
+                    records.appends.entry((id, crc)).or_default().push(Append { at, batch: *batch });
                 }
             } else {
                 records.note(at, event);
@@ -99,18 +102,25 @@ impl<'a> Records<'a> {
                 let Some(id) = self.id(partition) else { return };
                 self.sendings.insert((id, *value), Sending { sent: at, ..Sending::default() });
             }
-            TraceKind::BatchSent { partition, crc, values, .. } => {
+            TraceKind::BatchSent { partition, crc, values, restated, .. } => {
                 let Some(id) = self.id(partition) else { return };
-                self.attempts.entry((id, *crc)).or_default().push(at);
+                if *restated
+                    && let Some(before) = values.iter().find_map(|value| self.sendings.get(&(id, *value))?.batch)
+                {
+                    self.restated.insert((id, *crc), before.0);
+                }
+                let crc = self.first_crc(id, *crc);
+                self.attempts.entry((id, crc)).or_default().push(at);
                 for (place, value) in values.iter().enumerate() {
                     if let Some(sending) = self.sendings.get_mut(&(id, *value)) {
-                        sending.batch = Some((*crc, place));
+                        sending.batch = Some((crc, place));
                     }
                 }
             }
             TraceKind::BatchRetried { partition, crc, .. } => {
                 let Some(id) = self.id(partition) else { return };
-                self.attempts.entry((id, *crc)).or_default().push(at);
+                let crc = self.first_crc(id, *crc);
+                self.attempts.entry((id, crc)).or_default().push(at);
             }
             TraceKind::Acked { partition, value, offset } => self.ended(partition, *value, at, true, *offset),
             TraceKind::Failed { partition, value, .. } | TraceKind::Unknown { partition, value, .. } => {
@@ -137,6 +147,11 @@ impl<'a> Records<'a> {
         if let Some(sending) = self.sendings.get_mut(&(id, value)) {
             (sending.outcome, sending.is_acknowledged, sending.offset) = (Some(at), is_acknowledged, offset);
         }
+    }
+
+    /// The CRC under which a batch was sent first.
+    fn first_crc(&self, partition: u32, crc: u32) -> u32 {
+        self.restated.get(&(partition, crc)).copied().unwrap_or(crc)
     }
 
     fn id(&self, partition: &str) -> Option<u32> {

@@ -199,6 +199,7 @@ impl<'a> Replay<'a> {
             | Observation::Refused { .. }
             | Observation::Served { .. }
             | Observation::LatestOffset { .. }
+            | Observation::ProducersExpired { .. }
             | Observation::LogDirFailed { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }

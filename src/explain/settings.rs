@@ -26,6 +26,8 @@ pub struct ProducerSettings {
     pub retries: u32,
     #[serde(rename = "max.in.flight.requests.per.connection")]
     pub max_in_flight: usize,
+    #[serde(rename = "enable.idempotence", default)]
+    pub enable_idempotence: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -57,6 +59,7 @@ impl Settings {
                         acks: acks_name(config.acks).to_owned(),
                         retries: config.retries,
                         max_in_flight: config.max_in_flight_requests_per_connection,
+                        enable_idempotence: config.enable_idempotence,
                     };
                     settings.producers.insert(name.clone(), producer);
                 }

@@ -30,7 +30,8 @@ impl Run {
     /// Three replicas, broker 1 leads, consumer-1 is process 1, producer-1 process 0.
     fn with(acks: &str) -> Run {
         let mut settings = Settings::default();
-        let producer = ProducerSettings { acks: acks.to_owned(), retries: 10, max_in_flight: 5 };
+        let producer =
+            ProducerSettings { acks: acks.to_owned(), retries: 10, max_in_flight: 5, enable_idempotence: false };
         settings.producers.insert("producer-1".to_owned(), producer);
         let consumer = ConsumerSettings { auto_offset_reset: "latest".to_owned() };
         settings.consumers.insert("consumer-1".to_owned(), consumer);
@@ -77,7 +78,10 @@ impl Run {
 
     fn appends(self, broker: i32, offset: i64, epoch: i32, value: u64, as_leader: bool) -> Run {
         let (batches, leader_epoch) = (vec![batch(offset, epoch, value)], LeaderEpoch(epoch));
-        self.observes(broker, Observation::Appended { partition: orders(), as_leader, leader_epoch, batches })
+        self.observes(
+            broker,
+            Observation::Appended { partition: orders(), as_leader, leader_epoch, batches, sequences: None },
+        )
     }
 
     fn truncates(self, broker: i32, from: i64, to: i64, reason: TruncationReason) -> Run {
@@ -121,7 +125,7 @@ impl Run {
             self
         };
         let (crc, values, broker) = (1_000 + value as u32, vec![value], BrokerId(broker));
-        run.event("producer-1", TraceKind::BatchSent { partition, crc, values, attempt, broker })
+        run.event("producer-1", TraceKind::BatchSent { partition, crc, values, attempt, broker, restated: false })
     }
 
     fn acknowledged(self, leader: i32, value: u64, offset: i64, required_acks: i16) -> Run {

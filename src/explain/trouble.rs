@@ -364,7 +364,12 @@ fn rule(name: &str) -> &'static str {
         "one-leader-per-epoch" => "a leader epoch has one leader",
         "leader-epoch-went-back" => "leader epochs never go back",
         "high-watermark-went-back" => "the high watermark of a leader never goes back",
-        "liveness" => "a cluster in which every fault has ended gets all replicas back in sync",
+        "producer-sequence" => {
+            "the committed batches of an idempotent producer follow on one another: no gap and no repeat in its sequences"
+        }
+        "liveness" => {
+            "a cluster in which every fault has ended gets all replicas back in sync and can be read to the end"
+        }
         _ => "an invariant that the observer checks at every event",
     }
 }

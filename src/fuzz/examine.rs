@@ -1,6 +1,6 @@
 //! What is wrong with a run that no configuration and no legitimate loss explains, and under which name to file it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::Value as Json;
@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use super::guard::Guard;
 use crate::check::{self, Anomalies, Context, allowed};
 use crate::history::{EventType, MicroOp};
-use crate::lab::outcome::{End, RunOutcome};
+use crate::lab::outcome::{End, RunOutcome, Violation};
 use crate::protocol::Offset;
 use crate::scenario::Variant;
 use crate::world::Time;
@@ -52,18 +52,15 @@ const GAPS: [&str; 5] =
 pub fn examine(variant: &Variant, outcome: &RunOutcome) -> Option<Failure> {
     match &outcome.end {
         End::Panicked(message) => return Some(failure("panicked", place_of(message), message)),
-        // What cannot be read keeps the final reader waiting.
-        End::Unfinished(waiting) if Guard::of(variant, outcome).excuse_unread().is_none() => {
-            return Some(failure("unfinished", waiting.clone(), waiting));
-        }
-        End::Unfinished(_) | End::Complete => {}
+        End::Unfinished(waiting) => return Some(failure("unfinished", waiting.clone(), waiting)),
+        End::Complete => {}
     }
     let anomalies = check::analyze(&outcome.history);
     if outcome.violations.is_empty() && anomalies.is_empty() {
         return None;
     }
     let guard = Guard::of(variant, outcome);
-    let violations = violations(outcome, &guard);
+    let violations = violations(variant, outcome, &guard);
     let anomalies = unexcused(variant, outcome, &anomalies, &guard);
     let first = violations.first().or_else(|| {
         let weighty = LOSSES.iter().find_map(|rule| anomalies.iter().find(|finding| finding.0.rule == *rule));
@@ -91,8 +88,13 @@ fn place_of(message: &str) -> String {
     [parts.next(), parts.next()].into_iter().flatten().collect::<Vec<_>>().join(":")
 }
 
-fn violations(outcome: &RunOutcome, guard: &Guard) -> Vec<Finding> {
-    let unexcused = outcome.violations.iter().filter(|violation| guard.excuse_violation(violation).is_none());
+fn violations(variant: &Variant, outcome: &RunOutcome, guard: &Guard) -> Vec<Finding> {
+    // A leader that has lost what it knew of a producer cannot be right about its sequences.
+    let is_forgotten = |violation: &Violation| {
+        violation.name == "producer-sequence" && Context::of_run(variant, outcome).producers_forgotten
+    };
+    let is_excused = |violation: &Violation| guard.excuse_violation(violation).is_some() || is_forgotten(violation);
+    let unexcused = outcome.violations.iter().filter(|violation| !is_excused(violation));
     unexcused
         .map(|violation| {
             let signature = Signature { rule: violation.name.to_owned(), site: guard.site_of_violation(violation) };
@@ -110,7 +112,9 @@ fn unexcused(variant: &Variant, outcome: &RunOutcome, anomalies: &Anomalies, gua
     let context = Context { unclean_election: false, lossy_crashes: 0, last_replica_lost_power: false, ..context };
     let table = allowed(&context);
     let is_allowed = |name: &str| table.iter().any(|row| row.anomaly == name);
-    let losses = Losses { guard, acks: Acks::of(outcome), is_unread: outcome.end != End::Complete };
+    let unread = outcome.violations.iter().filter(|violation| violation.name == "unreadable");
+    let unread = unread.map(|violation| violation.partition.as_str()).collect();
+    let losses = Losses { guard, acks: Acks::of(outcome), unread };
     let mut findings = Vec::new();
     for (name, cases) in anomalies.iter() {
         let by_record = LOSSES.contains(&name) || name == "inconsistent-offsets";
@@ -168,8 +172,8 @@ impl Acks {
 struct Losses<'a> {
     guard: &'a Guard,
     acks: Acks,
-    /// The final read did not come to its end.
-    is_unread: bool,
+    /// Partitions that the final read did not get through.
+    unread: BTreeSet<&'a str>,
 }
 
 impl Losses<'_> {
@@ -187,7 +191,8 @@ impl Losses<'_> {
     }
 
     fn lost(&self, key: &str, offset: Offset, value: &Json) -> Option<String> {
-        if self.is_unread && self.guard.excuse_stuck(key).is_some() {
+        // What became of it is not known; that it is not is another finding, or excused.
+        if self.unread.contains(key) {
             return None;
         }
         let promise = self.acks.0.get(&(key.to_owned(), value.to_string()));

@@ -46,13 +46,16 @@ pub enum TraceKind {
         error: String,
     },
     /// A producer sent a batch that holds `values` to `broker`: its attempt number `attempt` (1-based). The CRC names
-    /// the batch: every attempt sends the same bytes, and logs keep them.
+    /// the batch: every attempt sends the same bytes, and logs keep them. A `restated` batch is another one with the same
+    /// records: its idempotent producer has begun a new epoch since the attempt before.
     BatchSent {
         partition: String,
         crc: u32,
         values: Vec<u64>,
         attempt: u32,
         broker: BrokerId,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        restated: bool,
     },
     /// An attempt ended with an error, and the producer will try again.
     BatchRetried {

@@ -1,7 +1,7 @@
 //! Everything that a run leaves behind, gathered while it runs and kept outside the runtime, so that a
 //! panic still reports. Also what state triggers look at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::Value as Json;
@@ -41,8 +41,8 @@ pub struct State {
     pub busy: Vec<String>,
     /// Workloads stop sending: the scenario's duration is over.
     pub stop_sending: bool,
-    /// The final reader reached the end of every partition.
-    pub read_done: bool,
+    /// Partitions whose end the final reader has not reached, once there is one.
+    pub unread: Option<BTreeSet<TopicPartition>>,
     /// Administrative requests that have completed, by machine.
     pub admin_done: BTreeMap<String, Result<(), String>>,
     keys: BTreeMap<TopicPartition, String>,
@@ -107,6 +107,7 @@ impl Recorder {
                 | Observation::Refused { .. }
                 | Observation::Served { .. }
                 | Observation::LatestOffset { .. }
+                | Observation::ProducersExpired { .. }
                 | Observation::Registered { .. } => false,
             };
             let mut state = recorder.lock();

@@ -1,7 +1,7 @@
 //! One run, from boot to verdict's input: boot, create topics, workload under faults, heal, full read.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future as _, poll_fn};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
@@ -148,7 +148,7 @@ impl Supervisor {
         self.recorder.phase(self.sim.now(), Phase::Healed);
         self.heal(&mut nemesis).await?;
         self.recorder.phase(self.sim.now(), Phase::FinalRead);
-        self.final_read().await?;
+        self.final_read().await;
         self.recorder.phase(self.sim.now(), Phase::Done);
         Ok(())
     }
@@ -324,9 +324,10 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn final_read(&self) -> Result<(), String> {
-        let deadline = self.sim.now() + PHASE_MAX;
+    /// Reads every partition from its beginning. What cannot be read to its end is a violation of its own.
+    async fn final_read(&self) {
         let (bootstrap, recorder, partitions) = (self.cluster.bootstrap(), self.recorder.clone(), self.partitions());
+        recorder.lock().unread = Some(partitions.iter().cloned().collect());
         self.sim.add_machine(FINAL_READER, false, move |world, net| {
             let (bootstrap, recorder, partitions) = (bootstrap.clone(), recorder.clone(), partitions.clone());
             Box::pin(async move {
@@ -334,7 +335,19 @@ impl Supervisor {
                     .await;
             })
         });
-        self.wait("the final read to reach the end of every partition", deadline, |s| s.read_done).await
+        let is_read = |state: &State| state.unread.as_ref().is_some_and(BTreeSet::is_empty);
+        let what = "the final read to reach the end of every partition";
+        if self.wait(what, self.sim.now() + PHASE_MAX, is_read).await.is_err() {
+            let now = self.sim.now();
+            let mut state = self.recorder.lock();
+            let violations = state.ghost.violations.len();
+            for partition in state.unread.clone().unwrap_or_default() {
+                let seconds = PHASE_MAX.as_secs();
+                let detail = format!("after everything was healed, a reader did not get to its end in {seconds} s");
+                state.ghost.violate("unreadable", now, &partition, detail);
+            }
+            state.trace_violations(violations);
+        }
     }
 
     fn partitions(&self) -> Vec<TopicPartition> {

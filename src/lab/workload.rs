@@ -223,9 +223,9 @@ fn trace_of(
     state: &mut State,
 ) -> TraceKind {
     match attempt {
-        Attempt::Sent { partition, crc, ids, number, broker } => {
+        Attempt::Sent { partition, crc, ids, number, broker, restated } => {
             let values = ids.iter().filter_map(|id| outstanding.get(id)).map(|(sent, ..)| sent.value).collect();
-            TraceKind::BatchSent { partition: state.key(&partition), crc, values, attempt: number, broker }
+            TraceKind::BatchSent { partition: state.key(&partition), crc, values, attempt: number, broker, restated }
         }
         Attempt::Failed { partition, crc, number, error } => {
             let (partition, error) = (state.key(&partition), error.to_string());
@@ -263,7 +263,7 @@ pub struct ConsumeProcess {
     consumer: Consumer,
     process: ProcessId,
     partitions: Vec<TopicPartition>,
-    /// The final reader: where each partition must be read up to, once known.
+    /// The final reader: where each partition must be read up to, once known, that is not.
     until: Option<BTreeMap<TopicPartition, Option<Offset>>>,
     finished: bool,
 }
@@ -313,7 +313,11 @@ impl ConsumeProcess {
             let mut retry = false;
             for lookup in self.consumer.take_lookups() {
                 match lookup.result {
-                    Ok(ends) => until.extend(ends.into_iter().map(|(partition, end)| (partition, Some(end)))),
+                    Ok(ends) => {
+                        for (partition, end) in ends {
+                            until.entry(partition).and_modify(|known| *known = Some(end));
+                        }
+                    }
                     Err(_) => retry = true,
                 }
             }
@@ -321,14 +325,16 @@ impl ConsumeProcess {
                 self.consumer.end_offsets(now, &self.partitions, net);
             }
             let consumer = &self.consumer;
-            let done = until
-                .iter()
-                .all(|(partition, end)| end.is_some_and(|end| consumer.position(partition).is_some_and(|p| p >= end)));
-            if done && !self.finished {
-                self.finished = true;
-                self.recorder.lock().read_done = true;
+            let before = until.len();
+            until.retain(|partition, end| {
+                let is_read = |end| consumer.position(partition).is_some_and(|position| position >= end);
+                !end.is_some_and(is_read)
+            });
+            if until.len() < before {
+                self.recorder.lock().unread = Some(until.keys().cloned().collect());
                 self.recorder.notify();
             }
+            self.finished = until.is_empty();
         }
     }
 }

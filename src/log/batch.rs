@@ -9,7 +9,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::observe::BatchInfo;
+use crate::observe::{BatchInfo, Sequences};
 use crate::protocol::{ErrorCode, LeaderEpoch, Offset};
 
 /// Bytes of a batch header v2, up to the records.
@@ -57,6 +57,11 @@ impl BatchError {
         }
     }
 }
+
+/// Of a batch whose producer has no id (`RecordBatch`).
+pub const NO_PRODUCER_ID: i64 = -1;
+pub const NO_PRODUCER_EPOCH: i16 = -1;
+pub const NO_SEQUENCE: i32 = -1;
 
 /// The fields of a batch header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,6 +148,18 @@ impl Header {
             leader_epoch: self.leader_epoch,
             crc: self.crc,
         }
+    }
+
+    /// What it says of its producer.
+    pub fn sequences(&self) -> Sequences {
+        let Header { producer_id, producer_epoch, base_sequence: first, .. } = *self;
+        Sequences { producer_id, producer_epoch, first, last: self.last_sequence() }
+    }
+
+    /// `DefaultRecordBatch.incrementSequence`: sequences wrap from `i32::MAX` to 0.
+    pub fn last_sequence(&self) -> i32 {
+        let last = i64::from(self.base_sequence) + i64::from(self.last_offset_delta);
+        (last % (i64::from(i32::MAX) + 1)) as i32
     }
 
     /// The rules of Kafka's `LogValidator.validateBatch` on offsets and count.
@@ -256,6 +273,16 @@ pub fn set_max_timestamp(batch: &mut [u8], header: &mut Header, is_log_append_ti
     batch[17..21].copy_from_slice(&header.crc.to_be_bytes());
 }
 
+/// Writes another producer epoch and sequence into a batch, with the CRC that follows
+/// (`DefaultRecordBatch.setProducerState`).
+pub fn set_producer_state(batch: &mut [u8], producer_id: i64, producer_epoch: i16, base_sequence: i32) {
+    batch[43..51].copy_from_slice(&producer_id.to_be_bytes());
+    batch[51..53].copy_from_slice(&producer_epoch.to_be_bytes());
+    batch[53..57].copy_from_slice(&base_sequence.to_be_bytes());
+    let crc = crc_of(batch);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
 /// A checked view of one batch; `bytes` holds exactly the batch.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -350,6 +377,14 @@ mod tests {
             (header.base_offset, header.last_offset(), header.leader_epoch),
             (Offset(77), Offset(78), LeaderEpoch(5))
         );
+    }
+
+    #[test]
+    fn a_batch_with_another_producer_state_is_whole() {
+        let mut bytes = batch_of(2, 10, 0).to_vec();
+        set_producer_state(&mut bytes, 42, 3, 77);
+        let header = checked(&bytes, true).unwrap();
+        assert_eq!((header.producer_id, header.producer_epoch, header.base_sequence), (42, 3, 77));
     }
 
     #[test]

@@ -15,6 +15,8 @@ mod loader;
 #[cfg(test)]
 mod model_tests;
 mod partition_log;
+#[cfg(test)]
+mod producer_model_tests;
 mod producers;
 pub mod record;
 mod retention;
@@ -31,5 +33,5 @@ pub use config::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompre
 pub use directory::{LoadedLog, LogDirectory};
 pub use epoch_cache::EpochCache;
 pub use partition_log::{AppendError, Appended, DropReason, Dropped, Log, ReadError, RecoveryReport};
-pub use producers::{ProducerBatch, ProducerEntry, Producers};
+pub use producers::{ProducerBatch, ProducerEntry, ProducerError, Producers};
 pub use retention::LogStartMove;

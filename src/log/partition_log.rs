@@ -7,16 +7,16 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::batch::{self, AppendOrigin, BatchError, Header, NO_TIMESTAMP};
+use super::batch::{self, AppendOrigin, BatchError, HEADER_BYTES, Header, NO_TIMESTAMP};
 use super::config::{LogConfig, TimestampType};
 use super::epoch_cache::EpochCache;
-use super::producers::Producers;
+use super::producers::{Checked, ProducerBatch, ProducerError, ProducerSlot, Producers};
 use super::record::Records;
 use super::retention::DeletedFile;
 use super::segment::{RollParams, Segment, Stored};
 use super::validate;
 use crate::defect::Defect;
-use crate::observe::BatchInfo;
+use crate::observe::{BatchInfo, Sequences};
 use crate::protocol::{LeaderEpoch, Offset};
 use crate::world::Disk;
 
@@ -25,7 +25,10 @@ use crate::world::Disk;
 pub struct Appended {
     pub base_offset: Offset,
     pub last_offset: Offset,
+    /// None for a duplicate of an idempotent producer: the offsets are those of the first time.
     pub batches: Vec<BatchInfo>,
+    /// What the batch that a leader appends says of its producer, if that is idempotent.
+    pub sequences: Option<Sequences>,
     /// Set when everything below it became durable by this append: by `flush.messages`, or because a full
     /// segment was flushed when it was rolled.
     pub flushed_to: Option<Offset>,
@@ -41,6 +44,8 @@ pub enum AppendError {
     /// RECORD_LIST_TOO_LARGE.
     #[error("{bytes} bytes of records exceed the limit of {bytes_max}")]
     TooLarge { bytes: u64, bytes_max: u64 },
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
     /// A follower's leader sent something that does not continue our log.
     #[error("offset {got} does not follow log end {log_end}")]
     OutOfOrder { got: Offset, log_end: Offset },
@@ -132,10 +137,9 @@ pub struct Log {
     /// Files of segments that are no part of the log any more and are still on the disk.
     pub(super) deleted_files: Vec<DeletedFile>,
     pub(super) producers: Producers,
-    /// The bytes and the batches of the append at hand, kept to be allocated once.
-    pub(super) scratch: Vec<u8>,
+    /// The batches of the append at hand, kept to be allocated once.
     pub(super) staged: Vec<Stored>,
-    /// Headers of the staged batches that carry a producer id.
+    /// Headers of a follower's staged batches that carry a producer id.
     pub(super) staged_producers: Vec<Header>,
 }
 
@@ -238,9 +242,9 @@ impl Log {
         {
             check_size(rewritten.len(), self.config.max_message_bytes)?;
             let header = batch::checked(&rewritten, false)?;
-            return self.append_validated(&rewritten, header, epoch, wall_clock_ms);
+            return self.append_validated(&rewritten, header, epoch, wall_clock_ms, origin);
         }
-        self.append_validated(records, header, epoch, wall_clock_ms)
+        self.append_validated(records, header, epoch, wall_clock_ms, origin)
     }
 
     fn append_validated(
@@ -249,38 +253,72 @@ impl Log {
         mut header: Header,
         epoch: LeaderEpoch,
         wall_clock_ms: i64,
+        origin: AppendOrigin,
     ) -> Result<Appended, AppendError> {
         check_size(records.len(), self.config.segment_bytes)?;
+        let mut slot = None;
+        if header.producer_id >= 0 && origin == AppendOrigin::Client {
+            match self.producers.check(&header, self.config.defects)? {
+                Checked::Next(next) => slot = Some(next),
+                Checked::Duplicate(first) => return Ok(self.repeated(&first)),
+            }
+        }
         header.base_offset = self.log_end;
         header.leader_epoch = epoch;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        scratch.extend_from_slice(records);
-        batch::stamp(&mut scratch, header.base_offset, epoch);
+        // What is stamped is copied here, and the records once, to where they are stored.
+        let (front, body) = records.split_first_chunk().expect("a batch that was checked has a header");
+        let mut front: [u8; HEADER_BYTES] = *front;
         let log_append_time = match self.config.message_timestamp_type {
             TimestampType::CreateTime => None,
             TimestampType::LogAppendTime => Some(wall_clock_ms),
         };
         if log_append_time.is_some() || header.is_log_append_time() {
             let max_timestamp = log_append_time.unwrap_or(header.max_timestamp);
-            batch::set_max_timestamp(&mut scratch, &mut header, log_append_time.is_some(), max_timestamp);
+            let mut stamped = records.to_vec();
+            batch::set_max_timestamp(&mut stamped, &mut header, log_append_time.is_some(), max_timestamp);
+            front = *stamped.first_chunk().expect("as long as before");
         }
+        batch::stamp(&mut front, header.base_offset, epoch);
         self.staged.clear();
         self.staged.push(Stored::new(&header, 0));
         self.staged_producers.clear();
-        if header.producer_id >= 0 {
-            self.staged_producers.push(header);
+        let flushed_to = self.commit([&front, body], wall_clock_ms);
+        if header.producer_id >= 0 && flushed_to.is_ok() {
+            self.note_producer(slot, &header);
         }
-        let flushed_to = self.commit(&scratch, wall_clock_ms);
-        self.scratch = scratch;
         let (base_offset, last_offset) = (header.base_offset, header.last_offset());
         Ok(Appended {
             base_offset,
             last_offset,
             batches: vec![header.info()],
+            sequences: (header.producer_id >= 0).then(|| header.sequences()),
             flushed_to: flushed_to?,
             log_append_time,
         })
+    }
+
+    fn note_producer(&mut self, slot: Option<ProducerSlot>, header: &Header) {
+        self.segments.last_mut().expect("a log always has an active segment").set_has_producers();
+        match slot {
+            Some(slot) => self.producers.note_at(slot, header),
+            None => self.producers.note(header),
+        }
+    }
+
+    /// The answer to a retry whose batch is in the log already.
+    fn repeated(&self, first: &ProducerBatch) -> Appended {
+        let log_append_time = match self.config.message_timestamp_type {
+            TimestampType::CreateTime => None,
+            TimestampType::LogAppendTime => Some(first.timestamp),
+        };
+        let (base_offset, last_offset) = (first.first_offset(), first.last_offset);
+        Appended { base_offset, last_offset, batches: Vec::new(), sequences: None, flushed_to: None, log_append_time }
+    }
+
+    /// Forgets producers that have been silent for `expiration_ms` (`producer.id.expiration.ms`), by the timestamps of
+    /// their batches and the wall clock; returns who.
+    pub fn remove_expired_producers(&mut self, wall_clock_ms: i64, expiration_ms: i64) -> Vec<i64> {
+        self.producers.remove_expired(wall_clock_ms, expiration_ms)
     }
 
     /// Appends what the leader sent, offsets and epochs as they are. Whole batches below the log end are
@@ -292,11 +330,19 @@ impl Log {
         let batches: Vec<BatchInfo> = self.staged.iter().map(|batch| batch.info).collect();
         let (Some(first), Some(last)) = (batches.first(), batches.last()) else {
             let last_offset = log_end + -1;
-            return Ok(Appended { base_offset: log_end, last_offset, batches, flushed_to: None, log_append_time });
+            let base_offset = log_end;
+            return Ok(Appended {
+                base_offset,
+                last_offset,
+                batches,
+                sequences: None,
+                flushed_to: None,
+                log_append_time,
+            });
         };
         let (base_offset, last_offset) = (first.base_offset, last.last_offset);
-        let flushed_to = self.commit(&records[range], wall_clock_ms)?;
-        Ok(Appended { base_offset, last_offset, batches, flushed_to, log_append_time })
+        let flushed_to = self.commit([&records[range], &[]], wall_clock_ms)?;
+        Ok(Appended { base_offset, last_offset, batches, sequences: None, flushed_to, log_append_time })
     }
 
     /// Checks a follower's records and stages the batches that are new; returns the bytes they take.
@@ -325,14 +371,15 @@ impl Log {
         Ok(start..end)
     }
 
-    /// Writes the staged batches, `data`, rolling before and flushing after it as configured; returns up to
+    /// Writes the staged batches, `data` in two parts, rolling before and flushing after it as configured; returns up to
     /// where that made the log durable. Epochs come first, as in Kafka: the checkpoint never lacks an epoch
     /// that the log has.
-    fn commit(&mut self, data: &[u8], wall_clock_ms: i64) -> Result<Option<Offset>, AppendError> {
+    fn commit(&mut self, data: [&[u8]; 2], wall_clock_ms: i64) -> Result<Option<Offset>, AppendError> {
         let (Some(first), Some(last)) = (self.staged.first(), self.staged.last()) else { return Ok(None) };
         let (first_offset, last_offset) = (first.info.base_offset, last.info.last_offset);
         let max_timestamp = self.staged.iter().map(|batch| batch.max_timestamp).max().unwrap_or(NO_TIMESTAMP);
-        let params = RollParams { bytes: data.len() as u64, last_offset, max_timestamp, wall_clock_ms };
+        let params =
+            RollParams { bytes: (data[0].len() + data[1].len()) as u64, last_offset, max_timestamp, wall_clock_ms };
         self.assign_staged_epochs()?;
         let mut flushed_to = None;
         let indexes = self.config.indexes();

@@ -2,16 +2,20 @@
 //! five batches, from which a leader tells a retry from a new batch (KIP-98). Kept in `<offset>.snapshot` files, in
 //! Kafka's schema, so that it outlives the batches that it was made of.
 //!
-//! Only the state: nothing is refused here yet, producers do not expire, and transactions are not followed.
+//! A leader checks what producers send against it (`ProducerAppendInfo`); followers and recovery only note. Transactions
+//! are not followed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 
 use bytes::{Buf, BufMut};
+use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
 
-use super::batch::{self, Header};
+use super::batch::{self, Header, NO_PRODUCER_EPOCH, NO_SEQUENCE};
 use super::segment::Segment;
-use crate::protocol::Offset;
+use crate::defect::{Defect, Defects};
+use crate::protocol::{ErrorCode, Offset};
 use crate::world::Disk;
 
 /// `ProducerStateEntry.NUM_BATCHES_TO_RETAIN`
@@ -21,6 +25,43 @@ const VERSION: i16 = 1;
 /// What the snapshot's CRC covers begins behind the version and the CRC.
 const CRC_COVERS_FROM: usize = 6;
 const SNAPSHOT: &str = "snapshot";
+
+/// Why a leader refuses a batch of an idempotent producer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ProducerError {
+    /// OUT_OF_ORDER_SEQUENCE_NUMBER: batches before it are missing, or it is older than the last five.
+    #[error("sequence {got} of producer {producer_id} (epoch {epoch}) does not follow {last}")]
+    OutOfOrderSequence { producer_id: i64, epoch: i16, last: i32, got: i32 },
+    /// INVALID_PRODUCER_EPOCH: the producer has gone on in a later epoch (KIP-360).
+    #[error("epoch {got} of producer {producer_id} is older than {current}")]
+    InvalidEpoch { producer_id: i64, current: i16, got: i16 },
+    /// UNKNOWN_PRODUCER_ID: raised before Kafka 2.5 only ([`Defect::ProducerStateDropsWithRecords`]).
+    #[error("nothing is known of producer {producer_id}, and sequence {got} is not its first")]
+    UnknownProducerId { producer_id: i64, got: i32 },
+}
+
+impl ProducerError {
+    pub fn error_code(self) -> ErrorCode {
+        match self {
+            ProducerError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
+            ProducerError::InvalidEpoch { .. } => ErrorCode::InvalidProducerEpoch,
+            ProducerError::UnknownProducerId { .. } => ErrorCode::UnknownProducerId,
+        }
+    }
+}
+
+/// What a leader makes of a batch that it does not refuse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Checked {
+    /// To be appended, and then noted with [`Producers::note_at`] and this.
+    Next(ProducerSlot),
+    /// One of the last five again: it is in the log already.
+    Duplicate(ProducerBatch),
+}
+
+/// Where a producer is found again right after it was looked up; `None`: it is new.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ProducerSlot(Option<usize>);
 
 /// One batch of a producer (`BatchMetadata`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +75,10 @@ pub struct ProducerBatch {
 }
 
 impl ProducerBatch {
+    pub fn first_offset(&self) -> Offset {
+        self.last_offset + -i64::from(self.offset_delta)
+    }
+
     pub fn first_sequence(&self) -> i32 {
         // Sequences wrap from i32::MAX to 0.
         let first = i64::from(self.last_sequence) - i64::from(self.offset_delta);
@@ -66,6 +111,21 @@ impl ProducerEntry {
         self.batches.iter().find(repeats).copied()
     }
 
+    /// `ProducerAppendInfo.checkProducerEpoch` and `checkSequence`, for a batch of a client that is no duplicate.
+    fn check(&self, header: &Header) -> Result<(), ProducerError> {
+        let Header { producer_id, producer_epoch: epoch, base_sequence: got, .. } = *header;
+        if epoch < self.epoch {
+            return Err(ProducerError::InvalidEpoch { producer_id, current: self.epoch, got: epoch });
+        }
+        let last = self.batches.back().filter(|_| epoch == self.epoch).map_or(NO_SEQUENCE, |batch| batch.last_sequence);
+        // A new epoch begins at 0. Sequences wrap from i32::MAX to 0.
+        let follows = if last == i32::MAX { got == 0 } else { got == last + 1 };
+        if !follows && self.epoch != NO_PRODUCER_EPOCH {
+            return Err(ProducerError::OutOfOrderSequence { producer_id, epoch, last, got });
+        }
+        Ok(())
+    }
+
     fn note(&mut self, header: &Header) {
         if header.producer_epoch != self.epoch {
             self.epoch = header.producer_epoch;
@@ -79,7 +139,7 @@ impl ProducerEntry {
             self.batches.pop_front();
         }
         self.batches.push_back(ProducerBatch {
-            last_sequence: last_sequence(header),
+            last_sequence: header.last_sequence(),
             last_offset: header.last_offset(),
             offset_delta: header.last_offset_delta,
             timestamp: header.max_timestamp,
@@ -87,16 +147,13 @@ impl ProducerEntry {
     }
 }
 
-/// `DefaultRecordBatch.incrementSequence`
-fn last_sequence(header: &Header) -> i32 {
-    let last = i64::from(header.base_sequence) + i64::from(header.last_offset_delta);
-    (last % (i64::from(i32::MAX) + 1)) as i32
-}
+/// By producer id, in the order of first appearance.
+type Entries = IndexMap<i64, ProducerEntry, FxBuildHasher>;
 
 /// The producers of one log, and the snapshots that it has on disk.
 #[derive(Debug, Default)]
 pub struct Producers {
-    entries: BTreeMap<i64, ProducerEntry>,
+    entries: Entries,
     snapshots: BTreeSet<i64>,
 }
 
@@ -106,10 +163,61 @@ impl Producers {
         self.entries.get(&producer_id)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Of each producer the last offset of its last data batch (`lastRecordsOfActiveProducers`).
+    pub(super) fn last_offsets(&self) -> BTreeMap<i64, Offset> {
+        let last = |(id, entry): (&i64, &ProducerEntry)| entry.batches.back().map(|batch| (*id, batch.last_offset));
+        self.entries.iter().filter_map(last).collect()
+    }
+
+    /// Whether a leader may append a client's batch with a producer id (`UnifiedLog.analyzeAndValidateProducerState`).
+    /// Of a producer that is not known any sequence is taken: its records, or its state, may have gone with time.
+    pub(super) fn check(&self, header: &Header, defects: Defects) -> Result<Checked, ProducerError> {
+        let Some((slot, _, entry)) = self.entries.get_full(&header.producer_id) else {
+            if defects.has(Defect::ProducerStateDropsWithRecords) && header.base_sequence != 0 {
+                let Header { producer_id, base_sequence: got, .. } = *header;
+                return Err(ProducerError::UnknownProducerId { producer_id, got });
+            }
+            return Ok(Checked::Next(ProducerSlot(None)));
+        };
+        if let Some(batch) = entry.duplicate_of(header).filter(|_| !defects.has(Defect::NoDuplicateDetection)) {
+            return Ok(Checked::Duplicate(batch));
+        }
+        entry.check(header)?;
+        Ok(Checked::Next(ProducerSlot(Some(slot))))
+    }
+
     /// Notes a batch that was appended and carries a producer id.
     pub(super) fn note(&mut self, header: &Header) {
         let entry = self.entries.entry(header.producer_id);
         entry.or_insert_with(|| ProducerEntry::new(header.producer_epoch)).note(header);
+    }
+
+    /// [`Producers::note`] for a batch that was checked, and nothing noted since.
+    pub(super) fn note_at(&mut self, ProducerSlot(slot): ProducerSlot, header: &Header) {
+        match slot.and_then(|slot| self.entries.get_index_mut(slot)) {
+            Some((_, entry)) => entry.note(header),
+            None => self.note(header),
+        }
+    }
+
+    /// Forgets producers whose last batch has a timestamp that is `expiration_ms` old by the wall clock
+    /// (`removeExpiredProducers`); returns their ids.
+    pub(super) fn remove_expired(&mut self, wall_clock_ms: i64, expiration_ms: i64) -> Vec<i64> {
+        let is_expired = |entry: &ProducerEntry| wall_clock_ms.saturating_sub(entry.last_timestamp) >= expiration_ms;
+        let expired: Vec<i64> = self.entries.iter().filter(|(_, entry)| is_expired(entry)).map(|(id, _)| *id).collect();
+        if !expired.is_empty() {
+            self.entries.retain(|_, entry| !is_expired(entry));
+        }
+        expired
+    }
+
+    /// Forgets producers all of whose batches lie below the log start: what Kafka did until 2.5 (KIP-360).
+    pub(super) fn remove_below(&mut self, log_start: Offset) {
+        self.entries.retain(|_, entry| entry.batches.back().is_none_or(|batch| batch.last_offset >= log_start));
     }
 
     /// The state at the end of a log that has just been loaded. A snapshot beyond its end, or that cannot be read, is
@@ -189,12 +297,12 @@ fn remove(disk: &Disk, dir: &str, offset: i64) -> io::Result<()> {
     }
 }
 
-fn read(disk: &Disk, dir: &str, offset: i64) -> io::Result<Option<BTreeMap<i64, ProducerEntry>>> {
+fn read(disk: &Disk, dir: &str, offset: i64) -> io::Result<Option<Entries>> {
     let file = disk.open(&path(dir, offset))?;
     Ok(decode(&file.read_at(0, file.len() as usize)?))
 }
 
-fn encode(entries: &BTreeMap<i64, ProducerEntry>) -> Vec<u8> {
+fn encode(entries: &Entries) -> Vec<u8> {
     let mut out = Vec::new();
     out.put_i16(VERSION);
     out.put_u32(0);
@@ -217,12 +325,12 @@ fn encode(entries: &BTreeMap<i64, ProducerEntry>) -> Vec<u8> {
 }
 
 /// `None` if it is not what [`encode`] wrote.
-fn decode(bytes: &[u8]) -> Option<BTreeMap<i64, ProducerEntry>> {
+fn decode(bytes: &[u8]) -> Option<Entries> {
     let mut rest = bytes;
     if rest.try_get_i16().ok()? != VERSION || rest.try_get_u32().ok()? != batch::crc32c(bytes.get(CRC_COVERS_FROM..)?) {
         return None;
     }
-    let mut entries = BTreeMap::new();
+    let mut entries = Entries::default();
     for _ in 0..rest.try_get_i32().ok()? {
         let (producer_id, epoch) = (rest.try_get_i64().ok()?, rest.try_get_i16().ok()?);
         let (last_sequence, last_offset) = (rest.try_get_i32().ok()?, Offset(rest.try_get_i64().ok()?));
@@ -239,7 +347,7 @@ fn decode(bytes: &[u8]) -> Option<BTreeMap<i64, ProducerEntry>> {
 mod tests {
     use super::*;
     use crate::log::testing::*;
-    use crate::log::{Log, LogConfig};
+    use crate::log::{AppendError, Log, LogConfig};
     use crate::observe::LogStartReason;
     use crate::protocol::{BrokerEpoch, LeaderEpoch};
     use crate::world::Time;
@@ -282,6 +390,116 @@ mod tests {
             append(&mut log, 42, 4, 0, 1);
             assert_eq!(sequences(&log, 42), [(0, 0, 16)], "a new epoch begins anew");
         });
+    }
+
+    fn try_append(
+        log: &mut Log,
+        producer_id: i64,
+        epoch: i16,
+        sequence: i32,
+        count: usize,
+    ) -> Result<i64, AppendError> {
+        let plain = batch_of(count, 100, 1_000);
+        let header =
+            Header { producer_id, producer_epoch: epoch, base_sequence: sequence, ..Header::parse(&plain).unwrap() };
+        let batch = batch::encode(&header, &plain[batch::HEADER_BYTES..]);
+        log.append_from_client(&batch, LeaderEpoch(1), 0).map(|appended| appended.base_offset.0)
+    }
+
+    fn refusal(result: Result<i64, AppendError>) -> ErrorCode {
+        match result.unwrap_err() {
+            AppendError::Producer(error) => error.error_code(),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn a_retry_of_one_of_the_last_five_batches_gets_its_old_offset_and_appends_nothing() {
+        Machine::run(|machine| async move {
+            let (_, mut log) = create(&machine.disk(), &LogConfig::default());
+            for at in 0..7 {
+                append(&mut log, 42, 0, 2 * at, 2);
+            }
+            let end = log.log_end();
+            for at in 2..7 {
+                assert_eq!(try_append(&mut log, 42, 0, 2 * at, 2).unwrap(), i64::from(2 * at));
+            }
+            assert_eq!(log.log_end(), end);
+            let older = try_append(&mut log, 42, 0, 2, 2);
+            assert_eq!(refusal(older), ErrorCode::OutOfOrderSequenceNumber, "the sixth last is not known any more");
+        });
+    }
+
+    #[test]
+    fn a_leader_takes_only_the_next_sequence_of_an_epoch_that_is_not_over() {
+        Machine::run(|machine| async move {
+            let (_, mut log) = create(&machine.disk(), &LogConfig::default());
+            append(&mut log, 42, 3, 0, 5);
+            for (epoch, sequence, code) in [
+                (3, 6, ErrorCode::OutOfOrderSequenceNumber),
+                (3, 4, ErrorCode::OutOfOrderSequenceNumber),
+                (2, 5, ErrorCode::InvalidProducerEpoch),
+                (2, 0, ErrorCode::InvalidProducerEpoch),
+                (4, 5, ErrorCode::OutOfOrderSequenceNumber),
+            ] {
+                assert_eq!(refusal(try_append(&mut log, 42, epoch, sequence, 1)), code, "{epoch}/{sequence}");
+            }
+            assert_eq!(try_append(&mut log, 42, 3, 5, 1).unwrap(), 5);
+            assert_eq!(try_append(&mut log, 42, 4, 0, 1).unwrap(), 6, "a new epoch begins at 0");
+            assert_eq!(refusal(try_append(&mut log, 42, 3, 6, 1)), ErrorCode::InvalidProducerEpoch);
+            assert_eq!(try_append(&mut log, 43, 0, 77, 1).unwrap(), 7, "of who is not known any sequence is taken");
+            append(&mut log, 44, 0, i32::MAX, 1);
+            assert_eq!(try_append(&mut log, 44, 0, 0, 1).unwrap(), 9, "sequences wrap");
+        });
+    }
+
+    #[test]
+    fn a_follower_takes_what_its_leader_sends_unchecked() {
+        Machine::run(|machine| async move {
+            let (_, mut log) = create(&machine.disk(), &LogConfig::default());
+            append(&mut log, 42, 3, 0, 1);
+            let plain = batch_of(1, 100, 1_000);
+            let header = Header {
+                base_offset: Offset(1),
+                producer_id: 42,
+                producer_epoch: 3,
+                base_sequence: 9,
+                ..Header::parse(&plain).unwrap()
+            };
+            log.append_as_follower(&batch::encode(&header, &plain[batch::HEADER_BYTES..]), 0).unwrap();
+            assert_eq!(sequences(&log, 42), [(0, 0, 0), (9, 9, 1)]);
+        });
+    }
+
+    #[test]
+    fn a_producer_whose_last_batch_is_old_is_forgotten_and_may_repeat_itself() {
+        Machine::run(|machine| async move {
+            let (_, mut log) = create(&machine.disk(), &LogConfig::default());
+            append(&mut log, 42, 0, 0, 1);
+            log.remove_expired_producers(1_000 + 59_999, 60_000);
+            assert_eq!(try_append(&mut log, 42, 0, 0, 1).unwrap(), 0);
+            log.remove_expired_producers(1_000 + 60_000, 60_000);
+            assert!(log.producers().is_empty());
+            assert_eq!(try_append(&mut log, 42, 0, 0, 1).unwrap(), 1, "a duplicate that nobody can tell");
+        });
+    }
+
+    #[test]
+    fn state_outlives_its_records_unless_the_defect_takes_it_with_them() {
+        for (defects, answer) in [
+            (Defects::NONE, Ok(1)),
+            (Defects::NONE.with(Defect::ProducerStateDropsWithRecords), Err(ErrorCode::UnknownProducerId)),
+        ] {
+            Machine::run(|machine| async move {
+                let (_, mut log) = create(&machine.disk(), &LogConfig { defects, ..LogConfig::default() });
+                append(&mut log, 42, 0, 0, 1);
+                append(&mut log, 42, 0, 1, 1);
+                let last = log.log_end();
+                log.set_high_watermark(last);
+                log.increment_log_start(last, LogStartReason::DeleteRecords).unwrap();
+                assert_eq!(try_append(&mut log, 42, 0, 1, 1).map_err(|e| refusal(Err(e))), answer);
+            });
+        }
     }
 
     #[test]
@@ -340,7 +558,7 @@ mod tests {
     fn a_snapshot_has_kafkas_layout() {
         let batch = ProducerBatch { last_sequence: 7, last_offset: Offset(99), offset_delta: 2, timestamp: 5 };
         let entry = ProducerEntry { epoch: 3, last_timestamp: 5, batches: [batch].into() };
-        let entries = BTreeMap::from([(42, entry)]);
+        let entries = Entries::from_iter([(42, entry)]);
         let bytes = encode(&entries);
         assert_eq!(bytes[..2], [0, 1]);
         assert_eq!(bytes[6..10], [0, 0, 0, 1]);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::partition_log::Log;
 use super::segment::Segment;
+use crate::defect::Defect;
 use crate::observe::LogStartReason;
 use crate::protocol::Offset;
 use crate::world::Time;
@@ -35,6 +36,9 @@ impl Log {
             return Ok(None);
         }
         self.log_start = to;
+        if self.config.defects.has(Defect::ProducerStateDropsWithRecords) {
+            self.producers.remove_below(to);
+        }
         if self.epochs.truncate_from_start(to) {
             self.epochs.write(&self.disk, &self.dir, self.config.defects)?;
         }

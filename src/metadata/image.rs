@@ -140,6 +140,8 @@ pub struct MetadataImage {
     pub brokers: BTreeMap<BrokerId, BrokerRegistration>,
     pub topics: BTreeMap<Uuid, TopicImage>,
     pub topic_ids: BTreeMap<String, Uuid>,
+    /// First id of the next block of producer ids.
+    pub next_producer_id: i64,
     /// Offset after the last record applied.
     pub next_offset: i64,
     /// Leader epoch of the last record applied.
@@ -185,6 +187,10 @@ impl MetadataImage {
                 changes.partitions.insert((*topic_id, *partition));
             }
             MetadataRecord::Config { .. } => self.set_config(record, changes),
+            MetadataRecord::ProducerIds { next_producer_id, .. } => {
+                assert!(*next_producer_id > self.next_producer_id, "producer ids are given out once");
+                self.next_producer_id = *next_producer_id;
+            }
             MetadataRecord::NoOp | MetadataRecord::FeatureLevel { .. } => {}
         }
         self.next_offset = offset.0 + 1;

@@ -70,6 +70,8 @@ pub enum MetadataRecord {
     },
     /// ConfigRecord (4): `resource_type` 2 topic, 4 broker (empty name: cluster default); no value: removed.
     Config { resource_type: i8, resource_name: String, name: String, value: Option<String> },
+    /// ProducerIdsRecord (15): the next block of producer ids begins at `next_producer_id`.
+    ProducerIds { broker: BrokerId, broker_epoch: BrokerEpoch, next_producer_id: i64 },
     /// NoOpRecord (20)
     NoOp,
     /// FeatureLevelRecord (12)
@@ -151,6 +153,7 @@ fn key_and_version(record: &MetadataRecord) -> (u32, u32) {
         MetadataRecord::PartitionChange { .. } => (5, 1),
         MetadataRecord::RemoveTopic { .. } => (9, 0),
         MetadataRecord::FeatureLevel { .. } => (12, 0),
+        MetadataRecord::ProducerIds { .. } => (15, 0),
         MetadataRecord::BrokerRegistrationChange { log_dirs: Some(_), .. } => (17, 2),
         MetadataRecord::BrokerRegistrationChange { in_controlled_shutdown: None, .. } => (17, 0),
         MetadataRecord::BrokerRegistrationChange { in_controlled_shutdown: Some(_), .. } => (17, 1),
@@ -204,6 +207,11 @@ fn put_body(out: &mut BytesMut, record: &MetadataRecord) -> TaggedFields {
             put_compact_string(out, Some(resource_name));
             put_compact_string(out, Some(name));
             put_compact_string(out, value.as_deref());
+        }
+        MetadataRecord::ProducerIds { broker, broker_epoch, next_producer_id } => {
+            out.put_i32(broker.0);
+            out.put_i64(broker_epoch.0);
+            out.put_i64(*next_producer_id);
         }
         MetadataRecord::NoOp => {}
         MetadataRecord::FeatureLevel { name, level } => {
@@ -330,7 +338,7 @@ fn decode_value(value: Bytes) -> Result<MetadataRecord, String> {
     let version_max = match key {
         0 => 3,
         3 | 5 | 17 => 2,
-        1 | 2 | 4 | 9 | 12 | 20 => 0,
+        1 | 2 | 4 | 9 | 12 | 15 | 20 => 0,
         _ => return Err(format!("record type {key} is not modelled")),
     };
     if version > version_max {
@@ -359,6 +367,11 @@ fn read_body(reader: &mut Reader, key: u32, version: u32) -> Result<MetadataReco
         5 => return read_partition_change(reader),
         9 => MetadataRecord::RemoveTopic { id: reader.uuid()? },
         12 => MetadataRecord::FeatureLevel { name: reader.string()?, level: reader.i16()? },
+        15 => MetadataRecord::ProducerIds {
+            broker: BrokerId(reader.i32()?),
+            broker_epoch: BrokerEpoch(reader.i64()?),
+            next_producer_id: reader.i64()?,
+        },
         17 => return read_broker_registration_change(reader),
         20 => MetadataRecord::NoOp,
         _ => return Err(DecodeError::Invalid("record type")),
@@ -517,6 +530,7 @@ mod tests {
     fn samples() -> Vec<MetadataRecord> {
         vec![
             MetadataRecord::FeatureLevel { name: "metadata.version".to_owned(), level: 22 },
+            MetadataRecord::ProducerIds { broker: BrokerId(2), broker_epoch: BrokerEpoch(7), next_producer_id: 3_000 },
             MetadataRecord::RegisterBroker {
                 broker: BrokerId(1),
                 incarnation: uuid(7),

@@ -211,7 +211,8 @@ impl Partition {
             Err(AppendError::Io(error)) => return Err(error),
             // A bad batch may be a passing state of the leader's log: try again.
             Err(AppendError::Batch(_)) => return Ok(FetchOutcome::Retry),
-            Err(AppendError::TooLarge { .. } | AppendError::OutOfOrder { .. }) => {
+            // Of producers only leaders say something.
+            Err(AppendError::TooLarge { .. } | AppendError::OutOfOrder { .. } | AppendError::Producer(_)) => {
                 self.set_phase(FetchPhase::Failed);
                 return Ok(FetchOutcome::Failed);
             }
@@ -262,6 +263,7 @@ impl Partition {
                 as_leader: false,
                 leader_epoch: self.leader_epoch,
                 batches,
+                sequences: None,
             },
         );
         self.observe_flushed(now, env, flushed_to);

@@ -49,7 +49,7 @@ impl LeaderState {
     }
 }
 
-/// A producer's record set, appended.
+/// A producer's record set, appended; or found to be appended already (no batches).
 #[derive(Debug)]
 pub struct LeaderAppend {
     pub appended: Appended,
@@ -120,6 +120,9 @@ impl Partition {
         }
         let appended =
             self.log.append_from_client(records, self.leader_epoch, wall_clock_ms).map_err(refused_or_failed)?;
+        if appended.batches.is_empty() {
+            return Ok(LeaderAppend { appended, high_watermark_advanced: false });
+        }
         env.observe(
             now,
             Observation::Appended {
@@ -127,6 +130,7 @@ impl Partition {
                 as_leader: true,
                 leader_epoch: self.leader_epoch,
                 batches: appended.batches.clone(),
+                sequences: appended.sequences,
             },
         );
         self.observe_flushed(now, env, appended.flushed_to);
@@ -367,6 +371,7 @@ impl Partition {
 fn refused_or_failed(error: AppendError) -> ReplicaError {
     match error {
         AppendError::Batch(error) => ReplicaError::Refused(error.error_code()),
+        AppendError::Producer(error) => ReplicaError::Refused(error.error_code()),
         AppendError::TooLarge { .. } => ReplicaError::Refused(ErrorCode::MessageTooLarge),
         AppendError::OutOfOrder { .. } => ReplicaError::Refused(ErrorCode::UnknownServerError),
         AppendError::Io(error) => ReplicaError::Io(error),

@@ -95,6 +95,7 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             | Observation::Refused { .. }
             | Observation::Served { .. }
             | Observation::LatestOffset { .. }
+            | Observation::ProducersExpired { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
             | Observation::PartitionChanged { .. }

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Write};
 
 use crate::client::ResetReason;
 use crate::lab::outcome::{Phase, TraceEvent, TraceKind};
-use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason};
+use crate::observe::{BatchInfo, LogStartReason, Observation, Sequences, TruncationReason};
 use crate::protocol::BrokerId;
 use crate::world::Time;
 
@@ -99,6 +99,7 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::Truncated { partition, .. }
         | Observation::LogStartMoved { partition, .. }
         | Observation::Compacted { partition, .. }
+        | Observation::ProducersExpired { partition, .. }
         | Observation::HighWatermark { partition, as_leader: true, .. }
         | Observation::BecameLeader { partition, .. }
         | Observation::BecameFollower { partition, .. }
@@ -134,8 +135,9 @@ impl fmt::Display for What<'_> {
             TraceKind::Unknown { partition, value, error } => {
                 write!(f, "does not know what became of {value} to {partition}: {error}")
             }
-            TraceKind::BatchSent { partition, crc, values, attempt, broker } => {
+            TraceKind::BatchSent { partition, crc, values, attempt, broker, restated } => {
                 write!(f, "asked broker-{broker} to append {} to {partition} (crc {crc:08x}", Values(values))?;
+                f.write_str(if *restated { ", in a new producer epoch" } else { "" })?;
                 if *attempt > 1 { write!(f, ", attempt {attempt})") } else { f.write_str(")") }
             }
             TraceKind::BatchRetried { partition, crc, attempt, error } => {
@@ -175,9 +177,18 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             )?;
             write!(f, ", {dropped_bytes} bytes dropped, {} stop", if *clean { "clean" } else { "unclean" })
         }
-        Observation::Appended { partition, as_leader, leader_epoch, batches } => {
+        Observation::Appended { partition, as_leader, leader_epoch, batches, sequences } => {
             let role = if *as_leader { "leader" } else { "follower" };
-            write!(f, "appended to {partition} as {role} in epoch {leader_epoch}: {}", Batches(batches))
+            write!(f, "appended to {partition} as {role} in epoch {leader_epoch}: {}", Batches(batches))?;
+            match sequences {
+                Some(Sequences { producer_id, producer_epoch, first, last }) => {
+                    write!(f, ", sequences {first} to {last} of producer {producer_id} in its epoch {producer_epoch}")
+                }
+                None => Ok(()),
+            }
+        }
+        Observation::ProducersExpired { partition, producer_ids } => {
+            write!(f, "forgot the producers {producer_ids:?} of {partition}, which have been silent for too long")
         }
         Observation::Truncated { partition, from, to, reason } => {
             write!(f, "truncated {partition} from {from} to {to} ({})", reason_text(*reason))

@@ -3,6 +3,7 @@
 
 mod admin;
 mod consumer;
+mod idempotence;
 mod producer;
 
 use std::collections::VecDeque;

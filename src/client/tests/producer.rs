@@ -11,10 +11,10 @@ use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 use kafka_protocol::records::RecordBatchDecoder;
 
 fn config(acks: Acks) -> ProducerConfig {
-    ProducerConfig { acks, linger: Duration::ZERO, ..ProducerConfig::default() }
+    ProducerConfig { acks, enable_idempotence: false, linger: Duration::ZERO, ..ProducerConfig::default() }
 }
 
-fn record(partition: i32, value: &str) -> ProducerRecord {
+pub(super) fn record(partition: i32, value: &str) -> ProducerRecord {
     ProducerRecord {
         topic: TopicName(StrBytes::from_static_str("t")),
         partition: Some(partition),
@@ -36,7 +36,7 @@ const LONG: &[&str] = &[
 ];
 
 /// Runs the producer until nothing is pending.
-async fn finish(producer: &mut Producer, net: &mut Endpoint) -> Vec<DeliveryReport> {
+pub(super) async fn finish(producer: &mut Producer, net: &mut Endpoint) -> Vec<DeliveryReport> {
     let mut reports: Vec<DeliveryReport> = producer.take_reports().collect();
     while producer.pending() > 0 {
         match net.next(producer.deadline()).await {
@@ -51,7 +51,7 @@ async fn finish(producer: &mut Producer, net: &mut Endpoint) -> Vec<DeliveryRepo
 }
 
 /// Runs the producer for a while, finished or not.
-async fn drive_for(producer: &mut Producer, net: &mut Endpoint, world: &World, duration: Duration) {
+pub(super) async fn drive_for(producer: &mut Producer, net: &mut Endpoint, world: &World, duration: Duration) {
     let end = world.now() + duration;
     while world.now() < end {
         let deadline = producer.deadline().map_or(end, |at| at.min(end));
@@ -75,7 +75,7 @@ async fn until_assigned(producer: &mut Producer, net: &mut Endpoint) {
 }
 
 /// Values per partition in a produce request.
-fn produced(request: &RequestFrame) -> Vec<(i32, Vec<String>)> {
+pub(super) fn produced(request: &RequestFrame) -> Vec<(i32, Vec<String>)> {
     let body = request.body::<ProduceRequest>().expect("a valid produce request");
     let partitions = body.topic_data.iter().flat_map(|t| &t.partition_data);
     let values = |records: &Bytes| {
@@ -100,15 +100,15 @@ fn response_to(request: &RequestFrame, answers: impl Fn(i32) -> (i16, i64)) -> P
     ProduceResponse::default().with_responses(vec![topic])
 }
 
-fn acknowledge(request: &RequestFrame, offset: i64) -> Answer {
+pub(super) fn acknowledge(request: &RequestFrame, offset: i64) -> Answer {
     answer::<ProduceRequest>(request, &response_to(request, |_| (0, offset)))
 }
 
-fn refuse(request: &RequestFrame, error: ErrorCode) -> Answer {
+pub(super) fn refuse(request: &RequestFrame, error: ErrorCode) -> Answer {
     answer::<ProduceRequest>(request, &response_to(request, |_| (error.code(), -1)))
 }
 
-fn outcomes(reports: &[DeliveryReport]) -> Vec<Outcome> {
+pub(super) fn outcomes(reports: &[DeliveryReport]) -> Vec<Outcome> {
     reports.iter().map(|r| r.outcome).collect()
 }
 

@@ -51,10 +51,17 @@ fn producer(number: usize, of: usize, topic: String, shape: &Shape) -> BoxedStra
         Just(None).boxed()
     };
     let start = prop_oneof![5 => Just(0), 1 => 0..5_000_u64].prop_map(Duration::from_millis);
-    let parts = (acks, rate, sizes, (keys, tombstones), start, producer_config());
+    let idempotence = match shape.profile {
+        Profile::All => prop_oneof![2 => Just(true), 1 => Just(false)].boxed(),
+        // What these look for shows without it too, and more often.
+        Profile::Storage | Profile::Replication => Just(false).boxed(),
+    };
+    let parts = (acks, rate, sizes, (keys, tombstones), start, producer_config(), idempotence);
     parts
-        .prop_map(move |(acks, rate, value_bytes, (keys, tombstones), start, mut config)| {
+        .prop_map(move |(acks, rate, value_bytes, (keys, tombstones), start, mut config, idempotence)| {
             config.set("acks", acks).expect("one of Kafka's");
+            config.enable_idempotence = idempotence;
+            config.settle(|_| false).expect("nothing was set by a user");
             let (name, topic) = (format!("producer-{number}"), topic.clone());
             let key_prefix = KEY_PREFIX_DEFAULT.to_owned();
             let timestamp_offset_ms = 0;
@@ -94,8 +101,6 @@ fn producer_config() -> BoxedStrategy<ProducerConfig> {
                 config.set(key, &value).expect("a drawn value is legal");
             }
             config.retry_backoff_max = config.retry_backoff_max.max(config.retry_backoff);
-            // `KafkaProducer.configureDeliveryTimeout`
-            config.delivery_timeout = config.delivery_timeout.max(config.linger + config.request_timeout);
             config
         })
         .boxed()

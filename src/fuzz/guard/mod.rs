@@ -83,6 +83,9 @@ const NEVER_EXCUSED: [&str; 8] = [
     "served-uncommitted",
 ];
 
+/// Violations of a partition that does not go on.
+const STUCK: [&str; 2] = ["liveness", "unreadable"];
+
 /// What a run's trace tells of its losses.
 pub struct Guard {
     replay: Replay,
@@ -109,8 +112,7 @@ impl Guard {
         Guard { replay, retention_ms: retention_ms.collect(), has_plain_time: has_plain_time(variant) }
     }
 
-    /// Why a run could not be read to its end, or a partition not become whole, if that is legitimate: a leader whose
-    /// disk is spoiled cannot hand out what it has, and Kafka has no reason to elect another.
+    /// Why a partition could not be read to its end, or not become whole, if that is legitimate: a leader whose disk is spoiled cannot hand out what it has, and Kafka has no reason to elect another.
     pub fn excuse_stuck(&self, key: &str) -> Option<Excuse> {
         let partition = self.partition(key)?;
         let is_spoiled = |machine: &String| self.replay.disks.is_spoiled(machine);
@@ -118,14 +120,9 @@ impl Guard {
         (is_in_isr || partition.leader.iter().any(is_spoiled)).then_some(Excuse::UntrustedDisk)
     }
 
-    /// The same of the whole run: some partition cannot be read.
-    pub fn excuse_unread(&self) -> Option<Excuse> {
-        self.replay.partitions.keys().find_map(|partition| self.excuse_stuck(&partition.to_string()))
-    }
-
     /// Why a broken invariant is legitimate, if it is.
     pub fn excuse_violation(&self, violation: &Violation) -> Option<Excuse> {
-        if violation.name == "liveness" {
+        if STUCK.contains(&violation.name) {
             return self.excuse_stuck(&violation.partition);
         }
         let partition = self.partition(&violation.partition)?;

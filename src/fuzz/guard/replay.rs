@@ -7,8 +7,10 @@ use super::disks::Disks;
 use crate::lab::outcome::{TraceEvent, TraceKind};
 use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason, keep_compacted};
 use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
-use crate::scenario::Fault;
+use crate::scenario::disk::DiskAction;
+use crate::scenario::{Action, Fault};
 use crate::world::Time;
+use crate::world::sim::DiskScope;
 
 /// Why a replica does not hold a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -211,6 +213,7 @@ impl Replay {
                 TraceKind::FaultStarted { index, targets } => {
                     if let Some(fault) = faults.get(*index) {
                         replay.disks.begin(&fault.action, targets);
+                        replay.replace_disks(&fault.action, targets);
                     }
                 }
                 TraceKind::Sent { .. }
@@ -315,10 +318,24 @@ impl Replay {
             | Observation::Refused { .. }
             | Observation::Served { .. }
             | Observation::LatestOffset { .. }
+            | Observation::ProducersExpired { .. }
             | Observation::LogDirFailed { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
             | Observation::CleanShutdown => {}
+        }
+    }
+
+    /// A machine with an empty disk holds nothing from that moment; of one log directory among several it is heard when
+    /// the replica begins anew.
+    fn replace_disks(&mut self, action: &Action, machines: &[String]) {
+        let Action::Disk { what: DiskAction::Replace, on: DiskScope { log_dir: None, .. } } = action else { return };
+        for partition in self.partitions.values_mut() {
+            for machine in machines {
+                if let Some(replica) = partition.replicas.get_mut(machine) {
+                    replica.remove_from(Offset::ZERO, Gone::FlushedAndLost);
+                }
+            }
         }
     }
 

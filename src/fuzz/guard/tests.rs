@@ -52,7 +52,7 @@ impl Told {
 
     fn appends(self, broker: i32, batches: &[BatchInfo]) -> Told {
         let (partition, leader_epoch, batches) = (orders(), LeaderEpoch(0), batches.to_vec());
-        let appended = Observation::Appended { partition, as_leader: false, leader_epoch, batches };
+        let appended = Observation::Appended { partition, as_leader: false, leader_epoch, batches, sequences: None };
         self.observed(&format!("broker-{broker}"), appended)
     }
 
@@ -109,13 +109,17 @@ impl Told {
         self.1.push(Fault {
             when: When::At(std::time::Duration::ZERO),
             after: std::time::Duration::ZERO,
-            action: Action::Disk { what, on: DiskScope::default() },
+            action: Action::Disk { what: what.clone(), on: DiskScope::default() },
             target: Some(Target::Broker(broker.unsigned_abs())),
             duration: None,
             text: (String::new(), String::new()),
             line: 0,
         });
-        let (index, targets) = (self.1.len() - 1, vec![format!("broker-{broker}:data/orders-0/0.log byte 7")]);
+        let target = match what {
+            DiskAction::BitRot(_) => format!("broker-{broker}:data/orders-0/0.log byte 7"),
+            DiskAction::Fault(_) | DiskAction::DropCache | DiskAction::Replace => format!("broker-{broker}"),
+        };
+        let (index, targets) = (self.1.len() - 1, vec![target]);
         self.push("lab", TraceKind::FaultStarted { index, targets })
     }
 
@@ -306,4 +310,11 @@ fn retention_excuses_what_is_old_enough() {
     assert_eq!(healthy(-1).expires(1, 2, by_time).lost(1), None, "sent less than retention.ms ago");
     assert_eq!(healthy(-1).expires(1, 1, LogStartReason::RetentionSize).lost(1), None, "another record");
     assert_eq!(healthy(-1).expires(1, 2, LogStartReason::RetentionSize).lost(1), Some(Excuse::Expired));
+}
+
+#[test]
+fn a_member_of_the_isr_whose_disk_was_replaced_lacks_everything() {
+    let told = healthy(-1).stops(3, true).spoils(3, DiskAction::Replace);
+    let more = told.appends(1, &[batch(2)]).appends(2, &[batch(2)]).high_watermark(1, 3);
+    assert_eq!(more.breaks("candidate-completeness"), Some(Excuse::InSyncReplicaLostPower));
 }

@@ -20,8 +20,9 @@ use crate::scenario::{Fault, Scenario, Variant};
 
 /// Seeds under which a candidate may show the failure.
 const SEEDS_TRIED: u64 = 3;
-/// Seeds over which the result's robustness is counted.
+/// Seeds over which the result's robustness is counted, and how long that may take: a run that gets stuck is long.
 const SEEDS_COUNTED: u64 = 20;
+const COUNTING_MAX: Duration = Duration::from_secs(10);
 
 /// What shrinking may cost.
 #[derive(Clone, Copy, Debug)]
@@ -228,12 +229,23 @@ impl<'a> Search<'a> {
         (0..seeds).filter(|n| self.fails(scenario, scenario.seed.wrapping_add(*n)).is_some()).count() as u64
     }
 
+    /// The same of as many seeds as there is time for: (failing, counted).
+    fn robustness(&mut self, scenario: &Scenario) -> (u64, u64) {
+        let begun = self.clock.elapsed();
+        let (mut failing, mut counted) = (0, 0);
+        while counted < SEEDS_COUNTED && (counted == 0 || self.clock.elapsed() - begun < COUNTING_MAX) {
+            failing += u64::from(self.fails(scenario, scenario.seed.wrapping_add(counted)).is_some());
+            counted += 1;
+        }
+        (failing, counted)
+    }
+
     /// The certificate, and how many seeds fail. Not part of the budget: a result without them is worth little.
     fn finish(mut self, faults_before: usize) -> Shrunk {
         self.run_again();
         let needed = (0..self.faults().len()).map(|index| self.passes_without(index)).collect();
         let best = self.best.clone();
-        let failing = self.count(&best, SEEDS_COUNTED);
+        let (failing, counted) = self.robustness(&best);
         Shrunk {
             faults_before,
             faults_after: best.variants[0].faults.len(),
@@ -241,7 +253,7 @@ impl<'a> Search<'a> {
             failure: self.failure,
             needed,
             failing,
-            counted: SEEDS_COUNTED,
+            counted,
             runs: self.runs,
             time: self.clock.elapsed(),
         }

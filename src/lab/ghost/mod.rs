@@ -5,9 +5,12 @@
 //! it are the *committed log*. When a run legitimately loses them (unclean election, power loss of the last
 //! in-sync replica) the violation is stated once and the ghost goes on with what the new leader holds.
 
+mod producers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use self::producers::ProducerGhost;
 use super::outcome::Violation;
 use crate::observe::{BatchInfo, LogStartReason, Observation};
 use crate::protocol::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicPartition};
@@ -39,6 +42,7 @@ pub struct PartitionGhost {
     /// The highest high watermark that a leader ever reached.
     pub true_high_watermark: Offset,
     committed: Vec<BatchInfo>,
+    producers: ProducerGhost,
     /// The highest log start that retention or DeleteRecords made on any replica.
     expired_to: Offset,
     /// What some replica's compaction did to a batch, by base offset: any replica may have it so.
@@ -58,6 +62,7 @@ impl Default for PartitionGhost {
             replicas: Vec::new(),
             true_high_watermark: Offset::ZERO,
             committed: Vec::new(),
+            producers: ProducerGhost::default(),
             expired_to: Offset::ZERO,
             compacted: BTreeMap::new(),
             logs: BTreeMap::new(),
@@ -138,7 +143,7 @@ impl Ghost {
                 replica.compared = 0;
                 replica.leads = None;
             }
-            Observation::Appended { partition, batches, .. } => {
+            Observation::Appended { partition, batches, sequences, .. } => {
                 let replica = self.replica(partition, machine);
                 let last = replica.batches.last().map(|batch| batch.leader_epoch);
                 replica.batches.extend_from_slice(batches);
@@ -149,6 +154,10 @@ impl Ghost {
                     let epoch = first.leader_epoch;
                     let detail = format!("{machine} appended a record of epoch {epoch} behind one of epoch {last}");
                     self.violate("leader-epoch-went-back", at, partition, detail);
+                }
+                if let (Some(sequences), Some(batch)) = (sequences, batches.first()) {
+                    let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
+                    ghost.producers.appended(batch, *sequences);
                 }
             }
             Observation::Truncated { partition, to, .. } => {
@@ -243,6 +252,7 @@ impl Ghost {
                 }
             }
             Observation::Flushed { .. }
+            | Observation::ProducersExpired { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::CleanShutdown => {}
@@ -360,12 +370,14 @@ impl Ghost {
         let went_back = as_leader && replica.reigns_with.replace(offset).is_some_and(|highest| offset < highest);
         let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
         let mismatch = ghost.compare(machine, offset.min(ghost.true_high_watermark));
-        let mut weak = Vec::new();
+        let (mut weak, mut broken) = (Vec::new(), Vec::new());
         if as_leader && offset > ghost.true_high_watermark {
             let from = std::mem::replace(&mut ghost.true_high_watermark, offset);
             let replica = ghost.logs.get_mut(machine).expect("replica() inserted it");
             replica.compared = offset.0;
-            ghost.committed.extend_from_slice(range(&replica.batches, from, offset));
+            let news = range(&replica.batches, from, offset);
+            broken = ghost.producers.commit(news);
+            ghost.committed.extend_from_slice(news);
             weak = ghost.weak_members(from, offset);
         }
         if went_back {
@@ -380,6 +392,9 @@ impl Ghost {
                 "{machine} holds another record than the committed one at offset {at_offset}, below its high watermark {offset}"
             );
             self.violate("log-matching", at, partition, detail);
+        }
+        for detail in broken {
+            self.violate("producer-sequence", at, partition, detail);
         }
         for (name, member) in weak {
             let detail = format!("high watermark {offset} at {machine}, but in-sync replica {member}");
@@ -554,6 +569,7 @@ impl PartitionGhost {
     fn go_on_from(&mut self, from: Offset) {
         let keep = self.committed.partition_point(|b| b.last_offset < from);
         self.committed.truncate(keep);
+        self.producers.go_on_from(from);
         self.true_high_watermark = from;
         for replica in self.logs.values_mut() {
             replica.compared = replica.compared.min(from.0);

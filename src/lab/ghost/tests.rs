@@ -79,7 +79,13 @@ impl Told {
 
     fn appends(mut self, broker: i32, batches: &[BatchInfo]) -> Told {
         let (partition, batches) = (orders(), batches.to_vec());
-        let fact = Observation::Appended { partition, as_leader: false, leader_epoch: LeaderEpoch(0), batches };
+        let fact = Observation::Appended {
+            partition,
+            as_leader: false,
+            leader_epoch: LeaderEpoch(0),
+            batches,
+            sequences: None,
+        };
         self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
         self
     }

@@ -11,7 +11,6 @@ mod swap;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 
@@ -85,7 +84,8 @@ impl Log {
             wall_clock_ms,
             delete_retention_ms: self.config.compaction.delete_retention.as_millis() as i64,
             round_end: dirt.first_uncleanable,
-            last_batch_of_producer: self.last_batches_of_producers()?,
+            // Of a producer that is still known the last sequence is needed.
+            last_batch_of_producer: self.producers.last_offsets(),
             records_before: 0,
             records_after: 0,
         };
@@ -133,21 +133,6 @@ impl Log {
         indexed.take_while(move |(_, segment)| segment.base_offset() < to)
     }
 
-    /// Of each producer the last offset of its last data batch: its sequence is still needed
-    /// (`lastRecordsOfActiveProducers`, where a producer that was silent for long is forgotten).
-    fn last_batches_of_producers(&self) -> io::Result<BTreeMap<i64, Offset>> {
-        let mut last = BTreeMap::new();
-        for segment in &self.segments {
-            for stored in segment.batches() {
-                let header = segment.read_header(stored)?;
-                if header.producer_id >= 0 && !header.is_control() {
-                    last.insert(header.producer_id, header.last_offset());
-                }
-            }
-        }
-        Ok(last)
-    }
-
     /// How many of the segments below `end` are cleaned into one, each time (`groupSegmentsBySize`).
     fn group_segments(&self, end: Offset, first_uncleanable: Offset) -> Vec<usize> {
         let count = self.segments.partition_point(|segment| segment.base_offset() < end);
@@ -193,7 +178,12 @@ impl Log {
                 };
                 if let Some(kept) = kept {
                     let header = Header::parse(&kept).expect("a batch that was kept or has just been encoded");
-                    cleaned.append(&kept, &[Stored::new(&header, 0)], self.config.indexes(), filter.wall_clock_ms)?;
+                    cleaned.append(
+                        [&kept, &[]],
+                        &[Stored::new(&header, 0)],
+                        self.config.indexes(),
+                        filter.wall_clock_ms,
+                    )?;
                 }
             }
         }

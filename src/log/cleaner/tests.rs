@@ -219,13 +219,12 @@ fn a_checkpoint_off_the_log_means_that_everything_is_dirty() {
 fn the_last_batch_of_a_round_and_of_a_producer_stay_even_if_they_are_empty() {
     Machine::run(|machine| async {
         let mut log = Compacted::new(machine, config());
-        let of_producer = |batch: &Bytes| {
-            let header =
-                Header { producer_id: 7, producer_epoch: 1, base_sequence: 5, ..Header::parse(batch).unwrap() };
+        let of_producer = |batch: &Bytes, base_sequence| {
+            let header = Header { producer_id: 7, producer_epoch: 1, base_sequence, ..Header::parse(batch).unwrap() };
             batch::encode(&header, &batch[batch::HEADER_BYTES..])
         };
-        for value in ["1", "2"] {
-            let batch = of_producer(&keyed_batch(&[("a", Some(value)), ("b", Some(value))], 10));
+        for (value, sequence) in [("1", 5), ("2", 7)] {
+            let batch = of_producer(&keyed_batch(&[("a", Some(value)), ("b", Some(value))], 10), sequence);
             log.log.append_from_client(&batch, EPOCH, 0).unwrap();
         }
         log.append_each("a3 b3 c1 c2", 10);
@@ -238,7 +237,7 @@ fn the_last_batch_of_a_round_and_of_a_producer_stay_even_if_they_are_empty() {
             log.batches().iter().map(|batch| Header::parse(batch).unwrap()).filter(|h| h.records_count == 0).collect();
         let of = |offset| empty.iter().find(|header| header.last_offset() == Offset(offset));
         let last_of_producer = of(3).expect("the producer's last batch");
-        assert_eq!((last_of_producer.producer_id, last_of_producer.base_sequence), (7, 5));
+        assert_eq!((last_of_producer.producer_id, last_of_producer.base_sequence), (7, 7));
         assert_eq!(last_of_producer.base_offset, Offset(2));
         assert_eq!(of(1), None, "the one before it is not needed");
     });
@@ -360,6 +359,38 @@ fn a_compaction_interrupted_between_any_two_disk_calls_happened_or_did_not() {
         let (lost_power, _, _) = crash(done, true);
         assert_eq!(lost_power, if done < 4 { BEFORE } else { AFTER }, "power lost after {done} disk calls");
     }
+}
+
+/// Not the swap alone: also while cleaned segments are written, and the checkpoint after them.
+#[test]
+fn a_compaction_that_dies_at_any_disk_call_can_be_done_again() {
+    let finishes = |calls: u64, is_power_loss: bool| {
+        Machine::run(|machine| async move {
+            let mut log = Compacted::new(machine, config());
+            log.append_each("a1 b1 a2 c1 a3 b2 d1 d2 d3", 10);
+            log.log.flush().unwrap();
+            let before = log.content();
+            log.machine.crash_after_disk_calls(calls);
+            let dirt = log.log.dirt(None, 100);
+            let cleaned = log.log.clean(&dirt, 100, OFFSET_MAP_KEYS);
+            let is_done = cleaned.is_ok_and(|cleaned| log.directory.checkpoint_cleaned(orders(), cleaned.end).is_ok());
+            let disk = if is_power_loss { log.machine.lose_power().await } else { log.machine.kill().await };
+            log.reopen(&disk);
+            let mut rest = before.iter();
+            assert!(log.content().iter().all(|record| rest.any(|other| other == record)), "as it was, in order");
+            log.log.set_high_watermark(log.log.log_end());
+            if log.directory.cleaned_to(&orders()).is_none() {
+                log.clean(100);
+            }
+            assert_eq!(log.text(), "3c1 4a3 5b2 7d2 8d3", "after {calls} disk calls");
+            is_done
+        })
+    };
+    let mut calls = 0;
+    while !(finishes(calls, true) & finishes(calls, false)) {
+        calls += 1;
+    }
+    assert!(calls > 20, "a compaction takes more than {calls} disk calls");
 }
 
 #[derive(Clone, Debug)]

@@ -1,0 +1,120 @@
+//! What the committed log says of idempotent producers: no gap and no repeat in (producer id, epoch, sequence).
+
+use std::collections::BTreeMap;
+
+use crate::observe::{BatchInfo, Sequences};
+use crate::protocol::Offset;
+
+#[derive(Default)]
+pub(super) struct ProducerGhost {
+    /// By the CRC-32C of a batch that a leader appended.
+    stated: BTreeMap<u32, Sequences>,
+    /// In the order of the committed log: the offset of the batch, and what it says.
+    committed: Vec<(Offset, Sequences)>,
+    /// Of each producer what it said last.
+    last: BTreeMap<i64, Sequences>,
+}
+
+impl ProducerGhost {
+    pub fn appended(&mut self, batch: &BatchInfo, sequences: Sequences) {
+        self.stated.insert(batch.crc, sequences);
+    }
+
+    /// The batches are committed; returns what does not follow on what was. The first that is heard of a producer may
+    /// be any sequence: so it is for a leader.
+    pub fn commit(&mut self, batches: &[BatchInfo]) -> Vec<String> {
+        let mut broken = Vec::new();
+        if self.stated.is_empty() {
+            return broken;
+        }
+        for batch in batches {
+            let Some(stated) = self.stated.get(&batch.crc).copied() else { continue };
+            self.committed.push((batch.base_offset, stated));
+            let Some(last) = self.last.insert(stated.producer_id, stated) else { continue };
+            let expected = match stated.producer_epoch == last.producer_epoch {
+                true => last.last.checked_add(1).unwrap_or(0),
+                false => 0,
+            };
+            if stated.producer_epoch < last.producer_epoch || stated.first != expected {
+                let Sequences { producer_id, producer_epoch, first, last: end } = stated;
+                let (last_epoch, last) = (last.producer_epoch, last.last);
+                let at = batch.base_offset;
+                broken.push(format!(
+                    "sequences {first} to {end} in epoch {producer_epoch} of producer {producer_id} at offset {at} \
+                     follow on {last} in epoch {last_epoch}"
+                ));
+            }
+        }
+        broken
+    }
+
+    /// Committed records are lost from `from` on.
+    pub fn go_on_from(&mut self, from: Offset) {
+        let keep = self.committed.partition_point(|(offset, _)| *offset < from);
+        if keep < self.committed.len() {
+            self.committed.truncate(keep);
+            self.last = self.committed.iter().map(|(_, stated)| (stated.producer_id, *stated)).collect();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::LeaderEpoch;
+
+    /// (epoch, first sequence, records) of one producer's batches, in the order of the log.
+    fn broken(batches: &[(i16, i32, i32)]) -> Vec<String> {
+        let mut ghost = ProducerGhost::default();
+        let mut offset = Offset::ZERO;
+        let mut infos = Vec::new();
+        for (crc, &(producer_epoch, first, records)) in (0..).zip(batches) {
+            let last_offset = offset + i64::from(records - 1);
+            let info = BatchInfo { base_offset: offset, last_offset, leader_epoch: LeaderEpoch(0), crc };
+            let last = first.wrapping_add(records - 1);
+            ghost.appended(&info, Sequences { producer_id: 7, producer_epoch, first, last });
+            infos.push(info);
+            offset = last_offset + 1;
+        }
+        ghost.commit(&infos)
+    }
+
+    #[test]
+    fn sequences_follow_on_one_another_and_begin_anew_with_an_epoch() {
+        assert!(broken(&[(0, 0, 3), (0, 3, 1), (1, 0, 2), (1, 2, 1)]).is_empty());
+        assert!(broken(&[(0, 9, 3), (0, 12, 1)]).is_empty(), "the first may be any");
+        assert!(broken(&[(0, i32::MAX, 1), (0, 0, 1)]).is_empty());
+    }
+
+    #[test]
+    fn a_repeat_a_gap_and_an_old_epoch_are_found() {
+        for batches in [
+            &[(0, 0, 3), (0, 0, 3)][..],
+            &[(0, 0, 3), (0, 4, 1)],
+            &[(0, 0, 1), (0, 1, 1), (0, 0, 1)],
+            &[(1, 0, 1), (0, 1, 1)],
+            &[(0, 0, 1), (1, 1, 1)],
+        ] {
+            assert_eq!(broken(batches).len(), 1, "{batches:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_lost_may_be_said_again() {
+        let stated = |first| Sequences { producer_id: 7, producer_epoch: 0, first, last: first };
+        let info = |offset, crc| BatchInfo {
+            base_offset: Offset(offset),
+            last_offset: Offset(offset),
+            leader_epoch: LeaderEpoch(0),
+            crc,
+        };
+        let mut ghost = ProducerGhost::default();
+        for at in 0..3 {
+            ghost.appended(&info(i64::from(at), at as u32), stated(at));
+        }
+        assert!(ghost.commit(&[info(0, 0), info(1, 1), info(2, 2)]).is_empty());
+        ghost.go_on_from(Offset(1));
+        assert!(ghost.commit(&[info(1, 1)]).is_empty());
+        assert_eq!(ghost.commit(&[info(2, 1)]).len(), 1);
+    }
+}
