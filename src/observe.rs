@@ -214,12 +214,3 @@ pub enum Observation {
     /// The process shut down in an orderly way.
     CleanShutdown,
 }
-
-/// A replica's log after compaction between `from` and `to`, as [`Observation::Compacted`] tells it: batches of which
-/// some record was kept stay as they were.
-pub fn keep_compacted(log: &mut Vec<BatchInfo>, from: Offset, to: Offset, left: &[BatchInfo]) {
-    let is_kept = |old: &BatchInfo| {
-        left.iter().any(|new| new.base_offset <= old.base_offset && old.last_offset <= new.last_offset)
-    };
-    log.retain(|batch| batch.last_offset < from || batch.base_offset >= to || is_kept(batch));
-}

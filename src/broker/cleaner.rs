@@ -11,16 +11,14 @@ impl Broker {
     /// Compacts what is worth it.
     pub(super) fn clean_logs(&mut self, now: Time) {
         let wall_clock_ms = self.world.wall_clock_ms();
-        loop {
+        // Another task of this moment may have lost the last log directory.
+        while !self.is_finished {
             let cleaned = match self.filthiest_log(wall_clock_ms) {
                 Ok(None) => return,
                 Ok(Some((key, dirt))) => self.clean_log(now, wall_clock_ms, key, &dirt),
                 Err(failure) => Err(failure),
             };
             self.or_fail(now, cleaned);
-            if self.is_finished {
-                return;
-            }
         }
     }
 

@@ -276,6 +276,7 @@ impl Context {
                     context.several_in_flight |= config.max_in_flight_requests_per_connection > 1;
                 }
                 Workload::Consume { config, .. } => {
+                    context.subscribes |= config.group_id.is_some();
                     context.offset_reset_latest |= config.auto_offset_reset == OffsetReset::Latest;
                 }
             }

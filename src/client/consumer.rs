@@ -238,6 +238,11 @@ impl Consumer {
         self.group.as_ref().map_or("", |group| group.member_id())
     }
 
+    /// Whether a commit has not ended yet.
+    pub fn is_committing(&self, id: CommitId) -> bool {
+        self.group.as_ref().is_some_and(|group| group.is_committing(id))
+    }
+
     /// What rebalances did since the last call. Revoked partitions go with the next poll.
     pub fn take_rebalances(&mut self) -> Vec<RebalanceEvent> {
         self.group.as_mut().map(|group| group.take_events()).unwrap_or_default()

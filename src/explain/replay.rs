@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::check::broker_of;
 use crate::lab::outcome::{TraceEvent, TraceKind};
-use crate::observe::{BatchInfo, Observation, keep_compacted};
+use crate::observe::{BatchInfo, Observation};
 use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
 
 /// One replica's log.
@@ -155,7 +155,10 @@ impl<'a> Replay<'a> {
             // A batch that was rewritten is still the same to this story: its records that were kept are in it.
             Observation::Compacted { partition, from, to, batches } if partition == self.partition => {
                 let Some(replica) = self.replica(event) else { return };
-                keep_compacted(&mut replica.batches, *from, *to, batches);
+                let is_kept = |b: &BatchInfo| {
+                    batches.iter().any(|new| new.base_offset <= b.base_offset && b.last_offset <= new.last_offset)
+                };
+                replica.batches.retain(|b| b.last_offset < *from || b.base_offset >= *to || is_kept(b));
             }
             Observation::Flushed { partition, offset } if partition == self.partition => {
                 if let Some(replica) = self.replica(event) {

@@ -40,7 +40,7 @@ pub struct Failure {
 }
 
 /// Anomalies that mean that an acknowledged record is gone, in the order in which they name a failure.
-const LOSSES: [&str; 2] = ["lost-write", "unseen"];
+const LOSSES: [&str; 3] = ["lost-write", "unseen", "lost-latest"];
 /// Anomalies that follow when a log is cut below what a client knows of it.
 const GAPS: [&str; 5] =
     ["poll-skip", "nonmonotonic-poll", "int-poll-skip", "int-nonmonotonic-poll", "nonmonotonic-send"];

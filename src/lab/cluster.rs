@@ -10,7 +10,7 @@ use crate::broker::{Broker, BrokerOptions};
 use crate::client::{Admin, AdminOutcome, AdminResult, ErrorName, NewTopic};
 use crate::config::BrokerConfig;
 use crate::controller::{Controller, ControllerConfig};
-use crate::protocol::{BrokerId, TopicPartition};
+use crate::protocol::{BrokerId, ErrorCode, TopicPartition};
 use crate::scenario::{Topic, Variant};
 use crate::world::sim::Simulation;
 use crate::world::{self, Endpoint, Event, HostPort, Process, Time, World};
@@ -203,7 +203,11 @@ impl AdminProcess {
 fn judge(outcome: &AdminOutcome) -> Result<(), String> {
     let refused = match outcome {
         AdminOutcome::TopicsCreated(topics) => {
-            topics.iter().find_map(|(topic, error)| error.map(|e| format!("{}: {}", topic.0.as_str(), ErrorName(e))))
+            // A request that is sent again finds what its first attempt has created.
+            let refused = |e: &ErrorCode| *e != ErrorCode::TopicAlreadyExists;
+            topics.iter().find_map(|(topic, error)| {
+                error.filter(refused).map(|e| format!("{}: {}", topic.0.as_str(), ErrorName(e)))
+            })
         }
         AdminOutcome::LeadersElected(partitions) => {
             partitions.iter().find_map(|(partition, error)| error.map(|e| format!("{partition}: {}", ErrorName(e))))

@@ -58,6 +58,7 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
         anomalies: anomalies.iter().map(|(name, evidence)| (name.to_owned(), evidence.len() as u64)).collect(),
         evidence: first_evidence(&anomalies),
         violations: group_violations(&outcome.violations, outcome.started_at),
+        groups: outcome.groups,
         unavailable_ms: unavailable(&outcome.history).as_millis() as u64,
         unavailable_measured: waits_for_acks(point),
         expectations: Vec::new(),
@@ -160,6 +161,7 @@ fn judge_expectation(expectation: &Expectation, report: &RunReport) -> Expectati
 /// A count, `unavailable-ms`, an anomaly or a violation; what was not found is 0.
 fn metric_value(metric: &str, report: &RunReport) -> u64 {
     let counts = &report.counts;
+    let groups = report.groups.unwrap_or_default();
     match metric {
         "sent" => counts.sent,
         "acked" => counts.acked,
@@ -170,6 +172,11 @@ fn metric_value(metric: &str, report: &RunReport) -> u64 {
         "compacted" => counts.compacted,
         "sent-and-missing" | "sent_and_missing" => counts.sent_and_missing,
         "unavailable-ms" | "unavailable_ms" => report.unavailable_ms,
+        "processed" => groups.processed,
+        "reprocessed" => groups.reprocessed,
+        "skipped" => groups.skipped,
+        "rebalances" => groups.rebalances,
+        "unowned-ms" => groups.unowned_ms,
         name => {
             let violations = report.violations.iter().find(|violation| violation.name == name);
             report.anomalies.get(name).copied().or(violations.map(|violation| violation.count)).unwrap_or(0)

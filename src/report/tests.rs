@@ -68,6 +68,7 @@ impl RunOf {
                 resolved: vec!["broker-1".to_owned()],
             }],
             violations: Vec::new(),
+            groups: None,
             digest: 0xfa17_11fe,
             started_at: Time::from_millis(1_000),
             ended_at: Time::from_millis(9_000),

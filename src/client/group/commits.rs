@@ -123,7 +123,7 @@ impl Group {
         Some(id)
     }
 
-    pub(super) fn is_committing(&self, id: CommitId) -> bool {
+    pub fn is_committing(&self, id: CommitId) -> bool {
         self.commits.iter().any(|commit| commit.id == id)
     }
 
@@ -213,11 +213,10 @@ impl Group {
         let is_same_life = life == self.life;
         match error {
             ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration => {
-                if is_same_life {
-                    self.reset();
-                    self.wake_by(now);
-                }
                 self.end_commit(at, Err(CommitError::CommitFailed));
+                if is_same_life {
+                    self.reset_by(now, error);
+                }
             }
             ErrorCode::RebalanceInProgress => {
                 self.needs_rejoin |= is_same_life;

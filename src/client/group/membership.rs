@@ -166,10 +166,7 @@ impl Group {
                 self.state = State::Unjoined;
                 self.wake_by(now);
             }
-            ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration => {
-                self.reset();
-                self.wake_by(now);
-            }
+            ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration => self.reset_by(now, error),
             ErrorCode::RebalanceInProgress | ErrorCode::CoordinatorLoadInProgress => self.retry_join(now),
             ErrorCode::CoordinatorNotAvailable | ErrorCode::NotCoordinator => {
                 self.mark_coordinator_unknown();
@@ -267,10 +264,7 @@ impl Group {
                 self.synced = Some(response.assignment);
                 self.wake_by(now);
             }
-            Some(ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration) => {
-                self.reset();
-                self.wake_by(now);
-            }
+            Some(error @ (ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration)) => self.reset_by(now, error),
             Some(ErrorCode::RebalanceInProgress) => {
                 self.state = State::Unjoined;
                 self.needs_rejoin = true;
@@ -365,10 +359,7 @@ impl Group {
                 self.wake_by(now);
             }
             Some(ErrorCode::CoordinatorNotAvailable | ErrorCode::NotCoordinator) => self.mark_coordinator_unknown(),
-            Some(ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration) => {
-                self.reset();
-                self.wake_by(now);
-            }
+            Some(error @ (ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration)) => self.reset_by(now, error),
             Some(error) if error.is_retriable() => {}
             Some(fatal) => self.fail(fatal),
         }
@@ -387,6 +378,16 @@ impl Group {
             self.closing = self.closing.map(|_| Closing::Closed);
         }
         self.reset();
+    }
+
+    /// The coordinator has said so; after ILLEGAL_GENERATION the member id is as good as before.
+    pub(super) fn reset_by(&mut self, now: Time, error: ErrorCode) {
+        let member_id = self.member_id.clone();
+        self.reset();
+        if error == ErrorCode::IllegalGeneration {
+            self.member_id = member_id;
+        }
+        self.wake_by(now);
     }
 
     /// Not a member any more (`resetStateOnResponseError`): what it owned is lost with the next poll.

@@ -38,6 +38,7 @@ pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
         // `KafkaConfig.validateValues`
         let bound = config.replica_lag_time_max.min(config.replica_socket_timeout);
         config.replica_fetch_wait_max = config.replica_fetch_wait_max.min(bound);
+        allow_for_the_way(&mut config, latency);
         let link = LinkModel { latency, ..LinkModel::default() };
         let log_dirs = match shape.log_dirs {
             1 => vec!["data".to_owned()],
@@ -57,6 +58,22 @@ pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
         }
     });
     built.boxed()
+}
+
+/// Where a round trip takes long, a quick cluster would fence healthy brokers and give up every request: sessions last
+/// several round trips, and a request may take two besides what its receiver makes it wait.
+fn allow_for_the_way(config: &mut BrokerConfig, latency: Latency) {
+    let slowest = match latency {
+        Latency::Fixed(latency) => latency,
+        Latency::Uniform { max, .. } => max,
+        Latency::Exponential { mean, .. } => mean * 5,
+        Latency::Bimodal { slow, .. } => slow.1,
+    };
+    config.broker_session_timeout =
+        config.broker_session_timeout.max(config.broker_heartbeat_interval * 2 + slowest * 8);
+    let request = slowest * 4;
+    config.replica_socket_timeout = config.replica_socket_timeout.max(config.replica_fetch_wait_max + request);
+    config.controller_socket_timeout = config.controller_socket_timeout.max(request * 2);
 }
 
 /// Two or three racks that take turns.

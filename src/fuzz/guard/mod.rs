@@ -72,7 +72,7 @@ fn may_elect_uncleanly(topic: &Topic, variant: &Variant) -> bool {
 
 /// Who leads in which epoch, who counts, and what is handed out must be right whatever is lost; so must recovery once all
 /// is healed.
-const NEVER_EXCUSED: [&str; 8] = [
+const NEVER_EXCUSED: [&str; 7] = [
     "broker-epoch-went-back",
     "committed-under-min-isr",
     "latest-offset-went-back",
@@ -80,7 +80,6 @@ const NEVER_EXCUSED: [&str; 8] = [
     "one-leader-per-epoch",
     "partition-epoch-went-back",
     "quorum-superset",
-    "served-uncommitted",
 ];
 
 /// Violations of a partition that does not go on.
@@ -128,6 +127,9 @@ impl Guard {
         let partition = self.partition(&violation.partition)?;
         if NEVER_EXCUSED.contains(&violation.name) {
             return None;
+        }
+        if violation.name == "served-uncommitted" {
+            return partition.spoiled_views.contains(&violation.at).then_some(Excuse::UntrustedDisk);
         }
         if partition.unclean_at.is_some_and(|at| at <= violation.at) {
             return Some(Excuse::UncleanElection);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::disks::Disks;
 use crate::lab::outcome::{TraceEvent, TraceKind};
-use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason, keep_compacted};
+use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason};
 use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
 use crate::scenario::disk::DiskAction;
 use crate::scenario::{Action, Fault};
@@ -158,7 +158,7 @@ pub(super) struct Partition {
     pub impaired_members: BTreeSet<Time>,
     /// When a replica's high watermark moved that had not heard of the leader of a legitimate loss.
     pub stale_views: BTreeSet<Time>,
-    /// When a replica's high watermark moved whose disk does not keep what it has.
+    /// When a replica's high watermark moved, or it served, whose disk does not keep what it has.
     pub spoiled_views: BTreeSet<Time>,
     pub expiries: Vec<Expiry>,
     /// Offsets, from and to (exclusive), of batches that some replica's compaction removed or rewrote.
@@ -265,7 +265,9 @@ impl Replay {
                 let changed =
                     changed.filter(|old| !batches.contains(old)).map(|old| (old.base_offset, old.last_offset + 1));
                 let changed: Vec<_> = changed.collect();
-                keep_compacted(&mut replica.batches, *from, *to, batches);
+                let start = replica.batches.partition_point(|batch| batch.base_offset < *from);
+                let end = replica.batches.partition_point(|batch| batch.base_offset < *to);
+                replica.batches.splice(start..end.max(start), batches.iter().copied());
                 self.partition(partition).compacted.extend(changed);
             }
             Observation::Flushed { partition, offset } => {
@@ -313,6 +315,10 @@ impl Replay {
                     leader_epoch,
                     batch: holds,
                 });
+            }
+            // How far it served is read from the bytes that it served.
+            Observation::Served { partition, .. } if self.disks.is_spoiled(machine) => {
+                self.partition(partition).spoiled_views.insert(at);
             }
             Observation::IsrView { .. }
             | Observation::Refused { .. }
