@@ -94,8 +94,8 @@ impl Run {
                 self.log.remove_deleted_files(self.now).map(drop)
             }
             Op::Retention => {
-                let moves = self.log.delete_old_segments(self.now, wall_clock_ms)?;
-                let start = moves.last().map_or(self.model.segments_start, |moved| moved.to);
+                self.log.delete_old_segments(self.now, wall_clock_ms)?;
+                let start = self.log.segments[0].base_offset();
                 let is_below = |(batch, _): &&(BatchInfo, i64)| batch.last_offset < start;
                 reach.deletable = self.model.batches.iter().take_while(is_below).count();
                 Ok(())
