@@ -281,6 +281,7 @@ impl Process for Broker {
             Event::Terminate => self.begin_shutdown(now, net),
             Event::IoReady => {
                 self.connections.release(now, net);
+                self.on_groups_timer(now);
                 self.fetchers.wake_all();
             }
             Event::Connected(_) | Event::Frame(..) | Event::Closed(_) => self.on_peer_event(now, &event, net),
@@ -313,7 +314,7 @@ impl Process for Broker {
             self.assignments.deadline(),
             self.forwarding.deadline(),
             self.fetchers.deadline(),
-            self.groups.deadline(),
+            self.groups.deadline(self.connections.disk()),
         ];
         others.into_iter().flatten().chain([self.log_tasks.next(), self.isr_shrink_at]).min()
     }

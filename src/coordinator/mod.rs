@@ -65,13 +65,21 @@ pub struct GroupCoordinator {
     answers: Vec<(Ticket, Answer)>,
     /// The earliest deadline of all partitions.
     next: Option<Time>,
+    is_loading: bool,
     rng: Rng,
 }
 
 impl GroupCoordinator {
     /// `rng`: for member ids.
     pub fn new(config: GroupCoordinatorConfig, rng: Rng) -> GroupCoordinator {
-        GroupCoordinator { config, partitions: BTreeMap::new(), answers: Vec::new(), next: None, rng }
+        GroupCoordinator {
+            config,
+            partitions: BTreeMap::new(),
+            answers: Vec::new(),
+            next: None,
+            is_loading: false,
+            rng,
+        }
     }
 
     pub fn config(&self) -> &GroupCoordinatorConfig {
@@ -220,7 +228,12 @@ impl GroupCoordinator {
         self.partitions.keys().copied()
     }
 
-    /// As of the last [`GroupCoordinator::take_answers`].
+    /// Whether a partition is being loaded, as of the last [`GroupCoordinator::take_answers`].
+    pub fn is_loading(&self) -> bool {
+        self.is_loading
+    }
+
+    /// Of what is loaded, as of the last [`GroupCoordinator::take_answers`].
     pub fn deadline(&self) -> Option<Time> {
         self.next
     }
@@ -237,13 +250,12 @@ impl GroupCoordinator {
     pub fn take_answers(&mut self) -> Vec<(Ticket, Answer)> {
         let mut answers = std::mem::take(&mut self.answers);
         self.next = None;
+        self.is_loading = self.partitions.values().any(|runtime| runtime.loading.is_some());
         for runtime in self.partitions.values_mut() {
             answers.append(&mut runtime.shard.answers);
-            let deadline = match runtime.loading {
-                None => runtime.deadline(),
-                Some(wait) => Some(wait.until),
-            };
-            self.next = self.next.into_iter().chain(deadline).min();
+            if runtime.loading.is_none() {
+                self.next = self.next.into_iter().chain(runtime.deadline()).min();
+            }
         }
         answers
     }

@@ -297,10 +297,11 @@ impl Supervisor {
     async fn heal(&self, nemesis: &mut Nemesis) -> Result<(), String> {
         let deadline = self.sim.now() + PHASE_MAX;
         let ended_at = self.sim.now();
-        let mut state = self.recorder.lock();
-        state.stop_sending = true;
-        state.groups.end(ended_at);
-        drop(state);
+        {
+            let mut state = self.recorder.lock();
+            state.stop_sending = true;
+            state.groups.end(ended_at);
+        }
         loop {
             nemesis.heal_everything();
             if nemesis.is_idle() || self.sim.now() >= deadline {

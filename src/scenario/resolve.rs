@@ -337,7 +337,7 @@ fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) ->
             apply_pins(pins, Scope::Consumer, |key, value| config.set(key, value));
             apply(&draft.config, |key, value| config.set(key, value));
             let set = |key: &str| is_set(key, draft, pins);
-            settle_reconnect_backoff(&set, config.reconnect_backoff, &mut config.reconnect_backoff_max);
+            settle_reconnect_backoff(set, config.reconnect_backoff, &mut config.reconnect_backoff_max);
             if let Some(membership) = membership {
                 config.group_id = Some(membership.group.clone());
                 config.group_instance_id = is_static.then(|| name.clone());

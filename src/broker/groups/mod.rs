@@ -73,8 +73,14 @@ impl Groups {
         }
     }
 
-    pub fn deadline(&self) -> Option<Time> {
-        self.coordinator.deadline()
+    /// When the coordinator wants to be asked. Loading that waits for a stall of the disk to end has no time.
+    pub fn deadline(&self, disk: &Disk) -> Option<Time> {
+        let deadline = self.coordinator.deadline();
+        if !self.coordinator.is_loading() {
+            return deadline;
+        }
+        let timed = self.coordinator.loading().filter(|wait| !(wait.is_stalled && disk.is_stalled()));
+        timed.map(|wait| wait.until).chain(deadline).min()
     }
 
     pub fn has_news(&self) -> bool {
@@ -212,13 +218,13 @@ impl Broker {
     }
 
     pub(super) fn on_groups_timer(&mut self, now: Time) {
-        if self.groups.coordinator.loading().next().is_some() {
+        if self.groups.coordinator.is_loading() {
             let disk = self.connections.disk().clone();
             self.coordinate(now, |groups, clock, logs| {
                 groups.finish_loading(clock, logs, |wait| disk.is_over(now, wait));
             });
         }
-        if self.groups.deadline().is_some_and(|at| at <= now) {
+        if self.groups.coordinator.deadline().is_some_and(|at| at <= now) {
             self.coordinate(now, |groups, clock, logs| groups.on_timer(clock, logs));
         }
     }
