@@ -118,12 +118,13 @@ impl Broker {
                     Ok(partition) => {
                         response.base_offset = partition.base_offset.0;
                         response.log_append_time_ms = partition.log_append_time.unwrap_or(-1);
-                        let hosted = self.partitions.get(&partition.key);
-                        response.log_start_offset = hosted.map_or(-1, |h| h.partition.log().log_start().0);
                         appended.push(AppendedPartition { at, ..partition });
                     }
                     Err(error) => response.error_code = error.code(),
                 }
+                // Refused batches too: an idempotent producer tells by it what became of its records.
+                let hosted = key.and_then(|key| self.partitions.get(&key));
+                response.log_start_offset = hosted.map_or(-1, |h| h.partition.log().log_start().0);
                 partition_responses.push(response);
             }
             responses.push(

@@ -1,5 +1,7 @@
 //! Whole clusters in the simulated world: a controller, three brokers, and a client that speaks the protocol.
 
+mod log_start;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::expired::deletes;
 use crate::config::{Acks, OffsetReset};
 use crate::history::{EventType, Function, HistoryConfig, HistoryEvent, MicroOp};
 use crate::lab::outcome::{Phase, RunOutcome, TraceEvent, TraceKind};
-use crate::observe::{LogStartReason, Observation};
+use crate::observe::Observation;
 use crate::protocol::{BrokerId, LeaderEpoch, TopicPartition};
 use crate::scenario::{Variant, Workload};
 use crate::world::Time;
@@ -16,6 +17,9 @@ use crate::world::Time;
 /// Violations that follow when records below the high watermark are lost for a legitimate reason.
 pub const VIOLATIONS_OF_LOSS: [&str; 5] =
     ["candidate-completeness", "high-watermark-went-back", "leader-completeness", "log-matching", "strong-isr"];
+
+/// Of records that were deleted. In a run it covers those below a log start that moved, see [`super::Expired`].
+pub(super) const EXPIRED: &str = "retention removes records that nobody has read";
 
 /// One line of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -168,7 +172,7 @@ fn allow_gaps(context: &Context, table: &mut Table) {
     }
     if context.records_expire {
         for name in ["poll-skip", "unseen", "lost-write", "committed-too-far", "lost-latest"] {
-            table.allow(name, "retention removes records that nobody has read");
+            table.allow(name, EXPIRED);
         }
     }
     if context.records_compacted {
@@ -272,6 +276,7 @@ impl Context {
                     context.several_in_flight |= config.max_in_flight_requests_per_connection > 1;
                 }
                 Workload::Consume { config, .. } => {
+                    context.subscribes |= config.group_id.is_some();
                     context.offset_reset_latest |= config.auto_offset_reset == OffsetReset::Latest;
                 }
             }
@@ -481,12 +486,7 @@ impl Events {
                 TraceKind::Observed(Observation::Refused { .. }) | TraceKind::BatchRetried { .. } => events.retried = true,
                 TraceKind::Observed(Observation::Compacted { .. }) => events.records_compacted = true,
                 TraceKind::Observed(Observation::LogStartMoved { reason, .. }) => {
-                    events.records_expired |= match reason {
-                        LogStartReason::RetentionTime
-                        | LogStartReason::RetentionSize
-                        | LogStartReason::DeleteRecords => true,
-                        LogStartReason::Leader => false,
-                    };
+                    events.records_expired |= deletes(*reason);
                 }
                 TraceKind::Stopped { power_lost: true } => {
                     let Some(broker) = broker_of(&event.machine) else { continue };
@@ -529,6 +529,7 @@ pub(crate) fn broker_of(machine: &str) -> Option<BrokerId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::LogStartReason;
     use crate::protocol::{Offset, PartitionEpoch};
 
     fn calm(acks: Acks) -> Context {

@@ -11,6 +11,7 @@ mod commits;
 mod compaction;
 mod cycles;
 mod evidence;
+mod expired;
 mod facts;
 mod graph;
 mod measure;
@@ -29,6 +30,7 @@ pub use evidence::{
     AbortedRead, Because, CommittedTooFar, Cycle, Dependency, Duplicate, Evidence, InconsistentOffsets, Jump,
     LostLatest, LostWrite, Phantom, PrecommittedRead, TombstoneMissed, Unseen,
 };
+pub use expired::Expired;
 pub use measure::{Consumed, Fates, Lag, Measured, MostConsumed, Spread, measure};
 
 /// The names of all anomalies that [`analyze`] looks for.

@@ -348,7 +348,7 @@ fn configs(to: &Connection, topics: Vec<TopicName>) -> Result<BTreeMap<String, B
 }
 
 fn refused(what: &str, error: ErrorCode) -> Trouble {
-    Trouble::Refused(format!("{what}: {error} ({})", ErrorName(error)))
+    Trouble::Refused(format!("{what}: {}", ErrorName(error)))
 }
 
 fn unexpected(outcome: &AdminOutcome) -> Trouble {

@@ -1,6 +1,6 @@
-//! Kafka's consumer of assigned partitions (`KafkaConsumer.assign`, `AbstractFetch`, `FetchCollector`,
-//! `OffsetFetcher`): fetches ahead from the partitions' leaders, validates positions after a leader change
-//! (KIP-320), resets them by policy, looks up offsets. Reads uncommitted; no group, no fetch sessions.
+//! Kafka's consumer (`KafkaConsumer`, `AbstractFetch`, `FetchCollector`, `OffsetFetcher`): fetches ahead from the
+//! partitions' leaders, validates positions after a leader change (KIP-320), resets them by policy, looks up offsets.
+//! Partitions are assigned by hand, or by the group ([`group`](super::group)). Reads uncommitted; no fetch sessions.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::backoff::ExponentialBackoff;
 use super::delivery::RecordHeader;
 use super::error::ClientError;
+use super::group::{Action, CommitId, CommitResult, Group, GroupError, RebalanceEvent, View};
 use super::metadata::{LeaderAndEpoch, Metadata, MetadataConfig};
 use super::records::FetchedRecords;
 use super::subscription::{
@@ -120,6 +121,8 @@ pub struct Consumer {
     rpc: RpcClient<Tag>,
     metadata: Metadata,
     metadata_version: u64,
+    /// With `group.id`.
+    group: Option<Box<Group>>,
     partitions: Vec<AssignedPartition>,
     /// Raised by every `assign`: answers to requests of an earlier assignment are ignored.
     assignment: u64,
@@ -146,6 +149,8 @@ impl Consumer {
             connection_setup_timeout: config.socket_connection_setup_timeout,
             discover_versions: true,
         };
+        let group = config.group_id.as_deref();
+        let group = group.map(|id| Box::new(Group::new(world, &config, id, &bootstrap)));
         let mut rpc = RpcClient::new(rpc_config, world.rng("consumer-rpc"));
         let bootstrap = bootstrap.iter().map(|address| rpc.peer(address)).collect();
         let metadata_config = MetadataConfig {
@@ -160,6 +165,7 @@ impl Consumer {
             rpc,
             metadata: Metadata::new(metadata_config, bootstrap, world.rng("consumer-metadata")),
             metadata_version: 0,
+            group,
             partitions: Vec::new(),
             assignment: 0,
             completed_fetches: VecDeque::new(),
@@ -191,6 +197,91 @@ impl Consumer {
         self.run_once(self.world.now(), net);
     }
 
+    /// Reads these topics as a member of the group that `group.id` names; joins with the next poll.
+    ///
+    /// Panics without `group.id`.
+    pub fn subscribe(&mut self, topics: Vec<TopicName>) {
+        topics.iter().for_each(|topic| self.metadata.add_topic(topic));
+        self.group.as_mut().expect("subscribing needs group.id").subscribe(topics);
+    }
+
+    /// Commits offsets, or all positions if none are named; the result comes with [`Consumer::take_commits`]. A
+    /// synchronous commit is tried again until it succeeds or cannot; an application would wait for it and not poll. None:
+    /// there is nothing to commit, or no group.
+    pub fn commit(
+        &mut self,
+        now: Time,
+        offsets: Option<Vec<(TopicPartition, Offset, LeaderEpoch)>>,
+        is_sync: bool,
+        net: &mut Endpoint,
+    ) -> Option<CommitId> {
+        self.with_group(|group, view| group.commit(now, offsets, is_sync, net, &view)).flatten()
+    }
+
+    /// Commits if that is automatic, and leaves the group. Goes on until [`Consumer::is_closed`].
+    pub fn close(&mut self, now: Time, net: &mut Endpoint) {
+        self.with_group(|group, view| group.close(now, net, view));
+    }
+
+    /// Whether a close is over; without a group there is nothing to wait for.
+    pub fn is_closed(&self) -> bool {
+        self.group.as_ref().is_none_or(|group| group.is_closed())
+    }
+
+    /// The generation that we are a member of; -1: none.
+    pub fn generation(&self) -> i32 {
+        self.group.as_ref().map_or(-1, |group| group.generation())
+    }
+
+    /// Our member id; empty while there is none.
+    pub fn member_id(&self) -> &str {
+        self.group.as_ref().map_or("", |group| group.member_id())
+    }
+
+    /// Whether a commit has not ended yet.
+    pub fn is_committing(&self, id: CommitId) -> bool {
+        self.group.as_ref().is_some_and(|group| group.is_committing(id))
+    }
+
+    /// What rebalances did since the last call. Revoked partitions go with the next poll.
+    pub fn take_rebalances(&mut self) -> Vec<RebalanceEvent> {
+        self.group.as_mut().map(|group| group.take_events()).unwrap_or_default()
+    }
+
+    pub fn take_group_errors(&mut self) -> Vec<GroupError> {
+        self.group.as_mut().map(|group| group.take_errors()).unwrap_or_default()
+    }
+
+    /// The commits that ended since the last call.
+    pub fn take_commits(&mut self) -> Vec<CommitResult> {
+        self.group.as_mut().map(|group| group.take_commits()).unwrap_or_default()
+    }
+
+    fn with_group<T>(&mut self, act: impl FnOnce(&mut Group, View<'_>) -> T) -> Option<T> {
+        let group = self.group.as_mut()?;
+        Some(act(group, View { partitions: &self.partitions, metadata: &mut self.metadata }))
+    }
+
+    /// Does what the group wants of us.
+    fn follow_group(&mut self, net: &mut Endpoint) {
+        let Some(actions) = self.group.as_mut().map(|group| group.take_actions()) else { return };
+        for action in actions {
+            match action {
+                Action::Assign(partitions) => self.assign(partitions, net),
+                Action::Committed(partition, Some((offset, epoch))) => {
+                    self.metadata.update_last_seen_epoch(&partition.topic, partition.partition, epoch);
+                    let leader = self.metadata.leader(&partition.topic, partition.partition);
+                    let assigned = self.partitions.iter_mut().find(|p| p.partition == partition);
+                    if let Some(assigned) = assigned.filter(|p| p.is_initializing()) {
+                        assigned.seek_committed(offset, epoch, leader);
+                    }
+                }
+                // Nothing was committed: by `auto.offset.reset`, which `initialize_positions` does now.
+                Action::Committed(_, None) => {}
+            }
+        }
+    }
+
     /// Sets the position of an assigned partition; false if it is not assigned. Acted on by the next poll or event.
     pub fn seek(&mut self, partition: &TopicPartition, offset: Offset) -> bool {
         let leader = self.metadata.leader(&partition.topic, partition.partition);
@@ -214,7 +305,13 @@ impl Consumer {
 
     /// Up to `max.poll.records` of what has arrived.
     pub fn poll(&mut self, now: Time, net: &mut Endpoint) -> Vec<ConsumerRecord> {
+        self.with_group(|group, view| group.poll(now, net, view));
+        self.follow_group(net);
         let mut polled = Vec::new();
+        if self.group.as_ref().is_some_and(|group| !group.hands_out()) {
+            self.run_once(now, net);
+            return polled;
+        }
         let checks_crcs = self.config.check_crcs && !self.config.defects.has(Defect::ServeCorruptBatch);
         while polled.len() < self.config.max_poll_records {
             let Some(fetch) = self.completed_fetches.front_mut() else { break };
@@ -228,6 +325,9 @@ impl Consumer {
             }
             assigned.is_buffered = false;
             self.completed_fetches.pop_front();
+        }
+        if let Some(group) = self.group.as_mut().filter(|_| !polled.is_empty()) {
+            group.note_handed_out(now);
         }
         self.run_once(now, net);
         polled
@@ -266,6 +366,11 @@ impl Consumer {
     /// False if the event is not ours.
     pub fn on_event(&mut self, event: &Event, net: &mut Endpoint) -> bool {
         let now = self.world.now();
+        if self.with_group(|group, view| group.on_event(now, event, net, view)) == Some(true) {
+            self.follow_group(net);
+            self.run_once(now, net);
+            return true;
+        }
         let mut completions = std::mem::take(&mut self.completions);
         let is_ours = self.rpc.on_event(now, event, net, &mut completions);
         if is_ours {
@@ -278,6 +383,8 @@ impl Consumer {
 
     pub fn on_timer(&mut self, net: &mut Endpoint) {
         let now = self.world.now();
+        self.with_group(|group, view| group.on_timer(now, net, view));
+        self.follow_group(net);
         let mut completions = std::mem::take(&mut self.completions);
         self.rpc.on_timer(now, net, &mut completions);
         self.complete(now, &mut completions);
@@ -286,7 +393,8 @@ impl Consumer {
     }
 
     pub fn deadline(&self) -> Option<Time> {
-        let own = [self.metadata.deadline(), self.wake_at];
+        let group = self.group.as_ref().and_then(|group| group.deadline());
+        let own = [self.metadata.deadline(), self.wake_at, group];
         own.into_iter().flatten().chain(self.rpc.deadline()).min()
     }
 
@@ -328,7 +436,11 @@ impl Consumer {
     }
 
     fn initialize_positions(&mut self) {
-        for assigned in self.partitions.iter_mut().filter(|p| p.state == FetchState::Initializing) {
+        let group = self.group.as_ref();
+        // What the group has committed comes first.
+        let is_ours = |partition: &TopicPartition| group.is_none_or(|group| group.is_known(partition));
+        let initializing = self.partitions.iter_mut().filter(|p| p.state == FetchState::Initializing);
+        for assigned in initializing.filter(|p| is_ours(&p.partition)) {
             match self.config.auto_offset_reset {
                 OffsetReset::None => {
                     assigned.rest(Offset::ZERO);

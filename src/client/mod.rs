@@ -13,6 +13,7 @@ mod compression_ratio;
 mod consumer;
 mod delivery;
 mod error;
+mod group;
 mod metadata;
 mod partitioner;
 mod producer;
@@ -24,6 +25,7 @@ pub use admin::{Admin, AdminOutcome, AdminRequestId, AdminResult, NewTopic};
 pub use consumer::{Consumer, ConsumerRecord, LookupId, OffsetLookup};
 pub use delivery::{Attempt, DeliveryReport, Outcome, ProducerRecord, RecordHeader, RecordId};
 pub use error::{ClientError, ErrorName};
+pub use group::{CommitError, CommitId, CommitResult, GroupError, RebalanceEvent};
 pub use producer::Producer;
 pub use subscription::{ConsumerError, PositionReset, ResetReason};
 

@@ -114,6 +114,32 @@ impl AssignedPartition {
         self.enter(FetchState::Fetching(FetchPosition { offset, offset_epoch: LeaderEpoch::NONE, leader }));
     }
 
+    /// Begins where a group had committed: `epoch` is that of the record before, so that a log which was cut since is
+    /// noticed (`seekUnvalidated`, KIP-320).
+    pub fn seek_committed(&mut self, offset: Offset, epoch: LeaderEpoch, leader: LeaderAndEpoch) {
+        let position = FetchPosition { offset, offset_epoch: epoch, leader };
+        let can_validate = epoch != LeaderEpoch::NONE && leader.epoch != LeaderEpoch::NONE;
+        self.enter(match can_validate && leader.leader.is_some() {
+            true => FetchState::AwaitValidation(position),
+            false => FetchState::Fetching(position),
+        });
+    }
+
+    pub fn is_initializing(&self) -> bool {
+        self.state == FetchState::Initializing
+    }
+
+    /// The position and the epoch of the record before it, if it may be fetched from (`hasValidPosition`).
+    pub fn valid_position(&self) -> Option<(Offset, LeaderEpoch)> {
+        match self.state {
+            FetchState::Fetching(position) => Some((position.offset, position.offset_epoch)),
+            FetchState::Initializing
+            | FetchState::AwaitReset { .. }
+            | FetchState::AwaitValidation(_)
+            | FetchState::Resting { .. } => None,
+        }
+    }
+
     pub fn reset(&mut self, policy: OffsetReset, from: Option<(Offset, ResetReason)>) {
         self.enter(FetchState::AwaitReset { policy, from });
     }

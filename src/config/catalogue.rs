@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::{Acks, BrokerConfig, ConsumerConfig, OffsetReset, Partitioner, ProducerConfig, TopicConfig, known};
+use super::{
+    Acks, AssignmentStrategy, Assignor, BrokerConfig, ConsumerConfig, OffsetReset, Partitioner, ProducerConfig,
+    TopicConfig, known,
+};
 use crate::log::compression::Compression;
 use crate::log::{CleanupPolicy, Ratio, StoredCompression, TimestampType};
 
@@ -261,6 +264,13 @@ impl<T: Field> Field for Option<T> {
     }
 }
 
+const RANGE: &str = "org.apache.kafka.clients.consumer.RangeAssignor";
+const ROUND_ROBIN_ASSIGNOR: &str = "org.apache.kafka.clients.consumer.RoundRobinAssignor";
+const STICKY: &str = "org.apache.kafka.clients.consumer.StickyAssignor";
+const COOPERATIVE_STICKY: &str = "org.apache.kafka.clients.consumer.CooperativeStickyAssignor";
+/// Kafka's default list.
+const RANGE_COOPERATIVE: &str =
+    "org.apache.kafka.clients.consumer.RangeAssignor,org.apache.kafka.clients.consumer.CooperativeStickyAssignor";
 const ROUND_ROBIN: &str = "org.apache.kafka.clients.producer.RoundRobinPartitioner";
 
 macro_rules! word_field {
@@ -291,6 +301,13 @@ word_field!(OffsetReset {
     "earliest" => OffsetReset::Earliest, "earliest";
     "latest" => OffsetReset::Latest, "latest";
     "none" => OffsetReset::None, "none";
+});
+word_field!(AssignmentStrategy {
+    RANGE_COOPERATIVE => AssignmentStrategy::RangeThenCooperativeSticky, RANGE_COOPERATIVE;
+    RANGE => AssignmentStrategy::One as Assignor::Range, RANGE;
+    ROUND_ROBIN_ASSIGNOR => AssignmentStrategy::One as Assignor::RoundRobin, ROUND_ROBIN_ASSIGNOR;
+    STICKY => AssignmentStrategy::One as Assignor::Sticky, STICKY;
+    COOPERATIVE_STICKY => AssignmentStrategy::One as Assignor::CooperativeSticky, COOPERATIVE_STICKY;
 });
 word_field!(TimestampType {
     "CreateTime" => TimestampType::CreateTime, "CreateTime";
@@ -538,6 +555,17 @@ const PRODUCER: &[Key<ProducerConfig>] = &[
 ];
 
 const CONSUMER: &[Key<ConsumerConfig>] = &[
+    key!("session.timeout.ms", "45000", millis(0), session_timeout),
+    key!("heartbeat.interval.ms", "3000", millis(1), heartbeat_interval),
+    key!("max.poll.interval.ms", "300000", millis(1), max_poll_interval),
+    key!("enable.auto.commit", "true", Kind::Bool, enable_auto_commit),
+    key!("auto.commit.interval.ms", "5000", millis(0), auto_commit_interval),
+    key!(
+        "partition.assignment.strategy",
+        "org.apache.kafka.clients.consumer.RangeAssignor,org.apache.kafka.clients.consumer.CooperativeStickyAssignor",
+        Kind::Choice(&[RANGE_COOPERATIVE, RANGE, ROUND_ROBIN_ASSIGNOR, STICKY, COOPERATIVE_STICKY]),
+        partition_assignment_strategy
+    ),
     key!("auto.offset.reset", "latest", Kind::Choice(&["earliest", "latest", "none"]), auto_offset_reset),
     key!("fetch.min.bytes", "1", int(0), fetch_min_bytes),
     key!("fetch.max.bytes", "52428800", int(0), fetch_max_bytes),

@@ -307,9 +307,63 @@ pub enum OffsetReset {
     None,
 }
 
-/// Kafka's `ConsumerConfig`, for assigned partitions.
+/// A partition assignor of the classic protocol, as a consumer supports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Assignor {
+    Range,
+    RoundRobin,
+    Sticky,
+    CooperativeSticky,
+}
+
+impl Assignor {
+    /// Its name in the protocol (`ConsumerPartitionAssignor.name`).
+    pub fn name(self) -> &'static str {
+        match self {
+            Assignor::Range => "range",
+            Assignor::RoundRobin => "roundrobin",
+            Assignor::Sticky => "sticky",
+            Assignor::CooperativeSticky => "cooperative-sticky",
+        }
+    }
+}
+
+/// `partition.assignment.strategy`: which assignors a consumer supports, the preferred one first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AssignmentStrategy {
+    /// Kafka's default: range, and ready to move to cooperative-sticky.
+    RangeThenCooperativeSticky,
+    One(Assignor),
+}
+
+impl AssignmentStrategy {
+    pub fn assignors(self) -> Vec<Assignor> {
+        match self {
+            AssignmentStrategy::RangeThenCooperativeSticky => vec![Assignor::Range, Assignor::CooperativeSticky],
+            AssignmentStrategy::One(assignor) => vec![assignor],
+        }
+    }
+}
+
+/// Kafka's `ConsumerConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConsumerConfig {
+    /// `group.id`: none reads assigned partitions only.
+    pub group_id: Option<String>,
+    /// `group.instance.id`: a static member (KIP-345).
+    pub group_instance_id: Option<String>,
+    /// `session.timeout.ms` (45000)
+    pub session_timeout: Duration,
+    /// `heartbeat.interval.ms` (3000)
+    pub heartbeat_interval: Duration,
+    /// `max.poll.interval.ms` (300000); the rebalance timeout too.
+    pub max_poll_interval: Duration,
+    /// `enable.auto.commit` (true); without a group nothing is committed.
+    pub enable_auto_commit: bool,
+    /// `auto.commit.interval.ms` (5000)
+    pub auto_commit_interval: Duration,
+    /// `partition.assignment.strategy`
+    pub partition_assignment_strategy: AssignmentStrategy,
     /// `auto.offset.reset` (latest)
     pub auto_offset_reset: OffsetReset,
     /// `fetch.min.bytes` (1)
@@ -345,6 +399,14 @@ impl Default for ConsumerConfig {
     fn default() -> Self {
         let ms = Duration::from_millis;
         ConsumerConfig {
+            group_id: None,
+            group_instance_id: None,
+            session_timeout: ms(45_000),
+            heartbeat_interval: ms(3_000),
+            max_poll_interval: ms(300_000),
+            enable_auto_commit: true,
+            auto_commit_interval: ms(5_000),
+            partition_assignment_strategy: AssignmentStrategy::RangeThenCooperativeSticky,
             auto_offset_reset: OffsetReset::Latest,
             fetch_min_bytes: 1,
             fetch_max_bytes: 52_428_800,

@@ -166,7 +166,7 @@ catalogue! {
     DeleteMarkerLate = "delete-marker-late" {
         sentence: "The clean-shutdown marker is deleted only when the broker next writes a checkpoint: a crash before that is taken for an orderly stop.",
         source: "KAFKA-10471",
-        scenario: Some("a_marker_that_outlives_its_stop_hides_a_crash")
+        scenario: Some("a_marker_of_an_orderly_stop_that_stays_passes_a_torn_log_off_as_whole")
     }
     TrustTimeindexTail = "trust-timeindex-tail" {
         sentence: "The time index found on disk is believed without being held against the log: its last entry decides when retention deletes the segment.",
@@ -206,22 +206,22 @@ catalogue! {
     ProducerStateDropsWithRecords = "producer-state-drops-with-records" {
         sentence: "A broker forgets a producer when its last record leaves the log, and answers the producer's next batch with UNKNOWN_PRODUCER_ID.",
         source: "KIP-360, KAFKA-7190: ProducerStateManager.truncateHead until 2.5",
-        scenario: None
+        scenario: Some("a_producer_is_known_longer_than_its_records_are_kept")
     }
     NoDuplicateDetection = "no-duplicate-detection" {
         sentence: "A leader does not look for a producer's batch among its last five, and refuses a retry as out of order.",
         source: "single-guard mutation of UnifiedLog.analyzeAndValidateProducerState (KIP-98)",
-        scenario: None
+        scenario: Some("a_lost_acknowledgement_makes_a_duplicate_unless_the_leader_knows_the_batch_again")
     }
     SequencesRestartInTheSameEpoch = "sequences-restart-in-the-same-epoch" {
         sentence: "An idempotent producer that has lost track begins its sequences anew without bumping its epoch.",
         source: "KIP-360, before which Sender.reset kept the epoch",
-        scenario: None
+        scenario: Some("an_idempotent_producer_goes_on_over_a_gap_that_it_never_tells")
     }
     SequencesReassignedUnordered = "sequences-reassigned-unordered" {
         sentence: "An idempotent producer that begins anew numbers its batches in flight in the order of a heap instead of that of their sequences.",
         source: "KAFKA-8483",
-        scenario: None
+        scenario: Some("what_is_in_flight_keeps_its_order_in_a_new_producer_epoch")
     }
     RetryUnordered = "retry-unordered" {
         sentence: "A producer with one request in flight puts a batch to be retried behind the batches that wait.",

@@ -9,6 +9,23 @@ use crate::lab::outcome::TraceKind;
 use crate::observe::Observation;
 use crate::protocol::Offset;
 
+/// Kafka's default of `producer.id.expiration.ms`: a day.
+const PRODUCER_ID_EXPIRATION_MS: &str = "86400000";
+
+const DEFECTS_OF_IDEMPOTENCE: [&str; 4] = [
+    "no-duplicate-detection",
+    "producer-state-drops-with-records",
+    "sequences-reassigned-unordered",
+    "sequences-restart-in-the-same-epoch",
+];
+
+/// What is said of a record that is there twice.
+struct Verdict {
+    ruling: Ruling,
+    why: String,
+    remedies: Vec<Remedy>,
+}
+
 fn idempotence(why: &str) -> Remedy {
     let settings = vec![Setting { key: "enable.idempotence", value: "true".to_owned() }];
     Remedy { settings, why: why.to_owned() }
@@ -34,7 +51,7 @@ impl Facts<'_> {
         let producer = &self.case.trace[sending.sent].machine;
         let error = failure.map_or("an answer that never came", |(_, error)| error);
         let (first_broker, second_broker) = (&self.case.trace[first.at].machine, &self.case.trace[second.at].machine);
-        let retries = self.case.settings.producers.get(producer).map_or(0, |p| p.retries);
+        let Verdict { ruling, why, remedies } = self.why_twice(producer, partition, second.at);
         Some(Explanation {
             kind: "duplicate".to_owned(),
             also: Vec::new(),
@@ -50,18 +67,69 @@ impl Facts<'_> {
                 "the retry to {second_broker} after {error}: the attempt before it was in the log of {first_broker} \
                  already, only its answer was not with the producer"
             ),
-            ruling: Ruling::Legal,
-            why: format!(
-                "Legal: without idempotence a broker cannot tell a retry from a new batch, and the producer cannot tell a \
-                 lost answer from a lost request (retries={retries})."
-            ),
+            ruling,
+            why,
             holders: None,
             isr: None,
-            remedies: vec![idempotence(
-                "producer id, epoch and sequence would have told the leader that it has the batch (KIP-98)",
-            )],
+            remedies,
             same_fate: SameFate::default(),
         })
+    }
+
+    /// Why the leader that appended a retry at event `second` did not know the batch again.
+    fn why_twice(&self, producer: &str, partition: &str, second: usize) -> Verdict {
+        let settings = self.case.settings.producers.get(producer);
+        let retries = settings.map_or(0, |p| p.retries);
+        if !settings.is_some_and(|p| p.enable_idempotence) {
+            let why = format!(
+                "Legal: without idempotence a broker cannot tell a retry from a new batch, and the producer cannot tell a \
+                 lost answer from a lost request (retries={retries})."
+            );
+            let saved = "producer id, epoch and sequence would have told the leader that it has the batch (KIP-98)";
+            return Verdict { ruling: Ruling::Legal, why, remedies: vec![idempotence(saved)] };
+        }
+        let (trace, machine) = (self.case.trace, &self.case.trace[second].machine);
+        let expired = trace[..second].iter().rev().find(|event| match &event.what {
+            TraceKind::Observed(Observation::ProducersExpired { partition: p, .. }) => {
+                event.machine == *machine && p.to_string() == partition
+            }
+            _ => false,
+        });
+        if expired.is_some() {
+            let why = format!(
+                "Legal: {machine} had forgotten the producer, which had been silent for producer.id.expiration.ms (KIP-854), \
+                 and a leader takes any sequence of a producer that it does not know."
+            );
+            let settings =
+                vec![Setting { key: "producer.id.expiration.ms", value: PRODUCER_ID_EXPIRATION_MS.to_owned() }];
+            let saved =
+                "the leader would have known the batch again: Kafka's default is far above any delivery.timeout.ms";
+            return Verdict { ruling: Ruling::Legal, why, remedies: vec![Remedy { settings, why: saved.to_owned() }] };
+        }
+        let is_restated = trace[..second].iter().rev().any(|event| match &event.what {
+            TraceKind::BatchSent { partition: p, restated: true, .. } => event.machine == producer && p == partition,
+            _ => false,
+        });
+        let (ruling, why) = if self.breaks_idempotence() {
+            (
+                Ruling::RuleBroken,
+                "Not legal: a leader knows the last five batches of an idempotent producer, and a producer keeps \
+                                  its sequences (KIP-98, KIP-360).",
+            )
+        } else if is_restated {
+            let why = "Legal: the idempotent producer had met a gap, or given a batch up, and began a new epoch, in which it \
+                       sent anew what was in flight (KIP-360). In another epoch the same records are another batch \
+                       (KAFKA-14034).";
+            (Ruling::Legal, why)
+        } else {
+            (Ruling::RuleBroken, "Not legal: a leader knows the last five batches of an idempotent producer (KIP-98).")
+        };
+        Verdict { ruling, why: why.to_owned(), remedies: Vec::new() }
+    }
+
+    /// A known defect of idempotence is on.
+    fn breaks_idempotence(&self) -> bool {
+        self.case.settings.defects.keys().any(|name| DEFECTS_OF_IDEMPOTENCE.contains(&name.as_str()))
     }
 
     /// Value `a` was sent before `b` and stands behind it.
@@ -97,7 +165,11 @@ impl Facts<'_> {
             settings: vec![Setting { key: "max.in.flight.requests.per.connection", value: "1".to_owned() }],
             why: "nothing else is sent to a partition while a batch of it waits for its retry".to_owned(),
         };
-        let remedies = vec![idempotence("the leader takes batches only in the order of their sequences (KIP-98)"), one];
+        let is_idempotent = self.case.settings.producers.get(producer).is_some_and(|p| p.enable_idempotence);
+        let mut remedies = vec![one];
+        if !is_idempotent {
+            remedies.insert(0, idempotence("the leader takes batches only in the order of their sequences (KIP-98)"));
+        }
         Some(Explanation {
             kind: kind.to_owned(),
             also: Vec::new(),
@@ -111,11 +183,22 @@ impl Facts<'_> {
             decision: format!(
                 "the retry after {error} of a batch that a later one, in flight with it, had overtaken meanwhile"
             ),
-            ruling: Ruling::Legal,
-            why: format!(
-                "Legal: with max.in.flight.requests.per.connection={in_flight} and no idempotence a batch that is sent \
-                 again lands behind those that were sent after it."
-            ),
+            ruling: if is_idempotent && self.breaks_idempotence() { Ruling::RuleBroken } else { Ruling::Legal },
+            why: match is_idempotent {
+                true if self.breaks_idempotence() => {
+                    "Not legal: an idempotent producer numbers its batches in the order in which it sends them."
+                        .to_owned()
+                }
+                true => {
+                    "Legal: the idempotent producer had begun a new epoch, in which the order of what was in flight in \
+                         the one before is not guarded any more (KIP-360, KAFKA-14034)."
+                        .to_owned()
+                }
+                false => format!(
+                    "Legal: with max.in.flight.requests.per.connection={in_flight} and no idempotence a batch that is \
+                     sent again lands behind those that were sent after it."
+                ),
+            },
             holders: None,
             isr: None,
             remedies: if in_flight > 1 { remedies } else { Vec::new() },

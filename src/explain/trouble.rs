@@ -368,6 +368,7 @@ fn rule(name: &str) -> &'static str {
             "the committed batches of an idempotent producer follow on one another: no gap and no repeat in its sequences"
         }
         "liveness" => "a cluster in which every fault has ended gets all replicas back in sync",
+        "unreadable" => "a cluster in which every fault has ended can be read to the end",
         _ => "an invariant that the observer checks at every event",
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use super::guard::Guard;
 use crate::check::{self, Anomalies, Context, allowed};
 use crate::history::{EventType, MicroOp};
-use crate::lab::outcome::{End, RunOutcome};
+use crate::lab::outcome::{End, RunOutcome, Violation};
 use crate::protocol::Offset;
 use crate::scenario::Variant;
 use crate::world::Time;
@@ -60,7 +60,7 @@ pub fn examine(variant: &Variant, outcome: &RunOutcome) -> Option<Failure> {
         return None;
     }
     let guard = Guard::of(variant, outcome);
-    let violations = violations(outcome, &guard);
+    let violations = violations(variant, outcome, &guard);
     let anomalies = unexcused(variant, outcome, &anomalies, &guard);
     let first = violations.first().or_else(|| {
         let weighty = LOSSES.iter().find_map(|rule| anomalies.iter().find(|finding| finding.0.rule == *rule));
@@ -88,8 +88,13 @@ fn place_of(message: &str) -> String {
     [parts.next(), parts.next()].into_iter().flatten().collect::<Vec<_>>().join(":")
 }
 
-fn violations(outcome: &RunOutcome, guard: &Guard) -> Vec<Finding> {
-    let unexcused = outcome.violations.iter().filter(|violation| guard.excuse_violation(violation).is_none());
+fn violations(variant: &Variant, outcome: &RunOutcome, guard: &Guard) -> Vec<Finding> {
+    // A leader that has lost what it knew of a producer cannot be right about its sequences.
+    let is_forgotten = |violation: &Violation| {
+        violation.name == "producer-sequence" && Context::of_run(variant, outcome).producers_forgotten
+    };
+    let is_excused = |violation: &Violation| guard.excuse_violation(violation).is_some() || is_forgotten(violation);
+    let unexcused = outcome.violations.iter().filter(|violation| !is_excused(violation));
     unexcused
         .map(|violation| {
             let signature = Signature { rule: violation.name.to_owned(), site: guard.site_of_violation(violation) };

@@ -7,6 +7,8 @@ mod bench_log;
 mod cluster;
 mod environment;
 mod ghost;
+pub mod groups;
+mod member;
 mod nemesis;
 pub mod outcome;
 mod recorder;

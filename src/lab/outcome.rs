@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::groups::GroupFigures;
 use crate::client::ResetReason;
 use crate::history::HistoryEvent;
 use crate::observe::Observation;
@@ -162,6 +163,8 @@ pub struct RunOutcome {
     pub trace: Vec<TraceEvent>,
     pub faults: Vec<FiredFault>,
     pub violations: Vec<Violation>,
+    /// Of all consumer groups together; none without groups.
+    pub groups: Option<GroupFigures>,
     pub digest: u64,
     /// When the workloads began; `at` of scenario times counts from here.
     pub started_at: Time,

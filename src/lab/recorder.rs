@@ -8,8 +8,9 @@ use serde_json::Value as Json;
 use tokio::sync::Notify;
 
 use super::ghost::Ghost;
+use super::groups::Groups;
 use super::outcome::{FiredFault, Phase, TraceEvent, TraceKind, Violation};
-use crate::history::{EventType, Function, HistoryEvent, MicroOp, Value};
+use crate::history::{EventType, Function, HistoryEvent, MicroOp, Rebalance, Value};
 use crate::observe::{Observation, Observer};
 use crate::protocol::{Offset, TopicPartition};
 use crate::world::Time;
@@ -33,6 +34,7 @@ pub struct State {
     pub history: Vec<HistoryEvent>,
     pub trace: Vec<TraceEvent>,
     pub ghost: Ghost,
+    pub groups: Groups,
     pub faults: Vec<FiredFault>,
     pub tallies: BTreeMap<TopicPartition, Tally>,
     /// Workloads that still have something to do, by client name.
@@ -45,6 +47,14 @@ pub struct State {
     pub admin_done: BTreeMap<String, Result<(), String>>,
     keys: BTreeMap<TopicPartition, String>,
     processes: i64,
+}
+
+/// What a poll of a group's member gave, and what has happened to it since the last one.
+pub struct GroupPoll<'a> {
+    pub records: &'a [(TopicPartition, Offset, Json)],
+    pub rebalanced: Vec<Vec<TopicPartition>>,
+    /// What was committed successfully.
+    pub committed: BTreeMap<TopicPartition, Offset>,
 }
 
 /// A client thread in the history. After an unknown outcome it goes on as a new process.
@@ -273,6 +283,29 @@ impl State {
         self.event(at, process, EventType::Invoke, Function::Poll, None);
         let op = MicroOp::Poll { records: by_key };
         self.event(at, process, EventType::Ok, Function::Poll, Some(Value::Ops(vec![op])));
+    }
+
+    /// A member of a group begins to read these partitions together with the others.
+    pub fn subscribed(&mut self, at: Time, process: ProcessId, partitions: &[TopicPartition], group: &str) {
+        let keys: Vec<String> = partitions.iter().map(|p| self.key(p)).collect();
+        for kind in [EventType::Invoke, EventType::Ok] {
+            let event = self.event(at, process, kind, Function::Subscribe, Some(Value::Keys(keys.clone())));
+            event.group = Some(group.to_owned());
+        }
+    }
+
+    pub fn polled_as_member(&mut self, at: Time, process: ProcessId, poll: GroupPoll<'_>) {
+        let GroupPoll { records, rebalanced, committed } = poll;
+        self.polled(at, process, records);
+        let rebalanced: Vec<Rebalance> = rebalanced
+            .iter()
+            .map(|partitions| Rebalance { keys: partitions.iter().map(|p| self.key(p)).collect() })
+            .collect();
+        let committed: BTreeMap<String, i64> =
+            committed.iter().map(|(partition, offset)| (self.key(partition), offset.0)).collect();
+        let event = self.history.last_mut().expect("the poll just recorded");
+        event.rebalance_log = (!rebalanced.is_empty()).then_some(rebalanced);
+        event.committed = (!committed.is_empty()).then_some(committed);
     }
 
     /// Sum over a topic's partitions, or one partition's tally (`orders` or `orders-0`).

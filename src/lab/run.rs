@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::cluster::{AdminRequest, Cluster, run as run_process};
 use super::environment::sim_config;
+use super::member::{MemberProcess, MemberSpec};
 use super::nemesis::Nemesis;
 use super::outcome::{End, Phase, RunOutcome};
 use super::recorder::{Recorder, State};
@@ -90,6 +91,7 @@ fn outcome(seed: u64, end: End, facts: Facts, state: State, wall_ms: u64) -> Run
         seed,
         end,
         events: state.trace.len() as u64,
+        groups: state.groups.figures(&state.history),
         history: state.history,
         trace: state.trace,
         faults: state.faults,
@@ -241,20 +243,26 @@ impl Supervisor {
                         })
                     });
                 }
-                Workload::Consume { name, topic, start, config } => {
+                Workload::Consume { name, topic, start, config, membership } => {
                     names.push(name.clone());
                     let partitions: Vec<TopicPartition> =
                         self.partitions().into_iter().filter(|p| p.topic.0.as_str() == topic).collect();
                     let (start, sim, config) = (self.sim.now() + *start, self.sim.clone(), config.clone());
                     let (name, defects) = (name.clone(), self.variant.cluster.defects);
+                    let (topic, membership, started_at) = (topic.clone(), membership.clone(), self.sim.now());
                     self.sim.add_machine(&name.clone(), false, move |world, net| {
                         let (name, partitions) = (name.clone(), partitions.clone());
+                        let (topic, membership) = (topic.clone(), membership.clone());
                         let config = ConsumerConfig { defects, ..config.clone() };
                         let (bootstrap, recorder, sim) = (bootstrap.clone(), recorder.clone(), sim.clone());
                         Box::pin(async move {
                             sleep_until(&sim, start).await;
-                            let process = ConsumeProcess::new(world, name, partitions, config, bootstrap, recorder);
-                            run_process(process, net).await;
+                            let Some(membership) = membership else {
+                                let process = ConsumeProcess::new(world, name, partitions, config, bootstrap, recorder);
+                                return run_process(process, net).await;
+                            };
+                            let spec = MemberSpec { name, topic, partitions, membership, config, started_at };
+                            run_process(MemberProcess::new(world, spec, bootstrap, recorder), net).await;
                         })
                     });
                 }
@@ -288,7 +296,11 @@ impl Supervisor {
     /// liveness, and the run goes on to read what can be read.
     async fn heal(&self, nemesis: &mut Nemesis) -> Result<(), String> {
         let deadline = self.sim.now() + PHASE_MAX;
-        self.recorder.lock().stop_sending = true;
+        let ended_at = self.sim.now();
+        let mut state = self.recorder.lock();
+        state.stop_sending = true;
+        state.groups.end(ended_at);
+        drop(state);
         loop {
             nemesis.heal_everything();
             if nemesis.is_idle() || self.sim.now() >= deadline {

@@ -357,7 +357,7 @@ impl ConsumeProcess {
     }
 }
 
-fn into_value(record: ConsumerRecord) -> (TopicPartition, Offset, Json) {
+pub(super) fn into_value(record: ConsumerRecord) -> (TopicPartition, Offset, Json) {
     let in_header = || record.headers.iter().find(|header| header.key == *NUMBER_HEADER)?.value.as_ref();
     let value = parse_payload(record.value.as_ref().or_else(in_header));
     (record.partition, record.offset, value)

@@ -217,7 +217,6 @@ impl Loader {
             epochs: self.epochs,
             deleted_files: Vec::new(),
             producers,
-            scratch: Vec::new(),
             staged: Vec::new(),
             staged_producers: Vec::new(),
         };

@@ -15,6 +15,8 @@ mod loader;
 #[cfg(test)]
 mod model_tests;
 mod partition_log;
+#[cfg(test)]
+mod producer_model_tests;
 mod producers;
 pub mod record;
 mod retention;

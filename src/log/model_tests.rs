@@ -3,6 +3,10 @@
 //!
 //! `FAULTLINE_LOG_CASES` runs so many cases, of about 200 steps each, with a random seed.
 
+mod cut_short;
+
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use rand::{RngExt, SeedableRng};
@@ -12,9 +16,11 @@ use super::partition_log::{DropReason, RecoveryReport};
 use super::testing::*;
 use super::{LoadedLog, Log, LogConfig, LogDirectory};
 use crate::observe::{BatchInfo, LogStartReason};
-use crate::protocol::{BrokerEpoch, LeaderEpoch, Offset};
+use crate::protocol::{BrokerEpoch, LeaderEpoch, Offset, TopicPartition};
 use crate::world::sim::{Change, Pending, Survival};
 use crate::world::{Disk, Rng, Time};
+
+static ORDERS: LazyLock<TopicPartition> = LazyLock::new(orders);
 
 /// 550 cases of 200 steps in the mean.
 const CASES: u32 = 550;
@@ -55,6 +61,12 @@ enum Op {
         thousandths: u64,
     },
     Stop,
+    /// Another operation, during which the process dies after so many changes to the disk; perhaps with the power.
+    CutShort {
+        op: Box<Op>,
+        calls: u64,
+        loss: Option<Loss>,
+    },
 }
 
 /// What a power loss leaves of what was not synced.
@@ -94,8 +106,19 @@ fn survival() -> impl Strategy<Value = Survival> {
     ]
 }
 
+fn loss() -> impl Strategy<Value = Loss> {
+    (survival(), survival(), any::<u64>()).prop_map(|(pages, entries, seed)| Loss { pages, entries, seed })
+}
+
 fn op() -> impl Strategy<Value = Op> {
-    let loss = (survival(), survival(), any::<u64>()).prop_map(|(pages, entries, seed)| Loss { pages, entries, seed });
+    let cut_short = (whole_op(), 0..12u64, proptest::option::of(loss()));
+    prop_oneof![
+        12 => whole_op(),
+        1 => cut_short.prop_map(|(op, calls, loss)| Op::CutShort { op: Box::new(op), calls, loss }),
+    ]
+}
+
+fn whole_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         16 => (1..4usize, 0..2_500usize).prop_map(|(records, value_bytes)| Op::AppendAsLeader { records, value_bytes }),
         6 => (1..4usize, 0..1_500usize, prop_oneof![4 => Just(0), 1 => 1..5i64])
@@ -113,7 +136,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..=1000i64).prop_map(Op::Truncate),
         1 => (0..50i64).prop_map(Op::StartAnew),
         1 => Just(Op::Kill),
-        4 => loss.prop_map(Op::LosePower),
+        4 => loss().prop_map(Op::LosePower),
         2 => (any::<usize>(), 0..1000u64).prop_map(|(file, thousandths)| Op::FlipBit { file, thousandths }),
         1 => Just(Op::Stop),
     ]
@@ -253,6 +276,7 @@ impl Run {
             Op::LosePower(ref loss) => self.lose_power(loss).await,
             Op::FlipBit { file, thousandths } => self.flip_bit(file, thousandths).await,
             Op::Stop => self.stop().await,
+            Op::CutShort { ref op, calls, ref loss } => self.cut_short(op, calls, loss.as_ref()).await,
         }
         self.check();
         self.steps += 1;

@@ -7,7 +7,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::batch::{self, AppendOrigin, BatchError, Header, NO_TIMESTAMP};
+use super::batch::{self, AppendOrigin, BatchError, HEADER_BYTES, Header, NO_TIMESTAMP};
 use super::config::{LogConfig, TimestampType};
 use super::epoch_cache::EpochCache;
 use super::producers::{Checked, ProducerBatch, ProducerError, ProducerSlot, Producers};
@@ -137,8 +137,7 @@ pub struct Log {
     /// Files of segments that are no part of the log any more and are still on the disk.
     pub(super) deleted_files: Vec<DeletedFile>,
     pub(super) producers: Producers,
-    /// The bytes and the batches of the append at hand, kept to be allocated once.
-    pub(super) scratch: Vec<u8>,
+    /// The batches of the append at hand, kept to be allocated once.
     pub(super) staged: Vec<Stored>,
     /// Headers of a follower's staged batches that carry a producer id.
     pub(super) staged_producers: Vec<Header>,
@@ -266,23 +265,24 @@ impl Log {
         }
         header.base_offset = self.log_end;
         header.leader_epoch = epoch;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        scratch.extend_from_slice(records);
-        batch::stamp(&mut scratch, header.base_offset, epoch);
+        // What is stamped is copied here, and the records once, to where they are stored.
+        let (front, body) = records.split_first_chunk().expect("a batch that was checked has a header");
+        let mut front: [u8; HEADER_BYTES] = *front;
         let log_append_time = match self.config.message_timestamp_type {
             TimestampType::CreateTime => None,
             TimestampType::LogAppendTime => Some(wall_clock_ms),
         };
         if log_append_time.is_some() || header.is_log_append_time() {
             let max_timestamp = log_append_time.unwrap_or(header.max_timestamp);
-            batch::set_max_timestamp(&mut scratch, &mut header, log_append_time.is_some(), max_timestamp);
+            let mut stamped = records.to_vec();
+            batch::set_max_timestamp(&mut stamped, &mut header, log_append_time.is_some(), max_timestamp);
+            front = *stamped.first_chunk().expect("as long as before");
         }
+        batch::stamp(&mut front, header.base_offset, epoch);
         self.staged.clear();
         self.staged.push(Stored::new(&header, 0));
         self.staged_producers.clear();
-        let flushed_to = self.commit(&scratch, wall_clock_ms);
-        self.scratch = scratch;
+        let flushed_to = self.commit([&front, body], wall_clock_ms);
         if header.producer_id >= 0 && flushed_to.is_ok() {
             self.note_producer(slot, &header);
         }
@@ -341,7 +341,7 @@ impl Log {
             });
         };
         let (base_offset, last_offset) = (first.base_offset, last.last_offset);
-        let flushed_to = self.commit(&records[range], wall_clock_ms)?;
+        let flushed_to = self.commit([&records[range], &[]], wall_clock_ms)?;
         Ok(Appended { base_offset, last_offset, batches, sequences: None, flushed_to, log_append_time })
     }
 
@@ -371,14 +371,15 @@ impl Log {
         Ok(start..end)
     }
 
-    /// Writes the staged batches, `data`, rolling before and flushing after it as configured; returns up to
+    /// Writes the staged batches, `data` in two parts, rolling before and flushing after it as configured; returns up to
     /// where that made the log durable. Epochs come first, as in Kafka: the checkpoint never lacks an epoch
     /// that the log has.
-    fn commit(&mut self, data: &[u8], wall_clock_ms: i64) -> Result<Option<Offset>, AppendError> {
+    fn commit(&mut self, data: [&[u8]; 2], wall_clock_ms: i64) -> Result<Option<Offset>, AppendError> {
         let (Some(first), Some(last)) = (self.staged.first(), self.staged.last()) else { return Ok(None) };
         let (first_offset, last_offset) = (first.info.base_offset, last.info.last_offset);
         let max_timestamp = self.staged.iter().map(|batch| batch.max_timestamp).max().unwrap_or(NO_TIMESTAMP);
-        let params = RollParams { bytes: data.len() as u64, last_offset, max_timestamp, wall_clock_ms };
+        let params =
+            RollParams { bytes: (data[0].len() + data[1].len()) as u64, last_offset, max_timestamp, wall_clock_ms };
         self.assign_staged_epochs()?;
         let mut flushed_to = None;
         let indexes = self.config.indexes();

@@ -187,22 +187,23 @@ impl Segment {
         u64::try_from(until.saturating_sub(since)).is_ok_and(|waited| waited > segment_ms)
     }
 
-    /// Appends `data`, the batches of `staged`, in one write. When the write fails what may have reached the
+    /// Appends `data`, the batches of `staged` in two parts, in one write. When the write fails what may have reached the
     /// file is cut off again, as far as the disk lets us.
     pub fn append(
         &mut self,
-        data: &[u8],
+        data: [&[u8]; 2],
         staged: &[Stored],
         indexes: IndexConfig,
         wall_clock_ms: i64,
     ) -> io::Result<()> {
         self.log_dirty = true;
-        if let Err(e) = self.log.append(data) {
+        if let Err(e) = self.log.append_both(data[0], data[1]) {
             let _ = self.log.truncate(self.size_bytes);
             return Err(e);
         }
         let position = self.size_bytes;
-        self.size_bytes += data.len() as u64;
+        let bytes = (data[0].len() + data[1].len()) as u64;
+        self.size_bytes += bytes;
         self.created_ms.get_or_insert(wall_clock_ms);
         self.modified_ms = Some(wall_clock_ms);
         for batch in staged {
@@ -212,7 +213,7 @@ impl Segment {
             self.first_timestamp = self.max_timestamp.timestamp;
         }
         let last_offset = self.next_offset() + -1;
-        self.indexes.append(indexes, position, data.len() as u64, last_offset, self.max_timestamp)
+        self.indexes.append(indexes, position, bytes, last_offset, self.max_timestamp)
     }
 
     fn note(&mut self, batch: Stored) {

@@ -150,6 +150,11 @@ impl Machine {
         self.disk()
     }
 
+    /// The process gets to make so many more changes to the disk; every one after them fails.
+    pub fn crash_after_disk_calls(&self, calls: u64) {
+        self.simulation.crash_after_disk_calls(NAME, calls);
+    }
+
     /// Flips the bits of `mask` in one byte of a file, on the medium and in the page cache.
     pub fn rot(&self, path: &str, position: u64, mask: u8) -> std::io::Result<()> {
         self.simulation.rot(NAME, path, position, mask)

@@ -551,6 +551,23 @@ fn a_deleted_log_stays_deleted() {
 }
 
 #[test]
+fn what_is_read_is_the_page_caches_own_memory() {
+    on_fresh_disk(|disk| {
+        let (_, mut log) = create(&disk, &LogConfig::default());
+        let batch = batch_of(2, 100, 1_000);
+        let set: Vec<Bytes> = (0..3).map(|at| stored(&batch, 2 * at, 1)).collect();
+        log.append_as_follower(&concat(&set), 0).unwrap();
+        let file = disk.open("data/orders-0/00000000000000000000.log").unwrap();
+        let cached = file.read_at(0, file.len() as usize).unwrap();
+        let is_cached = |read: &Bytes| cached.as_ptr_range().contains(&read.as_ptr());
+        let all = log.read(Offset(0), Offset(6), 1 << 20, true).unwrap();
+        assert!(all.len() == cached.len() && is_cached(&all));
+        assert!(is_cached(&log.read(Offset(3), Offset(6), 1, true).unwrap()), "the batch in the middle");
+        assert!(!is_cached(&Bytes::copy_from_slice(&all)), "a copy would be noticed");
+    });
+}
+
+#[test]
 fn finds_offsets_by_timestamp() {
     on_fresh_disk(|disk| {
         let (_, mut log) = create(&disk, &small_segments());

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::model::{Account, Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport};
 use super::trace;
-use crate::check::{self, Anomalies, Context, Evidence, allowed};
+use crate::check::{self, Anomalies, Context, Evidence, Expired, allowed};
 use crate::config::Acks;
 use crate::explain::{self, Case, Settings};
 use crate::history::{EventType, HistoryEvent, MicroOp};
@@ -58,6 +58,7 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
         anomalies: anomalies.iter().map(|(name, evidence)| (name.to_owned(), evidence.len() as u64)).collect(),
         evidence: first_evidence(&anomalies),
         violations: group_violations(&outcome.violations, outcome.started_at),
+        groups: outcome.groups,
         unavailable_ms: unavailable(&outcome.history).as_millis() as u64,
         unavailable_measured: waits_for_acks(point),
         expectations: Vec::new(),
@@ -80,7 +81,10 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
     let (verdict, problems) = match &outcome.end {
         End::Panicked(message) => (Verdict::Panicked, vec![format!("panicked: {message}")]),
         End::Unfinished(waiting) => (Verdict::Unfinished, vec![format!("did not finish: {waiting}")]),
-        End::Complete => judge_complete(point, &mut report),
+        End::Complete => {
+            let left = Expired::of(&outcome.trace).leaves(&anomalies, &report.allowed);
+            judge_complete(point, &left, &mut report)
+        }
     };
     (report.verdict, report.problems) = (verdict, problems);
     report
@@ -99,7 +103,8 @@ fn account(variant: &Variant, settings: &Settings, outcome: &RunOutcome) -> Opti
     Some(Account { partition, offset, value, lines })
 }
 
-fn judge_complete(variant: &Variant, report: &mut RunReport) -> (Verdict, Vec<String>) {
+/// `left`: what the table excuses by deletion and nobody deleted, with how many cases.
+fn judge_complete(variant: &Variant, left: &[(&str, u64)], report: &mut RunReport) -> (Verdict, Vec<String>) {
     let mut problems = Vec::new();
     for expectation in &variant.expect {
         let judged = judge_expectation(expectation, report);
@@ -123,6 +128,9 @@ fn judge_complete(variant: &Variant, report: &mut RunReport) -> (Verdict, Vec<St
         if *count > 0 && !is_expected(name) && report.allowance(name).is_none() {
             problems.push(format!("{name}: {count} found, none allowed"));
         }
+    }
+    for (name, count) in left.iter().filter(|(name, _)| !is_expected(name)) {
+        problems.push(format!("{name}: {count} found of records that retention did not delete, none allowed"));
     }
     for violation in &report.violations {
         if !is_expected(violation.name) && report.allowance(violation.name).is_none() {
@@ -153,6 +161,7 @@ fn judge_expectation(expectation: &Expectation, report: &RunReport) -> Expectati
 /// A count, `unavailable-ms`, an anomaly or a violation; what was not found is 0.
 fn metric_value(metric: &str, report: &RunReport) -> u64 {
     let counts = &report.counts;
+    let groups = report.groups.unwrap_or_default();
     match metric {
         "sent" => counts.sent,
         "acked" => counts.acked,
@@ -163,6 +172,11 @@ fn metric_value(metric: &str, report: &RunReport) -> u64 {
         "compacted" => counts.compacted,
         "sent-and-missing" | "sent_and_missing" => counts.sent_and_missing,
         "unavailable-ms" | "unavailable_ms" => report.unavailable_ms,
+        "processed" => groups.processed,
+        "reprocessed" => groups.reprocessed,
+        "skipped" => groups.skipped,
+        "rebalances" => groups.rebalances,
+        "unowned-ms" => groups.unowned_ms,
         name => {
             let violations = report.violations.iter().find(|violation| violation.name == name);
             report.anomalies.get(name).copied().or(violations.map(|violation| violation.count)).unwrap_or(0)

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::check::{Allowance, Evidence};
 use crate::explain::Settings;
+use crate::lab::groups::GroupFigures;
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -121,6 +122,9 @@ pub struct RunReport {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub evidence: BTreeMap<String, Vec<Evidence>>,
     pub violations: Vec<ViolationReport>,
+    /// What the consumer groups did, together; none without groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<GroupFigures>,
     /// The worst partition's time without a successful send while one was tried; see [`super::judge`].
     pub unavailable_ms: u64,
     /// False if no producer waits for acknowledgements: `unavailable_ms` is then 0 and means nothing.

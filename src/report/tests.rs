@@ -4,7 +4,7 @@ use super::files::{self, Kept};
 use super::{Look, Report, RunReport, Verdict, human, judge, junit};
 use crate::history::{EventType, Function, HistoryEvent, MicroOp, Value};
 use crate::lab::outcome::{End, FiredFault, Phase, RunOutcome, TraceEvent, TraceKind, Violation};
-use crate::observe::{BatchInfo, Observation, TruncationReason};
+use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason};
 use crate::protocol::{BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicPartition};
 use crate::scenario::{self, Scenario};
 use crate::world::Time;
@@ -68,6 +68,7 @@ impl RunOf {
                 resolved: vec!["broker-1".to_owned()],
             }],
             violations: Vec::new(),
+            groups: None,
             digest: 0xfa17_11fe,
             started_at: Time::from_millis(1_000),
             ended_at: Time::from_millis(9_000),
@@ -276,6 +277,28 @@ fn an_anomaly_that_nothing_explains_is_unexpected() {
     push(&mut outcome.history, EventType::Ok, 8_200, poll);
     let report = judge(&scenario, variant_of(&scenario, "all"), &outcome);
     assert_eq!(report.problems, ["aborted-read: 1 found, none allowed"]);
+}
+
+#[test]
+fn retention_excuses_what_it_deleted_and_no_other_loss() {
+    let scenario = scenario::parse("retention", "", SCENARIO.split("[expect]").next().expect("a scenario"));
+    let scenario = scenario.expect("a good scenario");
+    let read_beyond_the_first_five_with_log_start_at = |to| {
+        let mut outcome = RunOf { acks: "all", loses_tail: false }.outcome();
+        outcome.history.pop();
+        let records = (5..10).map(|value| (Some(value), value.into())).collect();
+        let poll = MicroOp::Poll { records: [("orders-0".to_owned(), records)].into_iter().collect() };
+        push(&mut outcome.history, EventType::Ok, 8_000, poll);
+        let (partition, from, reason) = (orders(), Offset(0), LogStartReason::RetentionTime);
+        let moved = Observation::LogStartMoved { partition, from, to: Offset(to), reason };
+        outcome.trace.insert(2, at(1_050, "broker-2", TraceKind::Observed(moved)));
+        outcome.trace.retain(|event| !matches!(event.what, TraceKind::Stopped { .. }));
+        judge(&scenario, variant_of(&scenario, "all"), &outcome).problems
+    };
+    assert_eq!(read_beyond_the_first_five_with_log_start_at(5), [""; 0]);
+    let left = "2 found of records that retention did not delete, none allowed";
+    let problems = read_beyond_the_first_five_with_log_start_at(3);
+    assert_eq!(problems, [format!("unseen: {left}"), format!("lost-write: {left}")]);
 }
 
 #[test]

@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use super::diagnostics::Mistakes;
 use super::expression;
+use super::faults::disk::word;
 use super::machines;
-use super::model::{ClockSetting, LinkSetting};
+use super::model::{ClockSetting, CommitStyle, Ending, LinkSetting, Membership};
 use super::table::{Section, Spanned, Text, scalar, text_at, type_of};
-use super::vocabulary::{CLUSTER_KEYS, CONSUME_KEYS, DEFECTS_AXIS, PRODUCE_KEYS, TOP_KEYS, TOPIC_KEYS, WORKLOAD_KINDS};
+use super::vocabulary::{
+    CLUSTER_KEYS, COMMIT_STYLES, CONSUME_KEYS, DEFECTS_AXIS, ENDINGS, MEMBER_KEYS, PRODUCE_KEYS, TOP_KEYS, TOPIC_KEYS,
+    WORKLOAD_KINDS,
+};
 use crate::config::{self, ConfigError, Scope};
 use crate::defect::Defects;
 use crate::world::sim::LinkModel;
@@ -93,7 +97,11 @@ pub(super) enum Kind {
         /// From `acks`, or from `config`.
         acks: Option<Setting>,
     },
-    Consume,
+    Consume {
+        membership: Option<Membership>,
+        /// `group.instance.id` is the client's name.
+        is_static: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -110,7 +118,7 @@ impl WorkloadDraft {
     pub(super) fn scope(&self) -> Scope {
         match self.kind {
             Kind::Produce { .. } => Scope::Producer,
-            Kind::Consume => Scope::Consumer,
+            Kind::Consume { .. } => Scope::Consumer,
         }
     }
 }
@@ -339,7 +347,7 @@ fn workload(section: &Section<'_>, name: String, draft: &Draft, mistakes: &mut M
         mistakes.add(&start.span, format!("this workload starts after the scenario's end ({:?})", end.value));
     }
     let config = settings(section, "the workload's config", scope, mistakes);
-    let kind = if is_producer { produce(section, &config, mistakes) } else { Some(Kind::Consume) };
+    let kind = if is_producer { produce(section, &config, mistakes) } else { consume(section, start.value, mistakes) };
     if !section.has("topic") {
         section.missing("topic", "topic = \"orders\"", mistakes);
     }
@@ -377,6 +385,49 @@ fn produce(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -
     }
     let records = section.integer("records", 1..=i64::MAX, mistakes)?.value as u64;
     Some(Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, timestamp_offset_ms, acks })
+}
+
+fn consume(section: &Section<'_>, start: Duration, mistakes: &mut Mistakes) -> Option<Kind> {
+    let Some(group) = section.text("group", mistakes) else {
+        let of_member = |key: &Text| MEMBER_KEYS.contains(&key.value.as_str());
+        if let Some(key) = section.entries().into_iter().map(|entry| entry.key).find(of_member) {
+            mistakes
+                .add(&key.span, format!("`{}` needs `group`: the consumer is in none", key.value))
+                .help("for example `group = \"billing\"`");
+        }
+        return (!section.has("group")).then_some(Kind::Consume { membership: None, is_static: false });
+    };
+    let commit = word(section, "commit", COMMIT_STYLES, mistakes)?.unwrap_or(CommitStyle::Automatic);
+    let processing = section.duration("processing", mistakes).map_or(Duration::ZERO, |time| time.value);
+    let ending = ending(section, start, mistakes)?;
+    let is_static = section.boolean("static", mistakes).is_some_and(|is_static| is_static.value);
+    let membership = Membership { group: group.value, commit, processing, ending };
+    Some(Kind::Consume { membership: Some(membership), is_static })
+}
+
+/// `end`, `end-at`, `back-after`; none of them is no ending.
+fn ending(section: &Section<'_>, start: Duration, mistakes: &mut Mistakes) -> Option<Option<Ending>> {
+    let kind = word(section, "end", ENDINGS, mistakes)?;
+    let at = section.duration("end-at", mistakes);
+    let back_after = section.duration("back-after", mistakes).map(|after| after.value);
+    let Some(kind) = kind else {
+        if let Some(key) = ["end-at", "back-after"].into_iter().find(|key| section.has(key)) {
+            mistakes
+                .add(&section.span_of(key), format!("`{key}` needs `end`: the member does not end"))
+                .help("for example `end = \"stop\"`");
+        }
+        return Some(None);
+    };
+    let Some(at) = at else {
+        if !section.has("end-at") {
+            section.missing("end-at", "end-at = \"10s\"", mistakes);
+        }
+        return None;
+    };
+    if at.value <= start {
+        mistakes.add(&at.span, format!("this member would end before it starts ({start:?})"));
+    }
+    Some(Some(Ending { kind, at: at.value, back_after }))
 }
 
 fn acks(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -> Option<Setting> {

@@ -139,8 +139,55 @@ pub enum Workload {
         start: Duration,
         config: ProducerConfig,
     },
-    /// A consumer with assigned partitions (all of the topic). Named `consumer-<i>`.
-    Consume { name: String, topic: String, start: Duration, config: ConsumerConfig },
+    /// A consumer with assigned partitions (all of the topic), or a member of a group. Named `consumer-<i>`.
+    Consume {
+        name: String,
+        topic: String,
+        start: Duration,
+        /// With a membership `group.id`, and `group.instance.id` of a static member, are set.
+        config: ConsumerConfig,
+        membership: Option<Membership>,
+    },
+}
+
+/// How a member of a consumer group works.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Membership {
+    pub group: String,
+    pub commit: CommitStyle,
+    /// What the application needs for a record.
+    pub processing: Duration,
+    pub ending: Option<Ending>,
+}
+
+/// When the application commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitStyle {
+    /// The consumer does it: inside of later polls, and on close.
+    Automatic,
+    /// What a poll returned, before it is processed.
+    Before,
+    /// What a poll returned, once all of it is processed.
+    After,
+}
+
+/// How and when a member stops, since the workloads started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    pub kind: EndingKind,
+    pub at: Duration,
+    /// Starts anew so long after it stopped.
+    pub back_after: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndingKind {
+    /// Finishes what the last poll returned, and closes.
+    Stop,
+    /// Leaves off in the middle of it, and closes: an exception, and `finally`.
+    Fail,
+    /// Is gone.
+    Crash,
 }
 
 /// When a fault starts.

@@ -8,7 +8,7 @@ use super::diagnostics::Mistakes;
 use super::draft::{AxisDraft, ClusterDraft, Draft, Kind, Setting, TopicDraft, WorkloadDraft, note_config, same_key};
 use super::expect::{ExpectDraft, contradiction};
 use super::expression;
-use super::model::{Action, Axis, Cluster, Fault, Topic, Variant, Workload};
+use super::model::{Action, Axis, Cluster, CommitStyle, Fault, Topic, Variant, Workload};
 use super::table::{Section, Spanned};
 use super::vocabulary::DEFECTS_AXIS;
 use crate::config::{BrokerConfig, ConfigError, ConsumerConfig, ProducerConfig, Scope, TopicConfig};
@@ -37,7 +37,7 @@ pub(super) fn axes(draft: &Draft) -> Vec<Axis> {
     });
     let needs_acks = draft.workloads.iter().any(|workload| match &workload.kind {
         Kind::Produce { acks, .. } => acks.is_none(),
-        Kind::Consume => false,
+        Kind::Consume { .. } => false,
     });
     let mut axes: Vec<Axis> = Vec::new();
     if needs_acks && !draft.axes.iter().any(|axis| axis.key == "acks") {
@@ -85,7 +85,7 @@ fn fixed_elsewhere(draft: &Draft, axis: &AxisDraft) -> Option<String> {
     }
     let by_name = |workload: &&WorkloadDraft| match &workload.kind {
         Kind::Produce { acks: Some(_), .. } => axis.key == "acks",
-        Kind::Produce { acks: None, .. } | Kind::Consume => false,
+        Kind::Produce { acks: None, .. } | Kind::Consume { .. } => false,
     };
     let workload = draft
         .workloads
@@ -278,7 +278,7 @@ fn check_keys(draft: &Draft, broker: &BrokerConfig, mistakes: &mut Mistakes) {
     for workload in &draft.workloads {
         let is_without_keys = match &workload.kind {
             Kind::Produce { keys, .. } => keys.is_none(),
-            Kind::Consume => false,
+            Kind::Consume { .. } => false,
         };
         let topic = draft.topics.iter().find(|topic| topic.name == workload.topic.value);
         let Some(topic) = topic.filter(|_| is_without_keys) else { continue };
@@ -332,13 +332,19 @@ fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) ->
                 config,
             }
         }
-        Kind::Consume => {
+        Kind::Consume { membership, is_static } => {
             let mut config = ConsumerConfig { client_id: name.clone(), ..ConsumerConfig::default() };
             apply_pins(pins, Scope::Consumer, |key, value| config.set(key, value));
             apply(&draft.config, |key, value| config.set(key, value));
             let set = |key: &str| is_set(key, draft, pins);
-            settle_reconnect_backoff(set, config.reconnect_backoff, &mut config.reconnect_backoff_max);
-            Workload::Consume { name, topic, start, config }
+            settle_reconnect_backoff(&set, config.reconnect_backoff, &mut config.reconnect_backoff_max);
+            if let Some(membership) = membership {
+                config.group_id = Some(membership.group.clone());
+                config.group_instance_id = is_static.then(|| name.clone());
+                // Who commits by hand has switched the other off, unless the file says otherwise.
+                config.enable_auto_commit &= set("enable.auto.commit") || membership.commit == CommitStyle::Automatic;
+            }
+            Workload::Consume { name, topic, start, config, membership: membership.clone() }
         }
     }
 }

@@ -132,7 +132,8 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
     let at_least = |minimum: i64| json!({"type": "integer", "minimum": minimum});
     Some(match key {
         "config" => configuration(scope?),
-        "at" | "after" | "for" | "start" | "jitter" | "period" | "event-cost" => named("duration"),
+        "at" | "after" | "for" | "start" | "jitter" | "period" | "event-cost" | "processing" | "end-at"
+        | "back-after" => named("duration"),
         "latency" => named("latency"),
         "bandwidth" => named("bandwidth"),
         "loss" | "duty" => named("share"),
@@ -141,7 +142,7 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
         "drift" => named("drift"),
         "target" | "from" | "to" => named("target"),
         "when" => named("condition"),
-        "both-ways" | "one-way" | "rack-aware" => json!({"type": "boolean"}),
+        "both-ways" | "one-way" | "rack-aware" | "static" => json!({"type": "boolean"}),
         "log-dirs" => json!({"type": "integer", "minimum": 1, "maximum": 16}),
         "pages" | "entries" => words(SURVIVALS),
         "segment" => words(SEGMENTS),
@@ -157,7 +158,9 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
         "rate" => json!({"type": "integer", "minimum": 1, "maximum": 1_000_000}),
         "records" | "keys" | "count" => at_least(1),
         "tombstones" => at_least(2),
-        "key-prefix" => json!({"type": "string"}),
+        "key-prefix" | "group" => json!({"type": "string"}),
+        "commit" => words(COMMIT_STYLES),
+        "end" => words(ENDINGS),
         "defects" => {
             json!({"type": "array", "items": {"enum": defect_names().collect::<Vec<_>>()}})
         }

@@ -495,3 +495,15 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn every_fault_is_used_by_a_scenario() {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let files =
+        std::fs::read_dir(directory).expect("the scenarios are there").map(|entry| entry.expect("readable").path());
+    let texts: Vec<String> =
+        files.filter(|path| path.is_file()).map(|path| std::fs::read_to_string(path).expect("a text")).collect();
+    let is_used = |action: &str| texts.iter().any(|text| text.contains(&format!("do = \"{action}\"")));
+    let unused: Vec<&&str> = ACTIONS.iter().filter(|action| !is_used(action)).collect();
+    assert!(unused.is_empty() && !is_used("no-such-fault"), "{unused:?}");
+}

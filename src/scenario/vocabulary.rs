@@ -1,5 +1,7 @@
 //! The words that a scenario file may use. What the parser accepts, suggests and documents comes from these lists.
 
+use super::model::{CommitStyle, EndingKind};
+
 /// Keys at the top of the file.
 pub const TOP_KEYS: &[&str] =
     &["seed", "duration", "cluster", "link", "clock", "topic", "matrix", "workload", "fault", "expect"];
@@ -41,7 +43,16 @@ pub const PRODUCE_KEYS: &[&str] = &[
     "config",
 ];
 /// Keys of `[[workload]]` with `kind = "consume"`.
-pub const CONSUME_KEYS: &[&str] = &["kind", "topic", "start", "config"];
+pub const CONSUME_KEYS: &[&str] =
+    &["kind", "topic", "start", "config", "group", "static", "commit", "processing", "end", "end-at", "back-after"];
+/// Keys of a consumer that only a member of a group has.
+pub const MEMBER_KEYS: &[&str] = &["static", "commit", "processing", "end", "end-at", "back-after"];
+/// When a member commits.
+pub const COMMIT_STYLES: &[(&str, CommitStyle)] =
+    &[("automatic", CommitStyle::Automatic), ("before", CommitStyle::Before), ("after", CommitStyle::After)];
+/// How a member stops.
+pub const ENDINGS: &[(&str, EndingKind)] =
+    &[("stop", EndingKind::Stop), ("fail", EndingKind::Fail), ("crash", EndingKind::Crash)];
 /// Keys that every `[[fault]]` may have.
 pub const START_KEYS: &[&str] = &["do", "at", "when", "after"];
 /// Keys of `[[fault]]`, whatever it does.
@@ -260,6 +271,7 @@ pub const METRICS: &[Metric] = &[
     metric_of("acknowledged-incomplete", MetricKind::Violation),
     metric_of("served-uncommitted", MetricKind::Violation),
     metric_of("latest-offset-went-back", MetricKind::Violation),
+    metric_of("owned-twice", MetricKind::Violation),
     metric_of("producer-sequence", MetricKind::Violation),
     metric_of("liveness", MetricKind::Violation),
     metric_of("unreadable", MetricKind::Violation),
@@ -271,6 +283,11 @@ pub const METRICS: &[Metric] = &[
     metric_of("lost", MetricKind::Count),
     metric_of("compacted", MetricKind::Count),
     metric_of("sent-and-missing", MetricKind::Count),
+    metric_of("processed", MetricKind::Count),
+    metric_of("reprocessed", MetricKind::Count),
+    metric_of("skipped", MetricKind::Count),
+    metric_of("rebalances", MetricKind::Count),
+    metric_of("unowned-ms", MetricKind::Millis),
     metric_of("unavailable-ms", MetricKind::Millis),
 ];
 

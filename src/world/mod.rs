@@ -347,6 +347,14 @@ impl File {
         }
     }
 
+    /// Appends both, one behind the other, as one write (`writev`); returns the position written to.
+    pub fn append_both(&mut self, first: &[u8], second: &[u8]) -> io::Result<u64> {
+        match self {
+            File::Sim(f) => f.append_both(first, second),
+            File::Real(f) => f.append(&[first, second].concat()),
+        }
+    }
+
     /// Overwrites from `position`, which must not be beyond the end.
     pub fn write_at(&mut self, position: u64, data: &[u8]) -> io::Result<()> {
         match self {

@@ -199,7 +199,7 @@ fn check_disk(disk: &Disk) -> io::Result<()> {
     let mut file = disk.create("topic-0/b.log")?;
     assert!(file.is_empty());
     assert_eq!(file.append(b"hello ")?, 0);
-    assert_eq!(file.append(b"world")?, 6);
+    assert_eq!(file.append_both(b"wor", b"ld")?, 6);
     assert_eq!(&file.read_at(0, 100)?[..], b"hello world");
     assert_eq!(&file.read_at(3, 5)?[..], b"lo wo");
     assert_eq!(file.read_at(11, 5)?.len(), 0);

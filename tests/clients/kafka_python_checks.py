@@ -50,6 +50,17 @@ def produce_with_each_acks():
         print(f"ok: kafka-python produces with acks={acks} and reads back by assignment")
 
 
+def produce_idempotently():
+    producer = KafkaProducer(bootstrap_servers=BROKER, enable_idempotence=True, acks="all", batch_size=100, linger_ms=1)
+    futures = [producer.send("python-idempotent", str(i).encode(), partition=0) for i in range(200)]
+    producer.flush(timeout=20)
+    assert [f.get(timeout=10).offset for f in futures] == list(range(200))
+    producer.close()
+    records, _, _ = consume("python-idempotent", [0])
+    assert [int(r.value) for r in records] == list(range(200)), records
+    print("ok: kafka-python produces idempotently, in order")
+
+
 def produce_with_default_configuration():
     """The program everybody writes first: no settings but the address."""
     producer = KafkaProducer(bootstrap_servers=BROKER)
@@ -92,6 +103,7 @@ def too_large_is_refused():
 
 
 produce_with_each_acks()
+produce_idempotently()
 produce_with_default_configuration()
 seek_and_offsets_for_times()
 too_large_is_refused()

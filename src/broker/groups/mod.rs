@@ -274,14 +274,12 @@ impl Broker {
         if to.api_version < SEVERAL {
             match self.find_coordinator(now, request.key_type, &request.key, net) {
                 Ok(broker) => {
-                    response.error_message = Some(StrBytes::from_static_str("NONE"));
                     response.node_id = broker.id.0.into();
                     response.host = StrBytes::from_string(broker.endpoint.host);
                     response.port = i32::from(broker.endpoint.port);
                 }
                 Err(error) => {
                     response.error_code = error.code();
-                    response.error_message = Some(StrBytes::from_string(error.to_string()));
                     response.node_id = BrokerId::NONE.0.into();
                     response.port = -1;
                 }

@@ -122,7 +122,13 @@ fn consumer(number: usize, topic: String, pace: Pace) -> BoxedStrategy<Workload>
             for (key, value) in fixed.into_iter().chain([wait, bytes, poll]).flatten() {
                 config.set(key, &value).expect("a drawn value is legal");
             }
-            Workload::Consume { name: format!("consumer-{number}"), topic: topic.clone(), start, config }
+            Workload::Consume {
+                name: format!("consumer-{number}"),
+                topic: topic.clone(),
+                start,
+                config,
+                membership: None,
+            }
         })
         .boxed()
 }

@@ -178,7 +178,12 @@ impl Log {
                 };
                 if let Some(kept) = kept {
                     let header = Header::parse(&kept).expect("a batch that was kept or has just been encoded");
-                    cleaned.append(&kept, &[Stored::new(&header, 0)], self.config.indexes(), filter.wall_clock_ms)?;
+                    cleaned.append(
+                        [&kept, &[]],
+                        &[Stored::new(&header, 0)],
+                        self.config.indexes(),
+                        filter.wall_clock_ms,
+                    )?;
                 }
             }
         }

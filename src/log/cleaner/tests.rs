@@ -361,6 +361,38 @@ fn a_compaction_interrupted_between_any_two_disk_calls_happened_or_did_not() {
     }
 }
 
+/// Not the swap alone: also while cleaned segments are written, and the checkpoint after them.
+#[test]
+fn a_compaction_that_dies_at_any_disk_call_can_be_done_again() {
+    let finishes = |calls: u64, is_power_loss: bool| {
+        Machine::run(|machine| async move {
+            let mut log = Compacted::new(machine, config());
+            log.append_each("a1 b1 a2 c1 a3 b2 d1 d2 d3", 10);
+            log.log.flush().unwrap();
+            let before = log.content();
+            log.machine.crash_after_disk_calls(calls);
+            let dirt = log.log.dirt(None, 100);
+            let cleaned = log.log.clean(&dirt, 100, OFFSET_MAP_KEYS);
+            let is_done = cleaned.is_ok_and(|cleaned| log.directory.checkpoint_cleaned(orders(), cleaned.end).is_ok());
+            let disk = if is_power_loss { log.machine.lose_power().await } else { log.machine.kill().await };
+            log.reopen(&disk);
+            let mut rest = before.iter();
+            assert!(log.content().iter().all(|record| rest.any(|other| other == record)), "as it was, in order");
+            log.log.set_high_watermark(log.log.log_end());
+            if log.directory.cleaned_to(&orders()).is_none() {
+                log.clean(100);
+            }
+            assert_eq!(log.text(), "3c1 4a3 5b2 7d2 8d3", "after {calls} disk calls");
+            is_done
+        })
+    };
+    let mut calls = 0;
+    while !(finishes(calls, true) & finishes(calls, false)) {
+        calls += 1;
+    }
+    assert!(calls > 20, "a compaction takes more than {calls} disk calls");
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     /// (key, has a value) of each record.

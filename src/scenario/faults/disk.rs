@@ -118,7 +118,7 @@ fn bit_rot(section: &Section<'_>, mistakes: &mut Mistakes) -> Option<BitRot> {
 }
 
 /// One of the words of a table; `Some(None)` if the key is not there.
-fn word<T: Copy>(
+pub(in crate::scenario) fn word<T: Copy>(
     section: &Section<'_>,
     key: &str,
     words: &'static [(&'static str, T)],

@@ -6,7 +6,7 @@ mod network;
 
 pub(super) use network::{loss, requests};
 
-mod disk;
+pub(super) mod disk;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -218,7 +218,7 @@ impl<'a> Names<'a> {
         let on_topic = self.draft.workloads.iter().filter(|workload| workload.topic.value == topic);
         let sent = on_topic.fold(0_u64, |sum, workload| match workload.kind {
             Kind::Produce { records, .. } => sum.saturating_add(records),
-            Kind::Consume => sum,
+            Kind::Consume { .. } => sum,
         });
         if least <= sent {
             return Ok(());

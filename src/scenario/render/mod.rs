@@ -12,8 +12,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::draft::{KEY_PREFIX_DEFAULT, VALUE_BYTES_DEFAULT};
-use super::model::{Axis, Cluster, Comparison, Expectation, Scenario, Topic, Variant, Workload};
-use super::vocabulary::DEFECTS_AXIS;
+use super::model::{
+    Axis, Cluster, CommitStyle, Comparison, Ending, Expectation, Membership, Scenario, Topic, Variant, Workload,
+};
+use super::vocabulary::{COMMIT_STYLES, DEFECTS_AXIS, ENDINGS};
 use crate::config::{BrokerConfig, ConsumerConfig, ProducerConfig, Scope, canonical_name};
 use crate::defect::{Defect, Defects};
 
@@ -199,9 +201,12 @@ fn workload(out: &mut String, workload: &Workload, settings: &Entries) {
             }
             start
         }
-        Workload::Consume { name: _, topic, start, config: _ } => {
+        Workload::Consume { name: _, topic, start, config, membership } => {
             pair(out, "kind", "\"consume\"");
             pair(out, "topic", &quoted(topic));
+            if let Some(membership) = membership {
+                member(out, membership, config.group_instance_id.is_some());
+            }
             start
         }
     };
@@ -213,6 +218,30 @@ fn workload(out: &mut String, workload: &Workload, settings: &Entries) {
     }
     let others = settings.iter().filter(|(key, _)| **key != "acks");
     inline_config(out, others.map(|(key, value)| (*key, value.as_str())));
+}
+
+fn member(out: &mut String, membership: &Membership, is_static: bool) {
+    let Membership { group, commit, processing, ending } = membership;
+    pair(out, "group", &quoted(group));
+    if is_static {
+        pair(out, "static", "true");
+    }
+    if let Some((word, _)) =
+        COMMIT_STYLES.iter().find(|(_, style)| style == commit && *commit != CommitStyle::Automatic)
+    {
+        pair(out, "commit", &quoted(word));
+    }
+    if !processing.is_zero() {
+        time(out, "processing", *processing);
+    }
+    if let Some(Ending { kind, at, back_after }) = ending {
+        let word = ENDINGS.iter().find(|(_, other)| other == kind).expect("every ending has a word").0;
+        pair(out, "end", &quoted(word));
+        time(out, "end-at", *at);
+        if let Some(after) = back_after {
+            time(out, "back-after", *after);
+        }
+    }
 }
 
 /// What `[cluster.config]` sets.

@@ -35,12 +35,20 @@ impl Content {
     }
 
     pub(super) fn append(&mut self, data: &[u8]) {
-        if self.tail.capacity() - self.tail.len() < data.len() {
+        self.append_both(data, &[]);
+    }
+
+    /// Both in one piece; returns them as they lie there.
+    pub(super) fn append_both(&mut self, first: &[u8], second: &[u8]) -> &[u8] {
+        let bytes = first.len() + second.len();
+        if self.tail.capacity() - self.tail.len() < bytes {
             self.cut_tail();
             let block = self.len().clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX) as usize;
-            self.tail = BytesMut::with_capacity(block.max(data.len()));
+            self.tail = BytesMut::with_capacity(block.max(bytes));
         }
-        self.tail.extend_from_slice(data);
+        self.tail.extend_from_slice(first);
+        self.tail.extend_from_slice(second);
+        &self.tail[self.tail.len() - bytes..]
     }
 
     fn cut_tail(&mut self) {

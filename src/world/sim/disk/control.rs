@@ -42,6 +42,14 @@ impl Simulation {
         }
     }
 
+    /// The disk takes so many more changes (writes, syncs, creations, renames, removals) from the process that runs, and
+    /// none after them: what it holds then is what a crash between two of its disk calls leaves. The process is to be
+    /// killed, or its machine to lose power, before anybody looks; the next one starts without a limit.
+    pub fn crash_after_disk_calls(&self, machine: &str, calls: u64) {
+        let network = self.core.network();
+        network.machine(network.find(machine)).disk.fence_after(calls);
+    }
+
     /// The machine's page cache forgets its clean pages (memory pressure): what a lying, failing or forgetful disk did
     /// not keep shows from now on, without a reboot.
     pub fn drop_page_cache(&self, machine: &str) {

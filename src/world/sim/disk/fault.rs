@@ -104,6 +104,8 @@ struct Active {
 pub(super) struct Faults {
     begun: u64,
     active: Vec<Active>,
+    /// How many more changes the process gets to make before it dies; `None`: no such end is set.
+    changes_left: Option<u64>,
     wait: Option<IoWait>,
 }
 
@@ -128,7 +130,19 @@ impl Faults {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.active.is_empty()
+        self.active.is_empty() && self.changes_left.is_none()
+    }
+
+    pub(super) fn set_changes_left(&mut self, changes: Option<u64>) {
+        self.changes_left = changes;
+    }
+
+    /// Counts a change; false for the one that the process did not live to make.
+    pub(super) fn allow_change(&mut self) -> bool {
+        let Some(left) = &mut self.changes_left else { return true };
+        let is_allowed = *left > 0;
+        *left = left.saturating_sub(1);
+        is_allowed
     }
 
     pub(super) fn is_stalled(&self) -> bool {

@@ -68,8 +68,11 @@ impl MachineDisk {
 
     pub(super) fn admit(&self, incarnation: Incarnation) {
         self.writer.store(incarnation.0, Ordering::Relaxed);
-        lock(&self.faults).take_wait();
+        let mut faults = lock(&self.faults);
+        faults.take_wait();
+        faults.set_changes_left(None);
         self.has_wait.store(false, Ordering::Relaxed);
+        self.is_faulty.store(!faults.is_empty(), Ordering::Relaxed);
     }
 
     /// From now on no process may write.
@@ -107,6 +110,12 @@ impl MachineDisk {
         let used = self.used_bytes(&scope);
         self.is_faulty.store(true, Ordering::Relaxed);
         lock(&self.faults).begin(fault, scope, used)
+    }
+
+    /// After so many changes the process that runs makes no other one.
+    pub(super) fn fence_after(&self, changes: u64) {
+        lock(&self.faults).set_changes_left(Some(changes));
+        self.is_faulty.store(true, Ordering::Relaxed);
     }
 
     /// Ends one fault, or all.
@@ -158,6 +167,11 @@ impl MachineDisk {
     #[cold]
     fn strike(&self, operation: Operation, path: &str, growth: Option<u64>) -> io::Result<Struck> {
         let mut faults = lock(&self.faults);
+        let is_change = !matches!(operation, Operation::Read { .. });
+        if is_change && !faults.allow_change() {
+            self.fence();
+            return Err(dead());
+        }
         if let Some(growth) = growth
             && faults.limits(path).any(|(scope, capacity)| self.used_bytes(scope) + growth.max(1) > capacity)
         {
@@ -186,8 +200,12 @@ fn check_writer(disk: &MachineDisk, incarnation: Option<Incarnation>) -> io::Res
     match incarnation {
         None => Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the observer does not write")),
         Some(Incarnation(incarnation)) if incarnation == disk.writer.load(Ordering::Relaxed) => Ok(()),
-        Some(_) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "this process is dead")),
+        Some(_) => Err(dead()),
     }
+}
+
+fn dead() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "this process is dead")
 }
 
 fn not_found(path: &str) -> io::Error {
@@ -439,12 +457,22 @@ impl SimFile {
 
     /// See [`File::append`](super::super::File::append).
     pub fn append(&mut self, data: &[u8]) -> io::Result<u64> {
+        self.append_both(data, &[])
+    }
+
+    /// See [`File::append_both`](super::super::File::append_both).
+    pub fn append_both(&mut self, first: &[u8], second: &[u8]) -> io::Result<u64> {
         check_writer(&self.disk, self.incarnation)?;
-        let struck = if self.is_faulty() { self.meet_faults_of_write(data.len(), None)? } else { Struck::default() };
+        let bytes = first.len() + second.len();
+        let struck = if self.is_faulty() { self.meet_faults_of_write(bytes, None)? } else { Struck::default() };
         let inode = &mut *lock(&self.inode);
-        let position = inode.append(data);
-        misplace(inode, struck, position, data);
-        self.record_write(inode, position, data);
+        let position = inode.len();
+        let written = fingerprint(inode.append(first, second));
+        if struck != Struck::default() {
+            let data = [first, second].concat();
+            misplace(inode, struck, position, &data);
+        }
+        self.disk.record(Kind::FileWritten, [inode.number, position, bytes as u64, written]);
         Ok(position)
     }
 
@@ -459,7 +487,7 @@ impl SimFile {
         }
         inode.write(position, data);
         misplace(inode, struck, position, data);
-        self.record_write(inode, position, data);
+        self.disk.record(Kind::FileWritten, [inode.number, position, data.len() as u64, fingerprint(data)]);
         Ok(())
     }
 
@@ -510,10 +538,6 @@ impl SimFile {
         };
         let growth = (position.unwrap_or(len) + bytes as u64).saturating_sub(len);
         self.disk.strike(Operation::Write { bytes: bytes as u64 }, &path, (growth > 0).then_some(growth))
-    }
-
-    fn record_write(&self, inode: &Inode, position: u64, data: &[u8]) {
-        self.disk.record(Kind::FileWritten, [inode.number, position, data.len() as u64, fingerprint(data)]);
     }
 }
 

@@ -1,0 +1,448 @@
+//! A consumer's part in its group under the classic protocol (`AbstractCoordinator`, `ConsumerCoordinator`): finding the
+//! coordinator, joining, sharing out partitions as leader, heartbeats, commits.
+//!
+//! Kafka has two threads here, and so has this, in a manner: what the application's thread does happens in
+//! [`Group::poll`] only (joining, taking up an assignment, automatic commits), what the heartbeat thread does whenever
+//! an event or the time allows ([`Group::drive`]). The rebalance listener is the application, between two polls: a
+//! rebalance that takes partitions away waits for the poll after the one that told of it, and for the commits that were
+//! made meanwhile.
+
+mod assignors;
+mod commits;
+mod membership;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
+use kafka_protocol::messages::{FindCoordinatorRequest, GroupId, TopicName};
+use kafka_protocol::protocol::StrBytes;
+
+use self::commits::{Commit, PendingCommit};
+pub use self::commits::{CommitError, CommitId, CommitResult};
+use super::backoff::ExponentialBackoff;
+use super::metadata::Metadata;
+use super::subscription::AssignedPartition;
+use crate::config::{Assignor, ConsumerConfig};
+use crate::protocol::rpc::{Completion, PeerId, Reply, RpcClient, RpcConfig, RpcError};
+use crate::protocol::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use crate::world::{Endpoint, Event, HostPort, Rng, Time, World};
+
+/// FindCoordinator v4 asks for several keys (KIP-699).
+const FIND_COORDINATOR_VERSION: i16 = 4;
+
+/// What a rebalance did to the application's partitions (`ConsumerRebalanceListener`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RebalanceEvent {
+    /// About to go: the last chance to commit, before the next poll.
+    Revoked(Vec<TopicPartition>),
+    /// Gone: another may own them already.
+    Lost(Vec<TopicPartition>),
+    Assigned {
+        partitions: Vec<TopicPartition>,
+        generation: i32,
+    },
+}
+
+/// What a consumer of a group cannot get past on its own. It stays out of the group from then on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{}", super::error::ErrorName(*.0))]
+pub struct GroupError(pub ErrorCode);
+
+/// `AbstractCoordinator.MemberState`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Unjoined,
+    /// A JoinGroup is in flight.
+    PreparingRebalance,
+    /// Joined; the assignment is awaited.
+    CompletingRebalance,
+    Stable,
+}
+
+/// What an answer is to. The number tells a member's lives apart: answers to an earlier one mean nothing.
+enum Call {
+    FindCoordinator,
+    Join(u64),
+    Sync(u64),
+    Heartbeat(u64),
+    Leave,
+    Commit(CommitId, u64),
+    FetchOffsets(Vec<TopicPartition>),
+}
+
+/// How far the preparation of a rebalance has come (`onJoinPrepare`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Prepare {
+    NotStarted,
+    /// Positions are being committed, not beyond this.
+    Committing(CommitId, Time),
+    /// The application has been told what goes, and goes on with the next poll.
+    Telling,
+    Done,
+}
+
+/// The leader's task, until it knows how many partitions the topics have.
+struct Leading {
+    assignor: Assignor,
+    members: Vec<JoinGroupResponseMember>,
+}
+
+/// What a step wants of the consumer.
+pub(super) enum Action {
+    /// The assignment is this now.
+    Assign(Vec<TopicPartition>),
+    /// What was committed for a partition: where to begin. None: nothing.
+    Committed(TopicPartition, Option<(Offset, LeaderEpoch)>),
+}
+
+/// What a step sees of the consumer.
+pub(super) struct View<'a> {
+    pub partitions: &'a [AssignedPartition],
+    pub metadata: &'a mut Metadata,
+}
+
+pub(super) struct Group {
+    config: ConsumerConfig,
+    id: GroupId,
+    instance: Option<StrBytes>,
+    rpc: RpcClient<Call>,
+    rng: Rng,
+    retry_backoff: ExponentialBackoff,
+    bootstrap: Vec<PeerId>,
+    next_bootstrap: usize,
+    coordinator: Option<PeerId>,
+    is_finding: bool,
+    find_at: Time,
+    find_attempts: u32,
+    topics: Vec<TopicName>,
+    joined_topics: Vec<TopicName>,
+    state: State,
+    generation: i32,
+    member_id: StrBytes,
+    /// Counts resets, joins and syncs.
+    life: u64,
+    needs_rejoin: bool,
+    prepare: Prepare,
+    join_at: Time,
+    join_attempts: u32,
+    leading: Option<Leading>,
+    /// The partition counts that we as leader assigned by.
+    assigned_by: Option<BTreeMap<TopicName, i32>>,
+    /// An assignment that the next poll takes up.
+    synced: Option<Bytes>,
+    /// The new assignment, once the application has let go of what is not in it.
+    taking_up: Option<Vec<TopicPartition>>,
+    /// What was owned when the rebalance began: for the sticky assignor.
+    had: Vec<TopicPartition>,
+    heartbeat_at: Time,
+    is_heartbeat_in_flight: bool,
+    /// When the coordinator was last heard of.
+    session_from: Time,
+    /// Records are with the application since.
+    busy_since: Option<Time>,
+    auto_commit_at: Time,
+    next_commit: u64,
+    commits: Vec<PendingCommit>,
+    commit_results: Vec<CommitResult>,
+    /// Partitions whose committed offsets are known, or looked up.
+    known: BTreeSet<TopicPartition>,
+    fetching: BTreeSet<TopicPartition>,
+    fetch_at: Time,
+    events: Vec<RebalanceEvent>,
+    errors: Vec<GroupError>,
+    actions: Vec<Action>,
+    is_fatal: bool,
+    closing: Option<Closing>,
+    wake_at: Option<Time>,
+    completions: Vec<Completion<Call>>,
+}
+
+/// How far an orderly leave has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Closing {
+    Committing(CommitId),
+    Leaving,
+    /// The LeaveGroup is in flight.
+    Left,
+    Closed,
+}
+
+impl Group {
+    pub fn new(world: &World, config: &ConsumerConfig, group_id: &str, bootstrap: &[HostPort]) -> Group {
+        let rpc_config = RpcConfig {
+            client_id: StrBytes::from_string(config.client_id.clone()),
+            reconnect_backoff: config.reconnect_backoff,
+            reconnect_backoff_max: config.reconnect_backoff_max,
+            connection_setup_timeout: config.socket_connection_setup_timeout,
+            discover_versions: true,
+        };
+        // Connections of its own: a fetch that waits must not hold up a heartbeat.
+        let mut rpc = RpcClient::new(rpc_config, world.rng("consumer-group-rpc"));
+        Group {
+            id: GroupId(StrBytes::from_string(group_id.to_owned())),
+            instance: config.group_instance_id.clone().map(StrBytes::from_string),
+            bootstrap: bootstrap.iter().map(|address| rpc.peer(address)).collect(),
+            rpc,
+            rng: world.rng("consumer-group"),
+            retry_backoff: ExponentialBackoff::new(config.retry_backoff, config.retry_backoff_max),
+            config: config.clone(),
+            next_bootstrap: 0,
+            coordinator: None,
+            is_finding: false,
+            find_at: Time::ZERO,
+            find_attempts: 0,
+            topics: Vec::new(),
+            joined_topics: Vec::new(),
+            state: State::Unjoined,
+            generation: -1,
+            member_id: StrBytes::default(),
+            life: 0,
+            needs_rejoin: true,
+            prepare: Prepare::NotStarted,
+            join_at: Time::ZERO,
+            join_attempts: 0,
+            leading: None,
+            assigned_by: None,
+            synced: None,
+            taking_up: None,
+            had: Vec::new(),
+            heartbeat_at: Time::ZERO,
+            is_heartbeat_in_flight: false,
+            session_from: Time::ZERO,
+            busy_since: None,
+            auto_commit_at: world.now() + config.auto_commit_interval,
+            next_commit: 0,
+            commits: Vec::new(),
+            commit_results: Vec::new(),
+            known: BTreeSet::new(),
+            fetching: BTreeSet::new(),
+            fetch_at: Time::ZERO,
+            events: Vec::new(),
+            errors: Vec::new(),
+            actions: Vec::new(),
+            is_fatal: false,
+            closing: None,
+            wake_at: None,
+            completions: Vec::new(),
+        }
+    }
+
+    pub fn subscribe(&mut self, topics: Vec<TopicName>) {
+        self.topics = topics;
+        self.topics.sort();
+        self.needs_rejoin = true;
+    }
+
+    pub fn is_subscribed(&self) -> bool {
+        !self.topics.is_empty()
+    }
+
+    pub fn generation(&self) -> i32 {
+        self.generation
+    }
+
+    pub fn member_id(&self) -> &str {
+        &self.member_id
+    }
+
+    pub fn take_events(&mut self) -> Vec<RebalanceEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    pub fn take_errors(&mut self) -> Vec<GroupError> {
+        std::mem::take(&mut self.errors)
+    }
+
+    pub fn take_commits(&mut self) -> Vec<CommitResult> {
+        std::mem::take(&mut self.commit_results)
+    }
+
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Whether a partition without a position may be reset: nothing was committed for it.
+    pub fn is_known(&self, partition: &TopicPartition) -> bool {
+        self.known.contains(partition)
+    }
+
+    /// Whether records may be handed out: not while the application is to let go of them.
+    pub fn hands_out(&self) -> bool {
+        self.prepare == Prepare::NotStarted || self.is_cooperative() || self.prepare == Prepare::Done
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closing == Some(Closing::Closed)
+    }
+
+    /// Records were handed out at `now`: the application works until it polls again.
+    pub fn note_handed_out(&mut self, now: Time) {
+        self.busy_since = Some(now);
+    }
+
+    /// The protocol that all of our assignors support: cooperative only if all do (KIP-429).
+    fn is_cooperative(&self) -> bool {
+        let assignors = self.config.partition_assignment_strategy.assignors();
+        assignors.iter().all(|assignor| *assignor == Assignor::CooperativeSticky)
+    }
+
+    pub fn on_event(&mut self, now: Time, event: &Event, net: &mut Endpoint, view: View<'_>) -> bool {
+        let mut completions = std::mem::take(&mut self.completions);
+        let is_ours = self.rpc.on_event(now, event, net, &mut completions);
+        if is_ours {
+            self.wake_at = None;
+            self.complete(now, &mut completions);
+            self.drive(now, net, view);
+        }
+        self.completions = completions;
+        is_ours
+    }
+
+    pub fn on_timer(&mut self, now: Time, net: &mut Endpoint, view: View<'_>) {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.rpc.on_timer(now, net, &mut completions);
+        self.wake_at = None;
+        self.complete(now, &mut completions);
+        self.completions = completions;
+        self.drive(now, net, view);
+    }
+
+    pub fn deadline(&self) -> Option<Time> {
+        self.wake_at.into_iter().chain(self.rpc.deadline()).min()
+    }
+
+    fn wake_by(&mut self, at: Time) {
+        self.wake_at = Some(self.wake_at.map_or(at, |wake_at| wake_at.min(at)));
+    }
+
+    /// Everything that needs no application: the heartbeat thread's work, and what answers lead to.
+    fn drive(&mut self, now: Time, net: &mut Endpoint, mut view: View<'_>) {
+        if self.is_fatal || self.is_closed() {
+            return;
+        }
+        self.drive_heartbeat(now, net);
+        self.drive_coordinator(now, net);
+        self.drive_leading(now, net, &mut view);
+        self.drive_commits(now, net);
+        self.drive_closing(now, net);
+    }
+
+    /// Looks for the coordinator while there is none (`ensureCoordinatorReady`).
+    fn drive_coordinator(&mut self, now: Time, net: &mut Endpoint) {
+        if self.coordinator.is_some() || self.is_finding {
+            return;
+        }
+        if self.find_at > now {
+            return self.wake_by(self.find_at);
+        }
+        let peer = self.bootstrap[self.next_bootstrap % self.bootstrap.len()];
+        let request = FindCoordinatorRequest::default().with_key_type(0).with_coordinator_keys(vec![self.id.0.clone()]);
+        let timeout = self.config.request_timeout;
+        self.is_finding = true;
+        self.rpc.send(now, peer, FIND_COORDINATOR_VERSION, &request, timeout, Call::FindCoordinator, net);
+    }
+
+    fn on_coordinator(&mut self, now: Time, result: Result<Reply, RpcError>) {
+        self.is_finding = false;
+        let response = result.ok().and_then(|reply| reply.decode::<FindCoordinatorRequest>().ok());
+        let found = response.and_then(|response| response.coordinators.into_iter().next());
+        let error = found.as_ref().and_then(|found| ErrorCode::try_from_code(found.error_code));
+        match (found, error) {
+            (Some(found), None) => {
+                let address = HostPort::new(found.host.as_str(), u16::try_from(found.port).unwrap_or(0));
+                self.coordinator = Some(self.rpc.peer(&address));
+                self.session_from = now;
+                self.find_attempts = 0;
+            }
+            (_, Some(error)) if !error.is_retriable() => self.fail(error),
+            (..) => {
+                self.next_bootstrap += 1;
+                self.find_at = now + self.retry_backoff.after(self.find_attempts, &mut self.rng);
+                self.find_attempts += 1;
+            }
+        }
+    }
+
+    fn mark_coordinator_unknown(&mut self) {
+        self.coordinator = None;
+    }
+
+    /// Nothing helps: the application is told, and the group left alone.
+    fn fail(&mut self, error: ErrorCode) {
+        self.is_fatal = true;
+        self.errors.push(GroupError(error));
+        self.reset();
+    }
+
+    fn complete(&mut self, now: Time, completions: &mut Vec<Completion<Call>>) {
+        for Completion { tag, result, peer } in completions.drain(..) {
+            if let Err(RpcError::Disconnected { .. } | RpcError::TimedOut { .. }) = result
+                && self.coordinator == Some(peer)
+                && !matches!(tag, Call::FindCoordinator)
+            {
+                self.mark_coordinator_unknown();
+            }
+            match tag {
+                Call::FindCoordinator => self.on_coordinator(now, result),
+                Call::Join(life) => self.on_join(now, life, result),
+                Call::Sync(life) => self.on_sync(now, life, result),
+                Call::Heartbeat(life) => self.on_heartbeat(now, life, result),
+                Call::Leave => self.closing = self.closing.map(|_| Closing::Closed),
+                Call::Commit(id, life) => self.on_commit(now, id, life, result),
+                Call::FetchOffsets(partitions) => self.on_offsets(now, &partitions, result),
+            }
+        }
+    }
+
+    /// The application has called poll (`ConsumerCoordinator.poll`).
+    pub fn poll(&mut self, now: Time, net: &mut Endpoint, mut view: View<'_>) {
+        self.busy_since = None;
+        self.wake_at = None;
+        if self.is_fatal || self.closing.is_some() {
+            return;
+        }
+        if self.coordinator.is_some() && self.is_subscribed() {
+            self.poll_membership(now, net, &mut view);
+        }
+        self.auto_commit(now, net, &view);
+        self.fetch_committed(now, net, &view);
+        self.drive(now, net, view);
+    }
+
+    /// Leaves in an orderly way: commits where that is automatic, gives partitions up, leaves unless static
+    /// (`ConsumerCoordinator.close`).
+    pub fn close(&mut self, now: Time, net: &mut Endpoint, view: View<'_>) {
+        if self.closing.is_some() {
+            return;
+        }
+        self.busy_since = None;
+        self.wake_at = None;
+        let commit = match self.config.enable_auto_commit && self.is_in_generation() {
+            true => self.commit_positions(now, true, net, &view),
+            false => None,
+        };
+        self.closing = Some(commit.map_or(Closing::Leaving, Closing::Committing));
+        self.drive(now, net, view);
+    }
+
+    fn drive_closing(&mut self, now: Time, net: &mut Endpoint) {
+        if let Some(Closing::Committing(id)) = self.closing
+            && !self.is_committing(id)
+        {
+            self.closing = Some(Closing::Leaving);
+        }
+        if self.closing == Some(Closing::Leaving) {
+            self.leave(now, net);
+        }
+    }
+
+    fn positions(view: &View<'_>) -> Vec<(TopicPartition, Commit)> {
+        let position = |assigned: &AssignedPartition| {
+            let (offset, leader_epoch) = assigned.valid_position()?;
+            Some((assigned.partition.clone(), Commit { offset, leader_epoch }))
+        };
+        view.partitions.iter().filter_map(position).collect()
+    }
+}

@@ -1,0 +1,302 @@
+//! A member of a consumer group as a process: the application around the product's consumer. It polls, works on what it
+//! got for as long as the scenario says, commits before or after, and may stop, fail or crash on the way and come back.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use kafka_protocol::messages::TopicName;
+use kafka_protocol::protocol::StrBytes;
+use serde_json::Value as Json;
+
+use super::outcome::TraceKind;
+use super::recorder::{GroupPoll, ProcessId, Recorder};
+use super::workload::into_value;
+use crate::client::{CommitId, CommitResult, Consumer, PositionReset, RebalanceEvent};
+use crate::config::ConsumerConfig;
+use crate::protocol::{Offset, TopicPartition};
+use crate::scenario::{CommitStyle, Ending, EndingKind, Membership};
+use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
+
+/// What a member does.
+#[derive(Clone, Debug)]
+pub struct MemberSpec {
+    pub name: String,
+    pub topic: String,
+    pub partitions: Vec<TopicPartition>,
+    pub membership: Membership,
+    /// With `group.id` set.
+    pub config: ConsumerConfig,
+    /// When the workloads began.
+    pub started_at: Time,
+}
+
+/// What the application does just now.
+enum Doing {
+    /// Inside of a poll.
+    Polling,
+    /// Waiting for a synchronous commit, with records still to be processed or not.
+    Committing(CommitId),
+    /// With the first record of the batch, until then.
+    Processing(Time),
+    /// Inside of close.
+    Closing,
+    /// Not there.
+    Away,
+}
+
+pub struct MemberProcess {
+    spec: MemberSpec,
+    world: World,
+    recorder: Recorder,
+    bootstrap: Vec<HostPort>,
+    consumer: Consumer,
+    process: ProcessId,
+    doing: Doing,
+    batch: VecDeque<(TopicPartition, Offset, Json)>,
+    /// The batch is to be committed when it is processed.
+    is_commit_due: bool,
+    endings: VecDeque<Ending>,
+    back_at: Option<Time>,
+    rebalanced: Vec<Vec<TopicPartition>>,
+    committed: BTreeMap<TopicPartition, Offset>,
+}
+
+impl MemberProcess {
+    pub fn new(world: World, spec: MemberSpec, bootstrap: Vec<HostPort>, recorder: Recorder) -> MemberProcess {
+        let consumer = Consumer::new(&world, spec.config.clone(), bootstrap.clone());
+        let process = recorder.new_process(world.now(), &spec.name);
+        let endings = spec.membership.ending.into_iter().collect();
+        MemberProcess {
+            spec,
+            world,
+            recorder,
+            bootstrap,
+            consumer,
+            process,
+            doing: Doing::Polling,
+            batch: VecDeque::new(),
+            is_commit_due: false,
+            endings,
+            back_at: None,
+            rebalanced: Vec::new(),
+            committed: BTreeMap::new(),
+        }
+    }
+
+    fn who(&self) -> (&str, &str) {
+        (&self.spec.membership.group, &self.spec.name)
+    }
+
+    fn subscribe(&mut self) {
+        let now = self.world.now();
+        self.consumer.subscribe(vec![TopicName(StrBytes::from_string(self.spec.topic.clone()))]);
+        let mut state = self.recorder.lock();
+        state.groups.announce(&self.spec.membership.group, &self.spec.partitions);
+        state.subscribed(now, self.process, &self.spec.partitions, &self.spec.membership.group);
+    }
+
+    fn step(&mut self, net: &mut Endpoint) {
+        let now = self.world.now();
+        self.come_back(now);
+        loop {
+            self.take_news(now);
+            self.end_if_due(now, net);
+            let goes_on = match self.doing {
+                Doing::Away => false,
+                Doing::Closing => self.finish_closing(now),
+                Doing::Committing(id) => self.finish_commit(now, id),
+                Doing::Processing(until) => until <= now && self.process_next(now, net),
+                Doing::Polling => self.poll(now, net),
+            };
+            if !goes_on {
+                break;
+            }
+        }
+    }
+
+    /// True if there is more to do at once.
+    fn poll(&mut self, now: Time, net: &mut Endpoint) -> bool {
+        let records = self.consumer.poll(now, net);
+        self.take_news(now);
+        if records.is_empty() {
+            return self.consumer.has_fetched();
+        }
+        let records: Vec<(TopicPartition, Offset, Json)> = records.into_iter().map(into_value).collect();
+        let poll = GroupPoll {
+            records: &records,
+            rebalanced: std::mem::take(&mut self.rebalanced),
+            committed: std::mem::take(&mut self.committed),
+        };
+        self.recorder.lock().polled_as_member(now, self.process, poll);
+        self.batch = records.into();
+        self.is_commit_due = self.spec.membership.commit == CommitStyle::After;
+        self.doing = Doing::Processing(now + self.spec.membership.processing);
+        if self.spec.membership.commit == CommitStyle::Before
+            && let Some(id) = self.consumer.commit(now, None, true, net)
+        {
+            self.doing = Doing::Committing(id);
+        }
+        true
+    }
+
+    fn process_next(&mut self, now: Time, net: &mut Endpoint) -> bool {
+        let Some((partition, offset, _)) = self.batch.pop_front() else {
+            self.doing = Doing::Polling;
+            if std::mem::take(&mut self.is_commit_due)
+                && let Some(id) = self.consumer.commit(now, None, true, net)
+            {
+                self.doing = Doing::Committing(id);
+            }
+            return true;
+        };
+        self.recorder.lock().groups.processed(&self.spec.membership.group, &partition, offset);
+        // The last one's time is over too: go on with the batch's end at once.
+        let next = if self.batch.is_empty() { Duration::ZERO } else { self.spec.membership.processing };
+        self.doing = Doing::Processing(now + next);
+        true
+    }
+
+    /// The commit that is waited for has ended, one way or another: commits that fail are not tried by hand.
+    fn finish_commit(&mut self, now: Time, id: CommitId) -> bool {
+        if self.consumer.is_committing(id) {
+            return false;
+        }
+        self.doing = match self.batch.is_empty() {
+            true => Doing::Polling,
+            false => Doing::Processing(now + self.spec.membership.processing),
+        };
+        true
+    }
+
+    fn finish_closing(&mut self, now: Time) -> bool {
+        if self.consumer.is_closed() {
+            self.go_away(now);
+        }
+        false
+    }
+
+    fn end_if_due(&mut self, now: Time, net: &mut Endpoint) {
+        let Some(ending) = self.endings.front().copied() else { return };
+        let is_due = self.spec.started_at + ending.at <= now;
+        // An orderly stop lets the batch be finished.
+        let is_in_batch = matches!(self.doing, Doing::Processing(_) | Doing::Committing(_));
+        if !is_due || matches!(self.doing, Doing::Away | Doing::Closing) {
+            return;
+        }
+        if ending.kind == EndingKind::Stop && is_in_batch {
+            return;
+        }
+        self.endings.pop_front();
+        self.back_at = ending.back_after.map(|after| now + after);
+        self.batch.clear();
+        self.is_commit_due = false;
+        match ending.kind {
+            EndingKind::Crash => self.go_away(now),
+            EndingKind::Stop | EndingKind::Fail => {
+                self.consumer.close(now, net);
+                self.doing = Doing::Closing;
+            }
+        }
+    }
+
+    fn go_away(&mut self, now: Time) {
+        self.recorder.lock().groups.released(now, (&self.spec.membership.group, &self.spec.name), None);
+        self.doing = Doing::Away;
+    }
+
+    fn come_back(&mut self, now: Time) {
+        if !matches!(self.doing, Doing::Away) || self.back_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.back_at = None;
+        self.consumer = Consumer::new(&self.world, self.spec.config.clone(), self.bootstrap.clone());
+        self.process = self.recorder.new_process(now, &self.spec.name);
+        self.rebalanced.clear();
+        self.committed.clear();
+        self.doing = Doing::Polling;
+        self.subscribe();
+    }
+
+    /// What the consumer has to tell: rebalances, commits, mishaps.
+    fn take_news(&mut self, now: Time) {
+        for rebalance in self.consumer.take_rebalances() {
+            self.note_rebalance(now, rebalance);
+        }
+        for CommitResult { offsets, result, .. } in self.consumer.take_commits() {
+            if result.is_ok() {
+                let mut state = self.recorder.lock();
+                for (partition, offset) in &offsets {
+                    state.groups.committed(&self.spec.membership.group, partition, *offset);
+                }
+                self.committed.extend(offsets);
+            } else if let Err(error) = result {
+                let what = TraceKind::ReadFailed { error: format!("commit: {error}") };
+                self.recorder.lock().push(now, &self.spec.name, what);
+            }
+        }
+        let mut mishaps: Vec<TraceKind> = Vec::new();
+        for PositionReset { partition, from, to, reason } in self.consumer.take_resets() {
+            let partition = self.recorder.lock().key(&partition);
+            mishaps.push(TraceKind::PositionReset { partition, from: from.0, to: to.0, reason });
+        }
+        mishaps.extend(self.consumer.take_errors().map(|error| TraceKind::ReadFailed { error: error.to_string() }));
+        let of_group = self.consumer.take_group_errors();
+        mishaps.extend(of_group.iter().map(|error| TraceKind::ReadFailed { error: error.to_string() }));
+        for what in mishaps {
+            self.recorder.lock().push(now, &self.spec.name, what);
+        }
+    }
+
+    fn note_rebalance(&mut self, now: Time, rebalance: RebalanceEvent) {
+        let mut state = self.recorder.lock();
+        let partitions = match rebalance {
+            RebalanceEvent::Revoked(partitions) | RebalanceEvent::Lost(partitions) => {
+                state.groups.released(now, self.who(), Some(&partitions));
+                partitions
+            }
+            RebalanceEvent::Assigned { partitions, generation } => {
+                let state = &mut *state;
+                state.groups.kept(self.who(), generation);
+                state.groups.owned(now, self.who(), generation, &partitions, &mut state.ghost);
+                partitions
+            }
+        };
+        drop(state);
+        if !partitions.is_empty() {
+            self.rebalanced.push(partitions);
+        }
+    }
+}
+
+impl Process for MemberProcess {
+    fn start(&mut self, net: &mut Endpoint) {
+        self.subscribe();
+        self.step(net);
+    }
+
+    fn on_event(&mut self, event: Event, net: &mut Endpoint) {
+        if !matches!(self.doing, Doing::Away) {
+            self.consumer.on_event(&event, net);
+        }
+        self.step(net);
+    }
+
+    fn on_timer(&mut self, net: &mut Endpoint) {
+        if !matches!(self.doing, Doing::Away) {
+            self.consumer.on_timer(net);
+        }
+        self.step(net);
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let ending = self.endings.front().map(|ending| self.spec.started_at + ending.at);
+        let (consumer, work) = match self.doing {
+            Doing::Away => return self.back_at,
+            Doing::Processing(until) => (self.consumer.deadline(), Some(until)),
+            Doing::Polling | Doing::Committing(_) | Doing::Closing => (self.consumer.deadline(), None),
+        };
+        // An ending that is due and waits for the batch is looked at with every step.
+        let ending = ending.filter(|at| *at > self.world.now());
+        consumer.into_iter().chain(work).chain(ending).min()
+    }
+}

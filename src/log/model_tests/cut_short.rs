@@ -1,0 +1,166 @@
+//! A crash within an operation: between any two changes that it makes to the disk. Recovery is an operation too.
+
+use std::io;
+
+use super::*;
+use crate::log::Log;
+
+/// What an operation that was cut short may have done to the log.
+struct Reach {
+    /// So many of the oldest batches may be gone, each by itself.
+    deletable: usize,
+    /// What ends below is there, but for the deletable ones.
+    kept_to: Offset,
+    /// What may be there besides.
+    appended: Vec<(BatchInfo, i64)>,
+}
+
+impl Run {
+    /// Does `op` until the process dies instead of making another change to the disk after `calls`, and the power is
+    /// lost with it if `loss` says so. What was flushed is still there, but for what the operation was to remove.
+    pub(super) async fn cut_short(&mut self, op: &Op, calls: u64, loss: Option<&Loss>) {
+        if let Op::LosePower(first) = op {
+            // The recovery that follows is what is cut short.
+            let mut rng = Rng::seed_from_u64(first.seed);
+            self.machine.lose_power_choosing(&mut |pending| first.choose(pending, &mut rng)).await;
+        }
+        self.machine.crash_after_disk_calls(calls);
+        let mut reach = self.reach(op);
+        // It may have been over before.
+        let _ = self.attempt(op, &mut reach);
+        let disk = match loss {
+            None => self.machine.kill().await,
+            Some(loss) => {
+                reach.kept_to = reach.kept_to.min(self.model.flushed);
+                let mut rng = Rng::seed_from_u64(loss.seed);
+                self.machine.lose_power_choosing(&mut |pending| loss.choose(pending, &mut rng)).await
+            }
+        };
+        let (directory, mut logs) = open_directory(&disk, &self.config);
+        let loaded = logs.pop().expect("the log is there");
+        (self.directory, self.log) = (directory, loaded.log);
+        self.model.cut_short(&loaded.recovery, &self.log, reach);
+        self.directory.checkpoint_log_starts([(&orders(), &self.log)].into_iter()).unwrap();
+        self.model.start_checkpointed();
+        self.check_reads();
+    }
+
+    fn reach(&self, op: &Op) -> Reach {
+        let mut reach = Reach { deletable: 0, kept_to: self.model.end, appended: Vec::new() };
+        match *op {
+            Op::Retention => reach.deletable = self.model.batches.len(),
+            Op::Truncate(thousandths) => reach.kept_to = self.at_thousandths(thousandths),
+            Op::StartAnew(_) => reach.kept_to = Offset::ZERO,
+            Op::LosePower(_) => reach.kept_to = self.model.flushed,
+            _ => {}
+        }
+        reach
+    }
+
+    /// Does the operation to the log and its directory, and nothing to the model.
+    fn attempt(&mut self, op: &Op, reach: &mut Reach) -> io::Result<()> {
+        let logs = |log| [(&*ORDERS, log)].into_iter();
+        let wall_clock_ms = self.model.wall_clock_ms;
+        match *op {
+            Op::AppendAsLeader { records, value_bytes } => {
+                let batch = batch_of(records, value_bytes, wall_clock_ms);
+                let sent = stored(&batch, self.model.end.0, self.model.epoch);
+                reach.append(&sent, wall_clock_ms + records as i64 - 1);
+                written(self.log.append_from_client(&batch, LeaderEpoch(self.model.epoch), wall_clock_ms))
+            }
+            Op::AppendAsFollower { batches, value_bytes, gap } => {
+                let batch = batch_of(2, value_bytes, wall_clock_ms);
+                let from = self.model.end.0 + gap;
+                let set: Vec<_> =
+                    (0..batches as i64).map(|at| stored(&batch, from + 2 * at, self.model.epoch)).collect();
+                set.iter().for_each(|batch| reach.append(batch, wall_clock_ms + 1));
+                written(self.log.append_as_follower(&concat(&set), wall_clock_ms))
+            }
+            Op::NextEpoch => {
+                self.model.epoch += 1;
+                self.log.assign_epoch_start(LeaderEpoch(self.model.epoch))
+            }
+            Op::DeleteRecords(thousandths) => {
+                let to = self.model.start + (self.log.high_watermark() - self.model.start) * thousandths / 1000;
+                self.log.increment_log_start(to, LogStartReason::DeleteRecords).map(drop)
+            }
+            Op::Wait(ms) => {
+                self.now += std::time::Duration::from_millis(ms as u64);
+                self.log.remove_deleted_files(self.now).map(drop)
+            }
+            Op::Retention => {
+                let moves = self.log.delete_old_segments(self.now, wall_clock_ms)?;
+                let start = moves.last().map_or(self.model.segments_start, |moved| moved.to);
+                let is_below = |(batch, _): &&(BatchInfo, i64)| batch.last_offset < start;
+                reach.deletable = self.model.batches.iter().take_while(is_below).count();
+                Ok(())
+            }
+            Op::Flush => self.log.flush().map(drop),
+            Op::FlushIfDue => self.log.flush_if_due(wall_clock_ms).map(drop),
+            Op::CheckpointRecoveryPoints => self.directory.checkpoint_recovery_points(logs(&self.log)),
+            Op::CheckpointLogStarts => self.directory.checkpoint_log_starts(logs(&self.log)),
+            Op::CheckpointHighWatermarks => self.directory.checkpoint_high_watermarks(logs(&self.log)),
+            Op::Truncate(thousandths) => {
+                self.log.truncate_to(self.at_thousandths(thousandths))?;
+                self.directory.checkpoint_truncation(logs(&self.log))
+            }
+            Op::StartAnew(offset) => {
+                self.log.truncate_fully_and_start_at(Offset(offset))?;
+                self.directory.checkpoint_truncation(logs(&self.log))
+            }
+            Op::Stop => self.directory.close([(&*ORDERS, &mut self.log)].into_iter(), BrokerEpoch(3)),
+            Op::LosePower(_) => try_open_directory(&self.machine.disk(), &self.config).map(drop),
+            Op::HighWatermark(_) | Op::Kill | Op::FlipBit { .. } | Op::CutShort { .. } => Ok(()),
+        }
+    }
+
+    fn at_thousandths(&self, thousandths: i64) -> Offset {
+        self.model.start + (self.model.end - self.model.start) * thousandths / 1000
+    }
+}
+
+/// The disk is the only reason for an append to fail here.
+fn written(appended: Result<crate::log::Appended, crate::log::AppendError>) -> io::Result<()> {
+    match appended {
+        Ok(_) => Ok(()),
+        Err(crate::log::AppendError::Io(error)) => Err(error),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+impl Reach {
+    fn append(&mut self, batch: &bytes::Bytes, max_timestamp: i64) {
+        let header = crate::log::batch::checked(batch, true).expect("a whole batch");
+        self.appended.push((header.info(), max_timestamp));
+    }
+}
+
+impl Model {
+    /// The log holds what it may, and the model goes on with that.
+    fn cut_short(&mut self, recovery: &RecoveryReport, log: &Log, reach: Reach) {
+        let Reach { deletable, kept_to, appended } = reach;
+        let began_anew = recovery.dropped.iter().any(|dropped| dropped.reason == DropReason::BelowLogStart);
+        let before = std::mem::take(&mut self.batches).into_iter().chain(appended);
+        let mut found = recovery.batches.iter().peekable();
+        let mut is_over = false;
+        for (at, (batch, timestamp)) in before.enumerate() {
+            if found.next_if_eq(&&batch).is_some() {
+                assert!(!is_over, "{batch:?} is there and one before it is not");
+                self.batches.push((batch, timestamp));
+                continue;
+            }
+            let is_below_start = began_anew && batch.last_offset < log.log_start();
+            let is_lost = at >= deletable && batch.last_offset < kept_to && !is_below_start;
+            assert!(!is_lost, "{batch:?} is lost");
+            is_over |= at >= deletable;
+        }
+        assert_eq!(found.next(), None, "recovery invented batches");
+        self.segments_start = log.segments[0].base_offset();
+        self.start = log.log_start();
+        self.end = log.log_end();
+        let ends = self.batches.last().map_or(self.segments_start, |(batch, _)| batch.last_offset + 1);
+        assert_eq!(self.end, ends.max(active(log)));
+        // What the log counts as flushed it is held to from now on: an orderly stop got as far as that, perhaps.
+        self.flushed = if recovery.clean { self.end } else { self.flushed.min(self.end).max(log.recovery_point()) };
+    }
+}
