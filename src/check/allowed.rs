@@ -244,7 +244,7 @@ impl Context {
     /// The context of a run: configuration from its variant, events from its trace.
     pub fn of_run(variant: &Variant, outcome: &RunOutcome) -> Context {
         let events = Events::of(&outcome.trace, outcome.started_at);
-        let disturbed = !outcome.faults.is_empty() || events.refused || events.leader_changed;
+        let disturbed = !outcome.faults.is_empty() || events.retried || events.leader_changed;
         let mut context = Context {
             acks: Acks::All,
             retries_without_idempotence: false,
@@ -434,7 +434,8 @@ fn flushes_every_record(variant: &Variant) -> bool {
 struct Events {
     leader_changed: bool,
     unclean_election: bool,
-    refused: bool,
+    /// A produce request was refused, or given up by its sender.
+    retried: bool,
     read_back: bool,
     records_expired: bool,
     lossy_crashes: u32,
@@ -482,7 +483,7 @@ impl Events {
                     state.isr.clone_from(isr);
                     state.replicas.clone_from(replicas);
                 }
-                TraceKind::Observed(Observation::Refused { .. }) => events.refused = true,
+                TraceKind::Observed(Observation::Refused { .. }) | TraceKind::BatchRetried { .. } => events.retried = true,
                 TraceKind::Observed(Observation::Compacted { .. }) => events.records_compacted = true,
                 TraceKind::Observed(Observation::LogStartMoved { reason, .. }) => {
                     events.records_expired |= deletes(*reason);
@@ -502,7 +503,6 @@ impl Events {
                 TraceKind::Observed(_)
                 | TraceKind::Sent { .. }
                 | TraceKind::BatchSent { restated: false, .. }
-                | TraceKind::BatchRetried { .. }
                 | TraceKind::PositionReset { .. }
                 | TraceKind::ReadFailed { .. }
                 | TraceKind::Process { .. }

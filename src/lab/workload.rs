@@ -15,7 +15,7 @@ use kafka_protocol::protocol::StrBytes;
 use crate::client::{
     Attempt, Consumer, ConsumerRecord, Outcome, PositionReset, Producer, ProducerRecord, RecordHeader, RecordId,
 };
-use crate::config::{Acks, ConsumerConfig, ProducerConfig};
+use crate::config::{Acks, ConsumerConfig, OffsetReset, ProducerConfig};
 use crate::protocol::{Offset, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
 
@@ -290,7 +290,9 @@ impl ConsumeProcess {
         bootstrap: Vec<HostPort>,
         recorder: Recorder,
     ) -> ConsumeProcess {
-        let config = ConsumerConfig { client_id: name.to_owned(), ..ConsumerConfig::default() };
+        // Retention may overtake it: it goes on where the log begins now.
+        let auto_offset_reset = OffsetReset::Earliest;
+        let config = ConsumerConfig { client_id: name.to_owned(), auto_offset_reset, ..ConsumerConfig::default() };
         let until = partitions.iter().map(|p| (p.clone(), None)).collect();
         let reader = ConsumeProcess::new(world, name.to_owned(), partitions, config, bootstrap, recorder);
         ConsumeProcess { until: Some(until), ..reader }

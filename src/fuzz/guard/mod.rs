@@ -82,9 +82,6 @@ const NEVER_EXCUSED: [&str; 7] = [
     "quorum-superset",
 ];
 
-/// Violations of a partition that does not go on.
-const STUCK: [&str; 2] = ["liveness", "unreadable"];
-
 /// What a run's trace tells of its losses.
 pub struct Guard {
     replay: Replay,
@@ -112,17 +109,33 @@ impl Guard {
     }
 
     /// Why a partition could not be read to its end, or not become whole, if that is legitimate: a leader whose disk is spoiled cannot hand out what it has, and Kafka has no reason to elect another.
-    pub fn excuse_stuck(&self, key: &str) -> Option<Excuse> {
+    fn excuse_stuck(&self, key: &str) -> Option<Excuse> {
         let partition = self.partition(key)?;
         let is_spoiled = |machine: &String| self.replay.disks.is_spoiled(machine);
-        let is_in_isr = partition.isr.iter().any(is_spoiled);
-        (is_in_isr || partition.leader.iter().any(is_spoiled)).then_some(Excuse::UntrustedDisk)
+        // Without a leader the members of the ISR are waited for.
+        let leads_in_vain = match &partition.leader {
+            Some(leader) => is_spoiled(leader),
+            None => partition.isr.iter().any(is_spoiled),
+        };
+        leads_in_vain.then_some(Excuse::UntrustedDisk)
+    }
+
+    /// Why replicas of a partition did not come back into the ISR, if that is legitimate: their leader's disk is spoiled,
+    /// or their own, so that they may not even start.
+    fn excuse_missing(&self, key: &str) -> Option<Excuse> {
+        let partition = self.partition(key)?;
+        let mut missing = partition.assigned.iter().filter(|machine| !partition.isr.contains(machine)).peekable();
+        let are_missing = missing.peek().is_some();
+        let are_spoiled = are_missing && missing.all(|machine| self.replay.disks.is_spoiled(machine));
+        self.excuse_stuck(key).or(are_spoiled.then_some(Excuse::UntrustedDisk))
     }
 
     /// Why a broken invariant is legitimate, if it is.
     pub fn excuse_violation(&self, violation: &Violation) -> Option<Excuse> {
-        if STUCK.contains(&violation.name) {
-            return self.excuse_stuck(&violation.partition);
+        match violation.name {
+            "liveness" => return self.excuse_missing(&violation.partition),
+            "unreadable" => return self.excuse_stuck(&violation.partition),
+            _ => {}
         }
         let partition = self.partition(&violation.partition)?;
         if NEVER_EXCUSED.contains(&violation.name) {

@@ -147,6 +147,8 @@ pub(super) struct Partition {
     pub leader: Option<String>,
     pub leader_epoch: LeaderEpoch,
     pub isr: Vec<String>,
+    /// The brokers that should hold it.
+    pub assigned: Vec<String>,
     pub replicas: BTreeMap<String, Replica>,
     committed: Vec<BatchInfo>,
     high_watermark: Offset,
@@ -172,6 +174,7 @@ impl Default for Partition {
             leader: None,
             leader_epoch: LeaderEpoch::NONE,
             isr: Vec::new(),
+            assigned: Vec::new(),
             replicas: BTreeMap::new(),
             committed: Vec::new(),
             high_watermark: Offset::ZERO,
@@ -243,7 +246,12 @@ impl Replay {
         may_elect_uncleanly: &dyn Fn(&TopicPartition) -> bool,
     ) {
         match observation {
-            Observation::LogLoaded { partition, batches, .. } => self.replica(partition, machine).load(batches),
+            Observation::LogLoaded { partition, batches, .. } => {
+                self.replica(partition, machine).load(batches);
+                // However it came to a stop.
+                let may_lose = !self.disks.keeps_all(machine);
+                self.partition(partition).note_restart(machine, may_lose);
+            }
             Observation::Appended { partition, batches, .. } => {
                 self.replica(partition, machine).batches.extend_from_slice(batches);
             }
@@ -295,10 +303,17 @@ impl Replay {
                 replica.epoch = Some(*leader_epoch);
                 replica.begin(*log_end);
                 let (keeps_flushed, keeps_all) = (self.disks.keeps_flushed(machine), self.disks.keeps_all(machine));
-                self.partition(partition).became_leader(at, machine, *leader_epoch, keeps_flushed, keeps_all);
+                self.partition(partition).became_leader(
+                    at,
+                    machine,
+                    *leader_epoch,
+                    *log_end,
+                    (keeps_flushed, keeps_all),
+                );
             }
-            Observation::PartitionChanged { partition, leader, leader_epoch, isr, unclean, .. } => {
+            Observation::PartitionChanged { partition, leader, leader_epoch, isr, replicas, unclean, .. } => {
                 let unclean = *unclean && may_elect_uncleanly(partition);
+                self.partition(partition).assigned = replicas.iter().map(|id| format!("broker-{id}")).collect();
                 self.partition(partition).changed(at, *leader, *leader_epoch, isr, unclean);
             }
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
@@ -394,6 +409,13 @@ impl Partition {
         }
     }
 
+    fn note_restart(&mut self, machine: &str, may_lose: bool) {
+        let in_isr = self.isr.iter().any(|member| member == machine);
+        if let Some(replica) = self.replicas.get_mut(machine) {
+            replica.impaired |= may_lose && in_isr;
+        }
+    }
+
     fn note_stale_view(&mut self, at: Time, machine: &str) {
         let Some(epoch) = self.replicas.get(machine).and_then(|replica| replica.epoch) else { return };
         if self.losses.iter().any(|loss| loss.excuse.is_some() && epoch < loss.epoch) {
@@ -423,10 +445,20 @@ impl Partition {
     }
 
     /// `keeps_flushed`, `keeps_all`: what the leader's disk can be trusted with.
-    fn became_leader(&mut self, at: Time, machine: &str, epoch: LeaderEpoch, keeps_flushed: bool, keeps_all: bool) {
+    fn became_leader(
+        &mut self,
+        at: Time,
+        machine: &str,
+        epoch: LeaderEpoch,
+        log_end: Offset,
+        (keeps_flushed, keeps_all): (bool, bool),
+    ) {
         let Some(leader) = self.replicas.get(machine).filter(|_| epoch >= self.leader_epoch) else { return };
-        let Some(keep) = self.first_missing(leader) else { return };
-        let (from, end) = (self.committed[keep].base_offset, self.high_watermark);
+        // Compaction leaves holes, but never moves where a log ends.
+        let is_short = (log_end < self.high_watermark).then_some(log_end);
+        let missing = self.first_missing(leader).map(|batch| batch.base_offset);
+        let Some(from) = missing.into_iter().chain(is_short).min() else { return };
+        let (keep, end) = (self.committed.partition_point(|batch| batch.last_offset < from), self.high_watermark);
         let gone = leader.gone(from);
         let is_last = leader.impaired && self.isr == [machine];
         let is_of_its_disk = match gone {
@@ -447,13 +479,13 @@ impl Partition {
         self.high_watermark = from;
     }
 
-    /// Index of the first committed batch that a replica should hold and does not.
-    fn first_missing(&self, replica: &Replica) -> Option<usize> {
+    /// The first committed batch that a replica should hold and does not.
+    fn first_missing(&self, replica: &Replica) -> Option<&BatchInfo> {
         let expired_to = self.expiries.iter().map(|expiry| expiry.to).max().unwrap_or(Offset::ZERO);
         let is_compacted = |batch: &BatchInfo| {
             self.compacted.iter().any(|(from, to)| *from <= batch.base_offset && batch.base_offset < *to)
         };
         let may_be_missing = |batch: &BatchInfo| batch.last_offset < expired_to || is_compacted(batch);
-        self.committed.iter().position(|batch| !replica.has(batch) && !may_be_missing(batch))
+        self.committed.iter().find(|batch| !replica.has(batch) && !may_be_missing(batch))
     }
 }

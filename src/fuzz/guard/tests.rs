@@ -296,10 +296,13 @@ fn rot_is_found_at_a_restart_and_a_lie_only_after_a_power_loss() {
 }
 
 #[test]
-fn only_a_leader_on_a_rotten_disk_may_keep_everyone_waiting() {
+fn only_a_rotten_disk_may_keep_a_partition_waiting() {
     let led_by_2 = |told: Told| told.changes(2, 1, &[2, 3], false).leads(2, 1);
     assert_eq!(led_by_2(healthy(-1).spoils(2, ROT)).breaks("liveness"), Some(Excuse::UntrustedDisk));
-    assert_eq!(led_by_2(healthy(-1).spoils(1, ROT)).breaks("liveness"), None);
+    let follower = led_by_2(healthy(-1).spoils(1, ROT));
+    assert_eq!(follower.breaks("liveness"), Some(Excuse::UntrustedDisk), "it may not even start");
+    assert_eq!(follower.breaks("unreadable"), None);
+    assert_eq!(led_by_2(healthy(-1).spoils(3, ROT)).breaks("liveness"), None, "broker 1 has no reason to stay away");
 }
 
 #[test]

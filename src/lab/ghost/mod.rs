@@ -486,8 +486,10 @@ impl Ghost {
         let end = ghost.true_high_watermark;
         let missing =
             first_difference(replica.range(start, end), range(&ghost.committed, start, end), &ghost.compacted);
+        // Compaction leaves holes, but never moves where a log ends.
+        let is_short = (replica.log_end < end.0).then_some(Offset(replica.log_end));
         let mut lost = None;
-        if let Some(from) = missing
+        if let Some(from) = missing.into_iter().chain(is_short).min()
             && epoch >= ghost.leader_epoch
         {
             lost = Some((from, end));
