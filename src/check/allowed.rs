@@ -483,7 +483,9 @@ impl Events {
                     state.isr.clone_from(isr);
                     state.replicas.clone_from(replicas);
                 }
-                TraceKind::Observed(Observation::Refused { .. }) | TraceKind::BatchRetried { .. } => events.retried = true,
+                TraceKind::Observed(Observation::Refused { .. }) | TraceKind::BatchRetried { .. } => {
+                    events.retried = true
+                }
                 TraceKind::Observed(Observation::Compacted { .. }) => events.records_compacted = true,
                 TraceKind::Observed(Observation::LogStartMoved { reason, .. }) => {
                     events.records_expired |= deletes(*reason);

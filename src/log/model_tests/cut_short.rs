@@ -53,9 +53,9 @@ impl Run {
     fn reach(&self, op: &Op) -> Reach {
         let mut reach = Reach { deletable: 0, kept_to: self.model.end, appended: Vec::new() };
         match *op {
-            Op::Retention => reach.deletable = self.model.batches.len(),
+            // Whole segments go, and a power loss may bring any of them back.
+            Op::Retention | Op::StartAnew(_) => reach.deletable = self.model.batches.len(),
             Op::Truncate(thousandths) => reach.kept_to = self.at_thousandths(thousandths),
-            Op::StartAnew(_) => reach.kept_to = Offset::ZERO,
             Op::LosePower(_) => reach.kept_to = self.model.flushed,
             _ => {}
         }
