@@ -6,7 +6,8 @@ use faultline::report::{RunReport, judge};
 use faultline::scenario::parse;
 use faultline::world::Time;
 
-/// Three brokers, a topic on all of them, 200 records at 100 per second with acks=all, and these faults.
+/// Three brokers, a topic on all of them, 200 records at 100 per second with acks=all, and these faults. Without idempotence,
+/// so that no record waits for a producer id and every retry shows.
 fn run(faults: &str) -> (RunOutcome, RunReport) {
     let text = format!(
         r#"# A test.
@@ -26,7 +27,7 @@ topic = "orders"
 records = 200
 rate = 100
 acks = "all"
-config = {{ "request.timeout.ms" = 2000, "delivery.timeout.ms" = 20000, "linger.ms" = 0 }}
+config = {{ "request.timeout.ms" = 2000, "delivery.timeout.ms" = 20000, "linger.ms" = 0, "enable.idempotence" = false }}
 {faults}"#
     );
     let scenario = parse("test", "test.toml", &text).unwrap_or_else(|e| panic!("{}", e.render(false, 120)));
