@@ -108,7 +108,8 @@ impl Guard {
         Guard { replay, retention_ms: retention_ms.collect(), has_plain_time: has_plain_time(variant) }
     }
 
-    /// Why a partition could not be read to its end, or not become whole, if that is legitimate: a leader whose disk is spoiled cannot hand out what it has, and Kafka has no reason to elect another.
+    /// Why a partition could not be read to its end, or not become whole, if that is legitimate: a leader whose disk is
+    /// spoiled cannot hand out what it has, and Kafka has no reason to elect another.
     fn excuse_stuck(&self, key: &str) -> Option<Excuse> {
         let partition = self.partition(key)?;
         let is_spoiled = |machine: &String| self.replay.disks.is_spoiled(machine);
@@ -149,6 +150,12 @@ impl Guard {
         }
         match violation.name {
             "leader-completeness" => partition.losses.iter().find(|loss| loss.at == violation.at)?.excuse,
+            // A leader that cannot read its log moves its high watermark over it; the others hold what it lost.
+            "candidate-completeness" | "strong-isr" | "log-matching"
+                if partition.led_unread_at.is_some_and(|at| at <= violation.at) =>
+            {
+                Some(Excuse::UntrustedDisk)
+            }
             "candidate-completeness" | "strong-isr" | "acknowledged-incomplete" => {
                 partition.impaired_members.contains(&violation.at).then_some(Excuse::InSyncReplicaLostPower)
             }

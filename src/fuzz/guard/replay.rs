@@ -162,6 +162,8 @@ pub(super) struct Partition {
     pub stale_views: BTreeSet<Time>,
     /// When a replica's high watermark moved, or it served, whose disk does not keep what it has.
     pub spoiled_views: BTreeSet<Time>,
+    /// When a machine first led that cannot read what its disk has spoiled.
+    pub led_unread_at: Option<Time>,
     pub expiries: Vec<Expiry>,
     /// Offsets, from and to (exclusive), of batches that some replica's compaction removed or rewrote.
     pub compacted: Vec<(Offset, Offset)>,
@@ -181,6 +183,7 @@ impl Default for Partition {
             ever_committed: BTreeSet::new(),
             unclean_at: None,
             losses: Vec::new(),
+            led_unread_at: None,
             impaired_members: BTreeSet::new(),
             stale_views: BTreeSet::new(),
             spoiled_views: BTreeSet::new(),
@@ -464,11 +467,17 @@ impl Partition {
         let is_of_its_disk = match gone {
             Gone::PowerLoss => true,
             Gone::FlushedAndLost => !keeps_flushed,
-            Gone::Restart => !keeps_all,
-            Gone::NeverHad | Gone::Truncated(_) | Gone::Expired => false,
+            Gone::NeverHad | Gone::Restart | Gone::Truncated(_) | Gone::Expired => false,
         };
+        // After an orderly stop nothing is read again, and a replica may join the ISR with a log that it cannot read.
+        let is_unread = gone == Gone::Restart && !keeps_all;
+        if is_unread {
+            self.led_unread_at.get_or_insert(at);
+        }
         let excuse = if self.unclean_at.is_some() {
             Some(super::Excuse::UncleanElection)
+        } else if is_unread {
+            Some(super::Excuse::UntrustedDisk)
         } else if is_last && is_of_its_disk {
             Some(super::Excuse::LastReplicaLostPower)
         } else {
