@@ -37,12 +37,15 @@ class Member(threading.Thread):
             topic, bootstrap_servers=BROKER, group_id=group, auto_offset_reset="earliest",
             heartbeat_interval_ms=200, session_timeout_ms=6000, metadata_max_age_ms=1000, **config,
         )
+        # A kafka-python leader that joins before it knows the topic joins again at once, and is never assigned anything
+        # if its poll times out just then.
+        assert self.consumer.partitions_for_topic(topic)
         self.values, self.assigned, self.running = [], set(), True
         self.start()
 
     def run(self):
         while self.running:
-            for records in self.consumer.poll(timeout_ms=100).values():
+            for records in self.consumer.poll(timeout_ms=350).values():
                 self.values += [int(record.value) for record in records]
             self.assigned = self.consumer.assignment()
         self.consumer.close()
