@@ -143,7 +143,7 @@ impl Ghost {
                 replica.compared = 0;
                 replica.leads = None;
             }
-            Observation::Appended { partition, batches, sequences, .. } => {
+            Observation::Appended { partition, as_leader, batches, sequences, .. } => {
                 let replica = self.replica(partition, machine);
                 let last = replica.batches.last().map(|batch| batch.leader_epoch);
                 replica.batches.extend_from_slice(batches);
@@ -155,9 +155,9 @@ impl Ghost {
                     let detail = format!("{machine} appended a record of epoch {epoch} behind one of epoch {last}");
                     self.violate("leader-epoch-went-back", at, partition, detail);
                 }
-                if let (Some(sequences), Some(batch)) = (sequences, batches.first()) {
+                if *as_leader {
                     let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
-                    ghost.producers.appended(batch, *sequences);
+                    batches.iter().for_each(|batch| ghost.producers.appended(batch, *sequences));
                 }
             }
             Observation::Truncated { partition, to, .. } => {

@@ -7,8 +7,8 @@ use crate::protocol::Offset;
 
 #[derive(Default)]
 pub(super) struct ProducerGhost {
-    /// By the CRC-32C of a batch that a leader appended.
-    stated: BTreeMap<u32, Sequences>,
+    /// By the CRC-32C of a batch that a leader appended; none for those of other producers, from the first of these on.
+    stated: BTreeMap<u32, Option<Sequences>>,
     /// In the order of the committed log: the offset of the batch, and what it says.
     committed: Vec<(Offset, Sequences)>,
     /// Of each producer what it said last.
@@ -16,8 +16,11 @@ pub(super) struct ProducerGhost {
 }
 
 impl ProducerGhost {
-    pub fn appended(&mut self, batch: &BatchInfo, sequences: Sequences) {
-        self.stated.insert(batch.crc, sequences);
+    /// A leader appended a batch.
+    pub fn appended(&mut self, batch: &BatchInfo, sequences: Option<Sequences>) {
+        if sequences.is_some() || !self.stated.is_empty() {
+            self.stated.insert(batch.crc, sequences);
+        }
     }
 
     /// The batches are committed; returns what does not follow on what was. The first that is heard of a producer may
@@ -28,7 +31,12 @@ impl ProducerGhost {
             return broken;
         }
         for batch in batches {
-            let Some(stated) = self.stated.get(&batch.crc).copied() else { continue };
+            let Some(stated) = self.stated.get(&batch.crc).copied() else {
+                // Its leader failed while it appended: nobody heard whose it is, and it survived.
+                self.last.clear();
+                continue;
+            };
+            let Some(stated) = stated else { continue };
             self.committed.push((batch.base_offset, stated));
             let Some(last) = self.last.insert(stated.producer_id, stated) else { continue };
             let expected = match stated.producer_epoch == last.producer_epoch {
@@ -72,7 +80,7 @@ mod tests {
             let last_offset = offset + i64::from(records - 1);
             let info = BatchInfo { base_offset: offset, last_offset, leader_epoch: LeaderEpoch(0), crc };
             let last = first.wrapping_add(records - 1);
-            ghost.appended(&info, Sequences { producer_id: 7, producer_epoch, first, last });
+            ghost.appended(&info, Some(Sequences { producer_id: 7, producer_epoch, first, last }));
             infos.push(info);
             offset = last_offset + 1;
         }
@@ -100,6 +108,29 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_nobody_heard_of_may_be_any_producers() {
+        let info = |offset: i64| BatchInfo {
+            base_offset: Offset(offset),
+            last_offset: Offset(offset),
+            leader_epoch: LeaderEpoch(0),
+            crc: offset as u32,
+        };
+        let stated = |first| Some(Sequences { producer_id: 7, producer_epoch: 0, first, last: first });
+        let gap = |middle: Option<Option<Sequences>>| {
+            let mut ghost = ProducerGhost::default();
+            ghost.appended(&info(0), stated(0));
+            if let Some(sequences) = middle {
+                ghost.appended(&info(1), sequences);
+            }
+            ghost.appended(&info(2), stated(2));
+            ghost.commit(&[info(0), info(1), info(2)]).len()
+        };
+        assert_eq!(gap(None), 0);
+        assert_eq!(gap(Some(None)), 1, "a producer's without sequences fills no gap");
+        assert_eq!(gap(Some(stated(1))), 0);
+    }
+
+    #[test]
     fn what_is_lost_may_be_said_again() {
         let stated = |first| Sequences { producer_id: 7, producer_epoch: 0, first, last: first };
         let info = |offset, crc| BatchInfo {
@@ -110,7 +141,7 @@ mod tests {
         };
         let mut ghost = ProducerGhost::default();
         for at in 0..3 {
-            ghost.appended(&info(i64::from(at), at as u32), stated(at));
+            ghost.appended(&info(i64::from(at), at as u32), Some(stated(at)));
         }
         assert!(ghost.commit(&[info(0, 0), info(1, 1), info(2, 2)]).is_empty());
         ghost.go_on_from(Offset(1));
