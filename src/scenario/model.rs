@@ -423,6 +423,14 @@ impl Action {
         }
     }
 
+    /// Makes a wall clock wrong.
+    pub fn is_of_clocks(&self) -> bool {
+        matches!(
+            self,
+            Action::ClockStep { .. } | Action::ClockDrift { .. } | Action::ClockStrobe { .. } | Action::ClockFreeze
+        )
+    }
+
     /// The rhythm of an action that goes on and off.
     pub fn cycle(&self) -> Option<Cycle> {
         if let Action::CrashLoop { cycle } | Action::Flap { cycle, .. } | Action::ClockStrobe { cycle, .. } = self {

@@ -24,7 +24,7 @@ use crate::config::TopicConfig;
 use crate::lab::outcome::{RunOutcome, Violation};
 use crate::observe::LogStartReason;
 use crate::protocol::{Offset, TopicPartition};
-use crate::scenario::{Action, Topic, Variant, Workload};
+use crate::scenario::{Topic, Variant, Workload};
 use crate::world::Time;
 
 use replay::{Ack, Partition, Replay};
@@ -151,9 +151,7 @@ impl Guard {
         match violation.name {
             "leader-completeness" => partition.losses.iter().find(|loss| loss.at == violation.at)?.excuse,
             // A leader that cannot read its log moves its high watermark over it; the others hold what it lost.
-            "candidate-completeness" | "strong-isr" | "log-matching"
-                if partition.led_unread_at.is_some_and(|at| at <= violation.at) =>
-            {
+            "candidate-completeness" | "strong-isr" | "log-matching" if partition.was_led_unread(violation.at) => {
                 Some(Excuse::UntrustedDisk)
             }
             "candidate-completeness" | "strong-isr" | "acknowledged-incomplete" => {
@@ -247,6 +245,11 @@ impl Partition {
         losses.filter_map(|loss| loss.excuse).next()
     }
 
+    /// A machine had led by then that cannot read what its disk has spoiled.
+    fn was_led_unread(&self, by: Time) -> bool {
+        self.losses.iter().any(|loss| loss.at <= by && loss.gone == Gone::Restart && loss.excuse.is_some())
+    }
+
     /// The last acknowledgement of `offset` that the client can mean.
     fn ack(&self, offset: Offset, acked_at: Time) -> Option<&Ack> {
         let covers = |ack: &&Ack| ack.at <= acked_at && ack.base_offset <= offset && offset <= ack.last_offset;
@@ -273,34 +276,11 @@ impl Partition {
 /// Whether the age of a record is the time since it was sent: wall clocks are right, and records say when they were
 /// sent.
 fn has_plain_time(variant: &Variant) -> bool {
-    let moves_clocks = |action: &Action| match action {
-        Action::ClockStep { .. } | Action::ClockDrift { .. } | Action::ClockStrobe { .. } | Action::ClockFreeze => true,
-        Action::Crash
-        | Action::PowerLoss(_)
-        | Action::Disk { .. }
-        | Action::Restart { .. }
-        | Action::CrashLoop { .. }
-        | Action::Pause
-        | Action::Resume
-        | Action::Isolate
-        | Action::Partition { .. }
-        | Action::Delay { .. }
-        | Action::Throttle { .. }
-        | Action::PacketLoss { .. }
-        | Action::Flap { .. }
-        | Action::DelayMessage { .. }
-        | Action::DropMessage { .. }
-        | Action::SlowDrain { .. }
-        | Action::SlowCpu { .. }
-        | Action::Heal
-        | Action::ControlledShutdown
-        | Action::ElectPreferred { .. } => false,
-    };
     let dates_records = |workload: &Workload| match workload {
         Workload::Produce { timestamp_offset_ms, .. } => *timestamp_offset_ms != 0,
         Workload::Consume { .. } => false,
     };
-    let is_right = variant.cluster.clocks.is_empty() && !variant.faults.iter().any(|fault| moves_clocks(&fault.action));
+    let is_right = variant.cluster.clocks.is_empty() && !variant.faults.iter().any(|fault| fault.action.is_of_clocks());
     is_right && !variant.workloads.iter().any(dates_records)
 }
 

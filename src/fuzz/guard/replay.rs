@@ -162,8 +162,6 @@ pub(super) struct Partition {
     pub stale_views: BTreeSet<Time>,
     /// When a replica's high watermark moved, or it served, whose disk does not keep what it has.
     pub spoiled_views: BTreeSet<Time>,
-    /// When a machine first led that cannot read what its disk has spoiled.
-    pub led_unread_at: Option<Time>,
     pub expiries: Vec<Expiry>,
     /// Offsets, from and to (exclusive), of batches that some replica's compaction removed or rewrote.
     pub compacted: Vec<(Offset, Offset)>,
@@ -183,7 +181,6 @@ impl Default for Partition {
             ever_committed: BTreeSet::new(),
             unclean_at: None,
             losses: Vec::new(),
-            led_unread_at: None,
             impaired_members: BTreeSet::new(),
             stale_views: BTreeSet::new(),
             spoiled_views: BTreeSet::new(),
@@ -464,22 +461,20 @@ impl Partition {
         let (keep, end) = (self.committed.partition_point(|batch| batch.last_offset < from), self.high_watermark);
         let gone = leader.gone(from);
         let is_last = leader.impaired && self.isr == [machine];
+        // After an orderly stop nothing is read again, and a replica may join the ISR with a log that it cannot read.
+        let is_unread = gone == Gone::Restart && !keeps_all;
         let is_of_its_disk = match gone {
             Gone::PowerLoss => true,
             Gone::FlushedAndLost => !keeps_flushed,
-            Gone::NeverHad | Gone::Restart | Gone::Truncated(_) | Gone::Expired => false,
+            Gone::Restart => is_unread,
+            Gone::NeverHad | Gone::Truncated(_) | Gone::Expired => false,
         };
-        // After an orderly stop nothing is read again, and a replica may join the ISR with a log that it cannot read.
-        let is_unread = gone == Gone::Restart && !keeps_all;
-        if is_unread {
-            self.led_unread_at.get_or_insert(at);
-        }
         let excuse = if self.unclean_at.is_some() {
             Some(super::Excuse::UncleanElection)
-        } else if is_unread {
-            Some(super::Excuse::UntrustedDisk)
         } else if is_last && is_of_its_disk {
             Some(super::Excuse::LastReplicaLostPower)
+        } else if is_unread {
+            Some(super::Excuse::UntrustedDisk)
         } else {
             None
         };

@@ -3,7 +3,7 @@ use crate::lab::outcome::{TraceEvent, TraceKind};
 use crate::observe::{BatchInfo, Observation, TruncationReason};
 use crate::protocol::{BrokerId, LeaderEpoch, PartitionEpoch};
 use crate::scenario::disk::{BatchChoice, BatchField, BitRot, DiskAction, RotPlace};
-use crate::scenario::{Fault, Target, When};
+use crate::scenario::{Action, Fault, Target, When};
 use crate::world::sim::{DiskFault, DiskScope};
 
 fn orders() -> TopicPartition {
@@ -293,6 +293,13 @@ fn rot_is_found_at_a_restart_and_a_lie_only_after_a_power_loss() {
         |told: Told| told.changes(1, 0, &[1], false).stops(1, false).loads(1, &[batch(0)]).elects(1, 1, &[1]);
     assert_eq!(restarted(healthy(-1).spoils(1, ROT)).lost(1), Some(Excuse::LastReplicaLostPower));
     assert_eq!(restarted(healthy(-1).spoils(1, LIE)).lost(1), None);
+}
+
+#[test]
+fn a_leader_that_cannot_read_its_log_after_an_orderly_stop_need_not_be_the_last() {
+    let restarted = |told: Told| told.stops(1, false).loads(1, &[batch(0)]).elects(1, 1, &[1, 2, 3]);
+    assert_eq!(restarted(healthy(-1).spoils(1, ROT)).lost(1), Some(Excuse::UntrustedDisk));
+    assert_eq!(restarted(healthy(-1).spoils(2, ROT)).lost(1), None, "another machine's disk");
 }
 
 #[test]
