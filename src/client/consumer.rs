@@ -139,19 +139,23 @@ pub struct Consumer {
     completions: Vec<Completion<Tag>>,
 }
 
+/// How a consumer's connections behave, its group's too.
+pub(super) fn rpc_config(config: &ConsumerConfig) -> RpcConfig {
+    RpcConfig {
+        client_id: StrBytes::from_string(config.client_id.clone()),
+        reconnect_backoff: config.reconnect_backoff,
+        reconnect_backoff_max: config.reconnect_backoff_max,
+        connection_setup_timeout: config.socket_connection_setup_timeout,
+        discover_versions: true,
+    }
+}
+
 impl Consumer {
     /// `bootstrap` must not be empty.
     pub fn new(world: &World, config: ConsumerConfig, bootstrap: Vec<HostPort>) -> Consumer {
-        let rpc_config = RpcConfig {
-            client_id: StrBytes::from_string(config.client_id.clone()),
-            reconnect_backoff: config.reconnect_backoff,
-            reconnect_backoff_max: config.reconnect_backoff_max,
-            connection_setup_timeout: config.socket_connection_setup_timeout,
-            discover_versions: true,
-        };
         let group = config.group_id.as_deref();
         let group = group.map(|id| Box::new(Group::new(world, &config, id, &bootstrap)));
-        let mut rpc = RpcClient::new(rpc_config, world.rng("consumer-rpc"));
+        let mut rpc = RpcClient::new(rpc_config(&config), world.rng("consumer-rpc"));
         let bootstrap = bootstrap.iter().map(|address| rpc.peer(address)).collect();
         let metadata_config = MetadataConfig {
             retry_backoff: ExponentialBackoff::new(config.retry_backoff, config.retry_backoff_max),

@@ -187,14 +187,11 @@ impl Broker {
     ) {
         let mut refused = Vec::new();
         for topic in &mut request.topics {
-            let (known, unknown): (Vec<_>, Vec<_>) = std::mem::take(&mut topic.partitions)
-                .into_iter()
-                .partition(|partition| self.has_partition(&topic.name, partition.partition_index));
-            topic.partitions = known;
+            let unknown = self.take_unknown(&topic.name, &mut topic.partitions, |partition| partition.partition_index);
             if !unknown.is_empty() {
-                let failed = unknown.iter().map(|partition| {
+                let failed = unknown.into_iter().map(|index| {
                     OffsetCommitResponsePartition::default()
-                        .with_partition_index(partition.partition_index)
+                        .with_partition_index(index)
                         .with_error_code(ErrorCode::UnknownTopicOrPartition.code())
                 });
                 let answer = OffsetCommitResponseTopic::default().with_name(topic.name.clone());
@@ -211,14 +208,11 @@ impl Broker {
     fn handle_offset_delete(&mut self, now: Time, to: ReplyTo, frame: &RequestFrame, mut request: OffsetDeleteRequest) {
         let mut refused = Vec::new();
         for topic in &mut request.topics {
-            let (known, unknown): (Vec<_>, Vec<_>) = std::mem::take(&mut topic.partitions)
-                .into_iter()
-                .partition(|partition| self.has_partition(&topic.name, partition.partition_index));
-            topic.partitions = known;
+            let unknown = self.take_unknown(&topic.name, &mut topic.partitions, |partition| partition.partition_index);
             if !unknown.is_empty() {
-                let failed = unknown.iter().map(|partition| {
+                let failed = unknown.into_iter().map(|index| {
                     OffsetDeleteResponsePartition::default()
-                        .with_partition_index(partition.partition_index)
+                        .with_partition_index(index)
                         .with_error_code(ErrorCode::UnknownTopicOrPartition.code())
                 });
                 let answer = OffsetDeleteResponseTopic::default().with_name(topic.name.clone());
@@ -229,8 +223,11 @@ impl Broker {
         self.ask_coordinator(now, to, frame, GroupRequest::OffsetDelete(request), Refused::Deletions(refused));
     }
 
-    fn has_partition(&self, topic: &TopicName, partition: i32) -> bool {
-        self.env.image.topic(topic.as_str()).is_some_and(|topic| topic.partitions.contains_key(&partition))
+    /// Takes out the partitions of `topic` that do not exist; returns their indexes.
+    fn take_unknown<P>(&self, topic: &TopicName, partitions: &mut Vec<P>, index: impl Fn(&P) -> i32) -> Vec<i32> {
+        let topic = self.env.image.topic(topic.as_str());
+        let is_unknown = |partition: &mut P| topic.is_none_or(|t| !t.partitions.contains_key(&index(partition)));
+        partitions.extract_if(.., is_unknown).map(|partition| index(&partition)).collect()
     }
 
     fn handle_offset_fetch(

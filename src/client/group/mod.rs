@@ -22,10 +22,11 @@ use kafka_protocol::protocol::StrBytes;
 use self::commits::{Commit, PendingCommit};
 pub use self::commits::{CommitError, CommitId, CommitResult};
 use super::backoff::ExponentialBackoff;
+use super::consumer::rpc_config;
 use super::metadata::Metadata;
 use super::subscription::AssignedPartition;
 use crate::config::{Assignor, ConsumerConfig};
-use crate::protocol::rpc::{Completion, PeerId, Reply, RpcClient, RpcConfig, RpcError};
+use crate::protocol::rpc::{Completion, PeerId, Reply, RpcClient, RpcError};
 use crate::protocol::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Rng, Time, World};
 
@@ -171,15 +172,8 @@ enum Closing {
 
 impl Group {
     pub fn new(world: &World, config: &ConsumerConfig, group_id: &str, bootstrap: &[HostPort]) -> Group {
-        let rpc_config = RpcConfig {
-            client_id: StrBytes::from_string(config.client_id.clone()),
-            reconnect_backoff: config.reconnect_backoff,
-            reconnect_backoff_max: config.reconnect_backoff_max,
-            connection_setup_timeout: config.socket_connection_setup_timeout,
-            discover_versions: true,
-        };
         // Connections of its own: a fetch that waits must not hold up a heartbeat.
-        let mut rpc = RpcClient::new(rpc_config, world.rng("consumer-group-rpc"));
+        let mut rpc = RpcClient::new(rpc_config(config), world.rng("consumer-group-rpc"));
         Group {
             id: GroupId(StrBytes::from_string(group_id.to_owned())),
             instance: config.group_instance_id.clone().map(StrBytes::from_string),
