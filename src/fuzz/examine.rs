@@ -124,7 +124,7 @@ fn unexcused(variant: &Variant, outcome: &RunOutcome, anomalies: &Anomalies, gua
             let case = &case.to_json();
             let site = if by_record {
                 losses.site(name, case)?
-            } else if is_allowed(name) || (GAPS.contains(&name) && losses.explain_gap(case)) {
+            } else if is_allowed(name) || losses.explain(name, case) {
                 return None;
             } else {
                 String::new()
@@ -207,7 +207,23 @@ impl Losses<'_> {
         excuse.is_none().then(site)
     }
 
-    fn explain_gap(&self, case: &Json) -> bool {
-        case["key"].as_str().is_some_and(|key| self.guard.excuse_gap(key).is_some())
+    /// Whether an anomaly follows from a legitimate loss.
+    fn explain(&self, name: &str, case: &Json) -> bool {
+        let Some(key) = case["key"].as_str() else { return false };
+        match name {
+            "duplicate" => {
+                let offsets = case["offsets"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let offsets: Vec<Offset> = offsets.iter().filter_map(Json::as_i64).map(Offset).collect();
+                self.guard.excuse_duplicate(key, case["value"].as_u64(), &offsets).is_some()
+            }
+            "tombstone-missed" => {
+                let (Some(offset), tombstone) = (case["tombstone_offset"].as_i64(), &case["tombstone"]) else {
+                    return false;
+                };
+                let is_held = self.guard.is_held(key, Offset(offset), tombstone.as_u64());
+                !is_held && self.lost(key, Offset(offset), tombstone).is_none()
+            }
+            _ => GAPS.contains(&name) && self.guard.excuse_gap(key).is_some(),
+        }
     }
 }

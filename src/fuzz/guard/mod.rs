@@ -241,6 +241,22 @@ impl Guard {
         partition.loss_of(offset, Time::ZERO)
     }
 
+    /// Why a value was seen at several offsets, if it may: all copies but one were lost legitimately, and it was sent
+    /// again.
+    pub fn excuse_duplicate(&self, key: &str, value: Option<u64>, offsets: &[Offset]) -> Option<Excuse> {
+        let lost =
+            |offset: &Offset| self.excuse_overwritten(key, *offset).filter(|_| !self.is_held(key, *offset, value));
+        let excuses: Vec<Excuse> = offsets.iter().filter_map(lost).collect();
+        excuses.first().copied().filter(|_| excuses.len() + 1 >= offsets.len())
+    }
+
+    /// Whether the leader's log may hold a value at an offset in the end.
+    pub fn is_held(&self, key: &str, offset: Offset, value: Option<u64>) -> bool {
+        let Some(partition) = self.partition(key) else { return false };
+        let batch = partition.at_leader(offset);
+        batch.is_some_and(|batch| value.is_none_or(|value| partition.may_carry(&batch, value)))
+    }
+
     /// Whether a partition's log was legitimately cut below what consumers may have read.
     pub fn excuse_gap(&self, key: &str) -> Option<Excuse> {
         let partition = self.partition(key)?;

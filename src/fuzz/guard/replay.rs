@@ -456,6 +456,12 @@ impl Partition {
         }
     }
 
+    /// What the leader holds at an offset.
+    pub fn at_leader(&self, offset: Offset) -> Option<BatchInfo> {
+        let leader = self.leader.as_ref().and_then(|leader| self.replicas.get(leader))?;
+        covering(&leader.batches, offset)
+    }
+
     /// Whether the leader holds the batch of an acknowledgement, above its high watermark.
     pub fn is_uncommitted(&self, ack: &Ack) -> bool {
         let leader = self.leader.as_ref().and_then(|leader| self.replicas.get(leader));

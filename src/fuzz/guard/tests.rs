@@ -395,6 +395,20 @@ fn what_is_not_committed_in_the_end_is_there_or_it_is_not() {
 }
 
 #[test]
+fn a_copy_that_was_lost_legitimately_makes_no_duplicate() {
+    // Value 7 stands at offset 1, is lost with the last replica's power, and is sent again.
+    let sent = |told: Told| told.sends(7, batch(1)).changes(1, 0, &[1], false);
+    let copy = BatchInfo { crc: batch(1).crc, ..batch(2) };
+    let lost = sent(healthy(-1)).stops(1, true).loads(1, &[batch(0)]).elects(1, 1, &[1]);
+    let again = lost.appends(1, &[BatchInfo { crc: 99, ..batch(1) }, copy]).sends(8, BatchInfo { crc: 99, ..batch(1) });
+    let duplicate = |told: &Told| told.guard().excuse_duplicate("orders-0", Some(7), &[Offset(1), Offset(2)]);
+    assert_eq!(duplicate(&again), Some(Excuse::LastReplicaLostPower));
+    assert_eq!(duplicate(&sent(healthy(-1)).appends(1, &[copy])), None, "both are there");
+    let twice = sent(healthy(-1)).stops(1, true).loads(1, &[batch(0)]).elects(1, 1, &[1]);
+    assert_eq!(duplicate(&twice.appends(1, &[batch(1), copy])), None, "both are there, one for the second time");
+}
+
+#[test]
 fn retention_excuses_what_is_old_enough() {
     let after = |told: Told, ms: usize| (0..ms).fold(told, |told, _| told.push("lab", TraceKind::Started));
     let by_time = LogStartReason::RetentionTime;
