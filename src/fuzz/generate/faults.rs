@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kafka_protocol::messages::ApiKey;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -14,7 +15,7 @@ use proptest::sample::{select, subsequence};
 use super::aim::{Aim, aim};
 use super::{Pace, Profile, Shape};
 use crate::scenario::disk::DiskAction;
-use crate::scenario::{Action, Comparison, Condition, Counter, Fault, Target, When};
+use crate::scenario::{Action, Comparison, Condition, Counter, Fault, Messages, Target, When};
 use crate::world::sim::DiskScope;
 
 /// What a schedule is made of; swarm testing enables some of them.
@@ -79,6 +80,9 @@ impl Kind {
         Kind::CrashLoop,
         Kind::SlowDisk,
     ];
+    /// What ends an incarnation, or its connections, in a moment.
+    const STRIKES: [Kind; 6] =
+        [Kind::Crash, Kind::PowerLoss, Kind::Restart, Kind::Pause, Kind::Isolate, Kind::CrashLoop];
     /// What breaks a disk, or time.
     const WRONG: [Kind; 6] =
         [Kind::FailingDisk, Kind::LyingDisk, Kind::BitRot, Kind::DropCache, Kind::ReplaceDisk, Kind::MoveClock];
@@ -120,7 +124,27 @@ pub(super) fn schedule(shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<F
     };
     let draft = (start(shape), select(shape.kinds.clone()), aim(shape, clients), duration(shape));
     let drafts = vec(draft, count);
-    drafts.prop_map(assemble).boxed()
+    let strikes: Vec<Kind> = Kind::STRIKES.into_iter().filter(|kind| shape.kinds.contains(kind)).collect();
+    (weather(shape, clients), drafts)
+        .prop_map(move |(weather, drafts)| assemble(weather.into_iter().chain(drafts).collect(), &strikes))
+        .boxed()
+}
+
+/// What some scenarios go through from the start: requests of one kind are late, all the time, so that whatever else
+/// happens happens while one is on its way.
+fn weather(shape: &Shape, clients: &[String]) -> BoxedStrategy<Option<Draft>> {
+    if !shape.kinds.contains(&Kind::DelayMessage) {
+        return Just(None).boxed();
+    }
+    let pace = shape.pace;
+    let keys = select(&[ApiKey::AlterPartition, ApiKey::AlterPartition, ApiKey::BrokerRegistration, ApiKey::Fetch][..]);
+    let by = prop_oneof![2 => 100..2_000_u64, 1 => 2_000..6_000_u64];
+    let late = (0..1_500_u64, keys, by, aim(shape, clients)).prop_map(move |(at, key, by, mut aim)| {
+        aim.messages = Messages { request: (format!("{key:?}"), key as i16), count: None, ..aim.messages };
+        aim.by = pace.time(by);
+        (Start::At(Duration::from_millis(at)), Kind::DelayMessage, aim, None)
+    });
+    prop_oneof![3 => Just(None), 1 => late.prop_map(Some)].boxed()
 }
 
 /// When a fault starts, before it is known which faults are before it.
@@ -191,14 +215,51 @@ fn duration(shape: &Shape) -> BoxedStrategy<Option<Duration>> {
 
 type Draft = (Start, Kind, Aim, Option<Duration>);
 
-fn assemble(drafts: Vec<Draft>) -> Vec<Fault> {
+/// `strikes`: the enabled kinds among [`Kind::STRIKES`].
+fn assemble(drafts: Vec<Draft>, strikes: &[Kind]) -> Vec<Fault> {
     let mut faults: Vec<Fault> = Vec::new();
+    let mut window: Option<Window> = None;
     for (number, (start, kind, aim, duration)) in drafts.into_iter().enumerate() {
-        let (when, after) = begin(&start, number, &aim);
-        let again = (aim.again && hits_servers(&faults)).then_some(Target::SameAs(number));
-        faults.push(fault(kind, aim, again, when, after, duration));
+        let strike = window.take().zip(aim.within).filter(|_| !strikes.is_empty());
+        let fault = match strike {
+            Some((open, percent)) => {
+                let kind =
+                    if strikes.contains(&kind) { kind } else { strikes[percent as usize % strikes.len()] };
+                let when = When::Condition(Condition::Fault { index: open.fault, ended: false });
+                let target = open.machine.clone().filter(|_| percent % 2 == 0);
+                let strike = fault(kind, aim, target, when, open.by * percent / 100, duration);
+                window = Some(open);
+                strike
+            }
+            None => {
+                let (when, after) = begin(&start, number, &aim);
+                let again = (aim.again && hits_servers(&faults)).then_some(Target::SameAs(number));
+                fault(kind, aim, again, when, after, duration)
+            }
+        };
+        window = Window::of(&fault, number + 1).or(window);
+        faults.push(fault);
     }
     faults
+}
+
+/// While a message is on its way that a fault holds back; such a fault has started with its first message.
+struct Window {
+    /// 1-based.
+    fault: usize,
+    /// Who sends it or is to get it, as far as the fault says so.
+    machine: Option<Target>,
+    by: Duration,
+}
+
+impl Window {
+    fn of(fault: &Fault, number: usize) -> Option<Window> {
+        let Action::DelayMessage { messages: messages @ Messages { count: Some(_), .. }, by } = &fault.action else {
+            return None;
+        };
+        let machine = messages.from.clone().or_else(|| messages.to.clone());
+        Some(Window { fault: number, machine, by: *by })
+    }
 }
 
 /// Whether the last fault has machines, and they are servers: any kind of fault can be aimed at them again.
