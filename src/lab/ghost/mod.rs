@@ -452,10 +452,12 @@ impl Ghost {
         if ghost.is_led_by(machine) && last < ghost.true_high_watermark {
             return;
         }
-        let promised = ghost.logs[machine].range(base, last + 1);
         let lacks = |member: &&String| {
-            let held = ghost.logs.get(member.as_str()).map_or(&[][..], |log| log.range(base, last + 1));
-            first_difference(held, promised, &ghost.compacted).is_some()
+            let log = ghost.logs.get(member.as_str());
+            // What has expired there was committed before this leader, deposed perhaps, heard of it.
+            let from = log.map_or(Offset::ZERO, |log| Offset(log.log_start)).min(ghost.expired_to).max(base);
+            let held = log.map_or(&[][..], |log| log.range(from, last + 1));
+            first_difference(held, ghost.logs[machine].range(from, last + 1), &ghost.compacted).is_some()
         };
         if let Some(member) = ghost.isr_machines.iter().find(lacks) {
             let detail =
