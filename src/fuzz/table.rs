@@ -300,12 +300,8 @@ fn summary(records: &[&Record], defects: usize) -> String {
     let certified = hits.iter().filter(|hit| hit.is_certified).count();
     let slowest = hits.iter().map(|hit| hit.shrinking_ms).max().unwrap_or(0);
     let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "\n{} of {} campaigns found their defect. Asked for:\n",
-        hits.len(),
-        defects as u64 * CAMPAIGNS
-    );
+    let _ =
+        writeln!(text, "\n{} of {} campaigns found their defect. Asked for:\n", hits.len(), defects as u64 * CAMPAIGNS);
     let _ = writeln!(text, "- five faults or fewer after shrinking, in the median: {}, {faults}.", holds(faults <= 5));
     let _ = writeln!(
         text,
@@ -314,12 +310,8 @@ fn summary(records: &[&Record], defects: usize) -> String {
         seconds(shrinking_ms),
         seconds(slowest)
     );
-    let _ = writeln!(
-        text,
-        "- certificates complete: {}, {certified} of {}.",
-        holds(certified == hits.len()),
-        hits.len()
-    );
+    let _ =
+        writeln!(text, "- certificates complete: {}, {certified} of {}.", holds(certified == hits.len()), hits.len());
     text
 }
 

@@ -85,10 +85,12 @@ fn slowest(latency: Latency) -> Duration {
 /// controller. It is always a bit behind, and who leads meanwhile has what it lacks.
 fn far_links(shape: &Shape) -> BoxedStrategy<Vec<LinkSetting>> {
     let weight = match shape.profile {
-        Profile::Storage => return Just(Vec::new()).boxed(),
         Profile::Replication => 30,
-        Profile::All => 12,
+        Profile::Storage | Profile::All => 12,
     };
+    if shape.brokers == 1 {
+        return Just(Vec::new()).boxed();
+    }
     let brokers = shape.brokers;
     let broker = match shape.focus {
         Some(focus) => prop_oneof![2 => Just(focus), 1 => 1..=brokers].boxed(),

@@ -16,7 +16,7 @@ use super::aim::{Aim, aim};
 use super::{Pace, Profile, Shape};
 use crate::scenario::disk::DiskAction;
 use crate::scenario::{Action, Comparison, Condition, Counter, Fault, Messages, Target, When};
-use crate::world::sim::DiskScope;
+use crate::world::sim::{Direction, DiskScope};
 
 /// What a schedule is made of; swarm testing enables some of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,11 +71,13 @@ impl Kind {
         Kind::CrashLoop,
         Kind::SlowDisk,
     ];
-    const STORAGE: [Kind; 7] = [
+    const STORAGE: [Kind; 8] = [
         Kind::Crash,
         Kind::PowerLoss,
         Kind::Restart,
         Kind::ControlledShutdown,
+        // Logs that part while a disk loses what it has.
+        Kind::Isolate,
         Kind::ElectPreferred,
         Kind::CrashLoop,
         Kind::SlowDisk,
@@ -131,20 +133,26 @@ pub(super) fn schedule(shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<F
 }
 
 /// What some scenarios go through from the start: requests of one kind are late, all the time, so that whatever else
-/// happens happens while one is on its way.
+/// happens happens while one is on its way. Of registrations it is only the first, so that the next overtakes it.
 fn weather(shape: &Shape, clients: &[String]) -> BoxedStrategy<Option<Draft>> {
     if !shape.kinds.contains(&Kind::DelayMessage) {
         return Just(None).boxed();
     }
-    let pace = shape.pace;
-    let keys = select(&[ApiKey::AlterPartition, ApiKey::AlterPartition, ApiKey::BrokerRegistration, ApiKey::Fetch][..]);
+    let (pace, focus) = (shape.pace, shape.focus);
+    let mut keys = vec![ApiKey::AlterPartition, ApiKey::AlterPartition, ApiKey::Fetch];
+    keys.extend(focus.map(|_| ApiKey::BrokerRegistration));
     let by = prop_oneof![2 => 100..2_000_u64, 1 => 2_000..6_000_u64];
-    let late = (0..1_500_u64, keys, by, aim(shape, clients)).prop_map(move |(at, key, by, mut aim)| {
-        aim.messages = Messages { request: (format!("{key:?}"), key as i16), count: None, ..aim.messages };
+    let late = (0..1_500_u64, select(keys), by, aim(shape, clients)).prop_map(move |(at, key, by, mut aim)| {
+        let (from, count) = match key {
+            ApiKey::BrokerRegistration => (focus.map(Target::Broker), Some(1)),
+            _ => (aim.messages.from, None),
+        };
+        let request = (format!("{key:?}"), key as i16);
+        aim.messages = Messages { request, direction: Direction::Request, from, to: None, count };
         aim.by = pace.time(by);
         (Start::At(Duration::from_millis(at)), Kind::DelayMessage, aim, None)
     });
-    prop_oneof![3 => Just(None), 1 => late.prop_map(Some)].boxed()
+    prop_oneof![3 => Just(None), 2 => late.prop_map(Some)].boxed()
 }
 
 /// When a fault starts, before it is known which faults are before it.
@@ -220,13 +228,14 @@ fn assemble(drafts: Vec<Draft>, strikes: &[Kind]) -> Vec<Fault> {
     let mut faults: Vec<Fault> = Vec::new();
     let mut window: Option<Window> = None;
     for (number, (start, kind, aim, duration)) in drafts.into_iter().enumerate() {
-        let strike = window.take().zip(aim.within).filter(|_| !strikes.is_empty());
+        let strike = window.take().zip(aim.within).and_then(|(open, percent)| {
+            let kind = open.strike(kind, strikes, percent as usize)?;
+            Some((open, percent, kind))
+        });
         let fault = match strike {
-            Some((open, percent)) => {
-                let kind =
-                    if strikes.contains(&kind) { kind } else { strikes[percent as usize % strikes.len()] };
+            Some((open, percent, kind)) => {
                 let when = When::Condition(Condition::Fault { index: open.fault, ended: false });
-                let target = open.machine.clone().filter(|_| percent % 2 == 0);
+                let target = open.machine.clone().filter(|_| open.is_stopped || percent % 2 == 0);
                 let strike = fault(kind, aim, target, when, open.by * percent / 100, duration);
                 window = Some(open);
                 strike
@@ -243,22 +252,36 @@ fn assemble(drafts: Vec<Draft>, strikes: &[Kind]) -> Vec<Fault> {
     faults
 }
 
-/// While a message is on its way that a fault holds back; such a fault has started with its first message.
+/// A time in which another fault does what it would not do at another: while a message is on its way that a fault holds
+/// back (such a fault has started with its first message), or while a machine is stopped in good order.
 struct Window {
     /// 1-based.
     fault: usize,
-    /// Who sends it or is to get it, as far as the fault says so.
+    /// Who sends the message or is to get it, as far as the fault says so; who is stopped.
     machine: Option<Target>,
+    is_stopped: bool,
     by: Duration,
 }
 
 impl Window {
     fn of(fault: &Fault, number: usize) -> Option<Window> {
-        let Action::DelayMessage { messages: messages @ Messages { count: Some(_), .. }, by } = &fault.action else {
-            return None;
-        };
-        let machine = messages.from.clone().or_else(|| messages.to.clone());
-        Some(Window { fault: number, machine, by: *by })
+        if let Action::DelayMessage { messages: messages @ Messages { count: Some(_), .. }, by } = &fault.action {
+            let machine = messages.from.clone().or_else(|| messages.to.clone());
+            return Some(Window { fault: number, machine, is_stopped: false, by: *by });
+        }
+        if fault.action == Action::ControlledShutdown {
+            let by = fault.duration?;
+            return Some(Window { fault: number, machine: Some(Target::SameAs(number)), is_stopped: true, by });
+        }
+        None
+    }
+
+    /// What to strike with: `kind` if it is fit for it. A machine that is stopped can only lose power.
+    fn strike(&self, kind: Kind, strikes: &[Kind], draw: usize) -> Option<Kind> {
+        if self.is_stopped {
+            return Some(Kind::PowerLoss).filter(|kind| strikes.contains(kind));
+        }
+        if strikes.contains(&kind) { Some(kind) } else { strikes.get(draw % strikes.len().max(1)).copied() }
     }
 }
 
