@@ -173,7 +173,8 @@ impl Guard {
         if violation.name == "served-uncommitted" {
             return partition.spoiled_views.contains(&violation.at).then_some(Excuse::UntrustedDisk);
         }
-        if partition.unclean_at.is_some_and(|at| at <= violation.at) {
+        // Whatever was lost, who follows the leader that lost it has its log.
+        if violation.name != "log-matching" && partition.unclean_at.is_some_and(|at| at <= violation.at) {
             return Some(Excuse::UncleanElection);
         }
         match violation.name {
