@@ -1,21 +1,25 @@
 //! A member of a consumer group as a process: the application around the product's consumer. It polls, works on what it
 //! got for as long as the scenario says, commits before or after, and may stop, fail or crash on the way and come back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 use serde_json::Value as Json;
 
+use super::groups::Promise;
 use super::outcome::TraceKind;
 use super::recorder::{GroupPoll, ProcessId, Recorder};
 use super::workload::into_value;
 use crate::client::{CommitId, CommitResult, Consumer, PositionReset, RebalanceEvent};
-use crate::config::ConsumerConfig;
+use crate::config::{ConsumerConfig, OffsetReset};
 use crate::protocol::{Offset, TopicPartition};
 use crate::scenario::{CommitStyle, Ending, EndingKind, Membership};
 use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
+
+/// How long it takes until an application runs again that an exception of its consumer has ended.
+const RESTART: Duration = Duration::from_secs(1);
 
 /// What a member does.
 #[derive(Clone, Debug)]
@@ -28,6 +32,24 @@ pub struct MemberSpec {
     pub config: ConsumerConfig,
     /// When the workloads began.
     pub started_at: Time,
+}
+
+impl MemberSpec {
+    fn promise(&self) -> Promise {
+        let Membership { commit, processing, ending, .. } = &self.membership;
+        let batch = processing.saturating_mul(u32::try_from(self.config.max_poll_records).unwrap_or(u32::MAX));
+        let commits_too_much = match commit {
+            CommitStyle::Before => true,
+            // On close, whatever was processed.
+            CommitStyle::Automatic | CommitStyle::After => {
+                self.config.enable_auto_commit && ending.is_some_and(|ending| ending.kind == EndingKind::Fail)
+            }
+        };
+        Promise {
+            keeps_up: batch < self.config.max_poll_interval,
+            is_at_least_once: !commits_too_much && self.config.auto_offset_reset == OffsetReset::Earliest,
+        }
+    }
 }
 
 /// What the application does just now.
@@ -59,6 +81,10 @@ pub struct MemberProcess {
     back_at: Option<Time>,
     rebalanced: Vec<Vec<TopicPartition>>,
     committed: BTreeMap<TopicPartition, Offset>,
+    /// Assigned, and nothing of it was handed out since.
+    fresh: BTreeSet<TopicPartition>,
+    /// The one that it has joined; -1: none.
+    generation: i32,
 }
 
 impl MemberProcess {
@@ -80,6 +106,8 @@ impl MemberProcess {
             back_at: None,
             rebalanced: Vec::new(),
             committed: BTreeMap::new(),
+            fresh: BTreeSet::new(),
+            generation: -1,
         }
     }
 
@@ -91,7 +119,7 @@ impl MemberProcess {
         let now = self.world.now();
         self.consumer.subscribe(vec![TopicName(StrBytes::from_string(self.spec.topic.clone()))]);
         let mut state = self.recorder.lock();
-        state.groups.announce(&self.spec.membership.group, &self.spec.partitions);
+        state.groups.announce(self.who(), &self.spec.partitions, self.spec.promise());
         state.subscribed(now, self.process, &self.spec.partitions, &self.spec.membership.group);
     }
 
@@ -128,6 +156,7 @@ impl MemberProcess {
             committed: std::mem::take(&mut self.committed),
         };
         self.recorder.lock().polled_as_member(now, self.process, poll);
+        self.note_handed_out(now, &records);
         self.batch = records.into();
         self.is_commit_due = self.spec.membership.commit == CommitStyle::After;
         self.doing = Doing::Processing(now + self.spec.membership.processing);
@@ -137,6 +166,25 @@ impl MemberProcess {
             self.doing = Doing::Committing(id);
         }
         true
+    }
+
+    fn note_handed_out(&mut self, now: Time, records: &[(TopicPartition, Offset, Json)]) {
+        let mut state = self.recorder.lock();
+        let state = &mut *state;
+        let violations = state.ghost.violations.len();
+        for of_partition in records.chunk_by(|a, b| a.0 == b.0) {
+            let ((partition, first, _), (_, last, _)) = (&of_partition[0], &of_partition[of_partition.len() - 1]);
+            state.groups.handed(&self.spec.membership.group, partition, *last + 1);
+            if self.fresh.remove(partition) {
+                let generation = self.consumer.generation();
+                let who = (self.spec.membership.group.as_str(), self.spec.name.as_str());
+                state.groups.began(now, who, generation, partition, *first, &mut state.ghost);
+            }
+        }
+        state.trace_violations(violations);
+        if state.groups.has_ended() {
+            self.recorder.notify();
+        }
     }
 
     fn process_next(&mut self, now: Time, net: &mut Endpoint) -> bool {
@@ -200,7 +248,8 @@ impl MemberProcess {
     }
 
     fn go_away(&mut self, now: Time) {
-        self.recorder.lock().groups.released(now, (&self.spec.membership.group, &self.spec.name), None);
+        self.recorder.lock().groups.gone(now, self.who());
+        self.recorder.notify();
         self.doing = Doing::Away;
     }
 
@@ -213,20 +262,41 @@ impl MemberProcess {
         self.process = self.recorder.new_process(now, &self.spec.name);
         self.rebalanced.clear();
         self.committed.clear();
+        self.fresh.clear();
+        self.generation = -1;
+        self.batch.clear();
+        self.is_commit_due = false;
         self.doing = Doing::Polling;
         self.subscribe();
     }
 
     /// What the consumer has to tell: rebalances, commits, mishaps.
     fn take_news(&mut self, now: Time) {
+        let generation = self.consumer.generation();
+        if generation != self.generation {
+            self.generation = generation;
+            if generation >= 0 {
+                let mut state = self.recorder.lock();
+                let state = &mut *state;
+                let violations = state.ghost.violations.len();
+                state.groups.joined(now, self.who(), (generation, self.consumer.member_id()), &mut state.ghost);
+                state.trace_violations(violations);
+            }
+        }
         for rebalance in self.consumer.take_rebalances() {
             self.note_rebalance(now, rebalance);
         }
-        for CommitResult { offsets, result, .. } in self.consumer.take_commits() {
+        for CommitResult { offsets, result, is_retried, .. } in self.consumer.take_commits() {
+            if is_retried || result.is_err() {
+                let mut state = self.recorder.lock();
+                for (partition, offset) in &offsets {
+                    state.groups.maybe_committed(&self.spec.membership.group, partition, *offset);
+                }
+            }
             if result.is_ok() {
                 let mut state = self.recorder.lock();
                 for (partition, offset) in &offsets {
-                    state.groups.committed(&self.spec.membership.group, partition, *offset);
+                    state.groups.committed(now, &self.spec.membership.group, partition, *offset);
                 }
                 self.committed.extend(offsets);
             } else if let Err(error) = result {
@@ -245,6 +315,11 @@ impl MemberProcess {
         for what in mishaps {
             self.recorder.lock().push(now, &self.spec.name, what);
         }
+        // Its consumer will do nothing more: the exception ends the application, and whoever watches it starts it again.
+        if !of_group.is_empty() && !matches!(self.doing, Doing::Away) {
+            self.back_at = Some(now + RESTART);
+            self.go_away(now);
+        }
     }
 
     fn note_rebalance(&mut self, now: Time, rebalance: RebalanceEvent) {
@@ -256,12 +331,13 @@ impl MemberProcess {
             }
             RebalanceEvent::Assigned { partitions, generation } => {
                 let state = &mut *state;
-                state.groups.kept(self.who(), generation);
                 state.groups.owned(now, self.who(), generation, &partitions, &mut state.ghost);
+                self.fresh.extend(partitions.iter().cloned());
                 partitions
             }
         };
         drop(state);
+        self.recorder.notify();
         if !partitions.is_empty() {
             self.rebalanced.push(partitions);
         }

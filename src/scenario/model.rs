@@ -248,6 +248,8 @@ pub enum Target {
     Controller,
     /// `client(producer-1)`
     Client(String),
+    /// `coordinator(billing)`: the broker that leads the group's partition of `__consumer_offsets`.
+    Coordinator(String),
     /// `rack(a)`: the brokers of a rack, a power domain.
     Rack(String),
     /// `machines`: the brokers, the controller and the clients.
@@ -270,7 +272,8 @@ impl Target {
             | Target::Leader(_)
             | Target::Follower(_, Some(_))
             | Target::Controller
-            | Target::Client(_) => false,
+            | Target::Client(_)
+            | Target::Coordinator(_) => false,
         }
     }
 }

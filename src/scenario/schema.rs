@@ -74,7 +74,7 @@ fn definitions() -> Value {
         "drift": pattern(r"^ *[+-]?[0-9]+ *ppm$".to_owned(), "200ppm"),
         "target": pattern(target(&|_| true), "leader(orders-0)"),
         // What is always the same machine.
-        "machine": pattern(target(&|name| !["leader", "follower", "isr", "fault"].contains(&name)), "broker(1)"),
+        "machine": pattern(target(&|name| !["leader", "follower", "isr", "coordinator", "fault"].contains(&name)), "broker(1)"),
         // What can be stopped.
         "server": pattern(target(&|name| !["client", "machines"].contains(&name)), "leader(orders-0)"),
         "disk": pattern(format!(r"^ *({})\(.+\) *$", DISK_TARGETS.join("|")), "disk(1)"),

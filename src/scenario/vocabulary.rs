@@ -185,8 +185,19 @@ pub const DISK_ACTIONS: &[&str] = &[
 /// Values of `direction` in `[[fault]]`.
 pub const DIRECTIONS: &[&str] = &["request", "response"];
 /// What a target can be.
-pub const TARGETS: &[&str] =
-    &["broker", "brokers", "leader", "follower", "isr", "controller", "client", "rack", "machines", "fault"];
+pub const TARGETS: &[&str] = &[
+    "broker",
+    "brokers",
+    "leader",
+    "follower",
+    "isr",
+    "controller",
+    "coordinator",
+    "client",
+    "rack",
+    "machines",
+    "fault",
+];
 /// What a fault of disks is aimed at.
 pub const DISK_TARGETS: &[&str] = &["disk", "file"];
 /// What a condition can ask for.
@@ -272,6 +283,10 @@ pub const METRICS: &[Metric] = &[
     metric_of("served-uncommitted", MetricKind::Violation),
     metric_of("latest-offset-went-back", MetricKind::Violation),
     metric_of("owned-twice", MetricKind::Violation),
+    metric_of("offset-rewind", MetricKind::Violation),
+    metric_of("skipped-record", MetricKind::Violation),
+    metric_of("stuck-group", MetricKind::Violation),
+    metric_of("stuck-consumer", MetricKind::Violation),
     metric_of("producer-sequence", MetricKind::Violation),
     metric_of("liveness", MetricKind::Violation),
     metric_of("unreadable", MetricKind::Violation),

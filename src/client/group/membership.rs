@@ -15,6 +15,7 @@ use super::assignors::{Subscriber, assign};
 use super::wire::{decode_assignment, decode_subscription, encode_assignment, encode_subscription};
 use super::{Action, Call, Closing, Group, Leading, Prepare, RebalanceEvent, State, View};
 use crate::config::Assignor;
+use crate::defect::Defect;
 use crate::protocol::rpc::{Reply, RpcError};
 use crate::protocol::{ErrorCode, TopicPartition};
 use crate::world::{Endpoint, Time};
@@ -109,7 +110,7 @@ impl Group {
         }
         let owned = owned(view);
         self.had.clone_from(&owned);
-        let is_lost = self.generation < 0;
+        let is_lost = self.generation < 0 && !self.config.defects.has(Defect::OwnedPartitionsNoGeneration);
         if owned.is_empty() || (self.is_cooperative() && !is_lost) {
             self.prepare = Prepare::Done;
             return true;
@@ -231,7 +232,7 @@ impl Group {
             let topics = subscribers.iter().flat_map(|subscriber| &subscriber.topics);
             let counts: BTreeMap<TopicName, i32> =
                 topics.filter_map(|topic| Some((topic.clone(), partition_count(view, topic)?))).collect();
-            let shares = assign(assignor, &counts, &subscribers);
+            let shares = assign(assignor, &counts, &subscribers, self.config.defects);
             self.assigned_by = Some(counts);
             assignments = shares
                 .iter()
