@@ -26,13 +26,18 @@ pub struct GroupFigures {
     pub skipped: u64,
     /// Generations in which somebody was assigned something anew.
     pub rebalances: u64,
+    /// Averages and maxima that members printed, and those that are not of consecutive records of one partition.
+    pub windows: u64,
+    pub broken_windows: u64,
     /// Milliseconds without an owner, summed over partitions, from when all had one until the workloads ended.
     pub unowned_ms: u64,
 }
 
 impl GroupFigures {
     fn add(&mut self, other: GroupFigures) {
-        let GroupFigures { processed, reprocessed, skipped, rebalances, unowned_ms } = other;
+        let GroupFigures { processed, reprocessed, skipped, rebalances, windows, broken_windows, unowned_ms } = other;
+        self.windows += windows;
+        self.broken_windows += broken_windows;
         self.processed += processed;
         self.reprocessed += reprocessed;
         self.skipped += skipped;
@@ -113,6 +118,8 @@ struct Group {
     generations: BTreeSet<i32>,
     processed: BTreeMap<TopicPartition, BTreeMap<i64, u32>>,
     committed: BTreeMap<TopicPartition, i64>,
+    windows: u64,
+    broken_windows: u64,
 }
 
 /// All groups of a run.
@@ -336,6 +343,15 @@ impl Groups {
         *group.processed.entry(partition.clone()).or_default().entry(offset.0).or_default() += 1;
     }
 
+    /// A member printed average and maximum of these records, each with whether its value was the one that was sent.
+    pub fn printed(&mut self, group: &str, records: &[(TopicPartition, Offset, bool)]) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let follows = |pair: &[(TopicPartition, Offset, bool)]| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1;
+        let is_whole = records.windows(2).all(follows) && records.iter().all(|(.., is_right)| *is_right);
+        group.windows += 1;
+        group.broken_windows += u64::from(!is_whole);
+    }
+
     pub fn committed(&mut self, at: Time, group: &str, partition: &TopicPartition, offset: Offset) {
         let Some(group) = self.groups.get_mut(group) else { return };
         group.committed.insert(partition.clone(), offset.0);
@@ -412,6 +428,8 @@ impl Group {
             processed: times.clone().count() as u64,
             reprocessed: times.filter(|times| **times > 1).count() as u64,
             rebalances: self.generations.len() as u64,
+            windows: self.windows,
+            broken_windows: self.broken_windows,
             ..GroupFigures::default()
         };
         figures.skipped = self.passed(acknowledged).map(|(_, passed)| passed.len() as u64).sum();

@@ -11,11 +11,11 @@ use serde_json::Value as Json;
 use super::groups::Promise;
 use super::outcome::TraceKind;
 use super::recorder::{GroupPoll, ProcessId, Recorder};
-use super::workload::into_value;
+use super::workload::{into_value, sample_of, sample_value};
 use crate::client::{CommitId, CommitResult, Consumer, PositionReset, RebalanceEvent};
 use crate::config::{ConsumerConfig, OffsetReset};
 use crate::protocol::{Offset, TopicPartition};
-use crate::scenario::{CommitStyle, Ending, EndingKind, Membership};
+use crate::scenario::{CommitStyle, Ending, EndingKind, Membership, Pause, PoisonReaction, Seek, SeekTo};
 use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
 
 /// How long it takes until an application runs again that an exception of its consumer has ended.
@@ -36,7 +36,7 @@ pub struct MemberSpec {
 
 impl MemberSpec {
     fn promise(&self) -> Promise {
-        let Membership { commit, processing, ending, .. } = &self.membership;
+        let Membership { commit, processing, ending, seek, poison, .. } = &self.membership;
         let batch = processing.saturating_mul(u32::try_from(self.config.max_poll_records).unwrap_or(u32::MAX));
         let commits_too_much = match commit {
             CommitStyle::Before => true,
@@ -45,9 +45,12 @@ impl MemberSpec {
                 self.config.enable_auto_commit && ending.is_some_and(|ending| ending.kind == EndingKind::Fail)
             }
         };
+        let passes_over = poison.is_some() || seek.is_some_and(|seek| seek.to == SeekTo::End);
+        let reads_all = self.config.auto_offset_reset == OffsetReset::Earliest && !passes_over;
         Promise {
-            keeps_up: batch < self.config.max_poll_interval,
-            is_at_least_once: !commits_too_much && self.config.auto_offset_reset == OffsetReset::Earliest,
+            keeps_up: batch < self.config.max_poll_interval
+                && poison.is_none_or(|poison| poison.reaction != PoisonReaction::Crash),
+            is_at_least_once: reads_all && !commits_too_much,
         }
     }
 }
@@ -66,6 +69,23 @@ enum Doing {
     Away,
 }
 
+/// Something that the application does between two polls.
+#[derive(Clone, Copy)]
+enum Deed {
+    Pause,
+    Resume,
+    Seek(SeekTo),
+}
+
+/// A record with what the application needs of it.
+struct Work {
+    partition: TopicPartition,
+    offset: Offset,
+    value: Json,
+    /// The `value` of a JSON record.
+    sample: Option<u64>,
+}
+
 pub struct MemberProcess {
     spec: MemberSpec,
     world: World,
@@ -74,10 +94,14 @@ pub struct MemberProcess {
     consumer: Consumer,
     process: ProcessId,
     doing: Doing,
-    batch: VecDeque<(TopicPartition, Offset, Json)>,
+    batch: VecDeque<Work>,
     /// The batch is to be committed when it is processed.
     is_commit_due: bool,
     endings: VecDeque<Ending>,
+    /// In the order of their times.
+    deeds: VecDeque<(Time, Deed)>,
+    /// What it has processed since it last printed.
+    window: Vec<(TopicPartition, Offset, bool)>,
     back_at: Option<Time>,
     rebalanced: Vec<Vec<TopicPartition>>,
     committed: BTreeMap<TopicPartition, Offset>,
@@ -92,6 +116,7 @@ impl MemberProcess {
         let consumer = Consumer::new(&world, spec.config.clone(), bootstrap.clone());
         let process = recorder.new_process(world.now(), &spec.name);
         let endings = spec.membership.ending.into_iter().collect();
+        let deeds = deeds(&spec);
         MemberProcess {
             spec,
             world,
@@ -103,6 +128,8 @@ impl MemberProcess {
             batch: VecDeque::new(),
             is_commit_due: false,
             endings,
+            deeds,
+            window: Vec::new(),
             back_at: None,
             rebalanced: Vec::new(),
             committed: BTreeMap::new(),
@@ -144,11 +171,16 @@ impl MemberProcess {
 
     /// True if there is more to do at once.
     fn poll(&mut self, now: Time, net: &mut Endpoint) -> bool {
+        self.do_deeds(now);
         let records = self.consumer.poll(now, net);
         self.take_news(now);
         if records.is_empty() {
             return self.consumer.has_fetched();
         }
+        let samples: Vec<Option<u64>> = match self.spec.membership.window {
+            Some(_) => records.iter().map(sample_of).collect(),
+            None => Vec::new(),
+        };
         let records: Vec<(TopicPartition, Offset, Json)> = records.into_iter().map(into_value).collect();
         let poll = GroupPoll {
             records: &records,
@@ -157,7 +189,12 @@ impl MemberProcess {
         };
         self.recorder.lock().polled_as_member(now, self.process, poll);
         self.note_handed_out(now, &records);
-        self.batch = records.into();
+        let samples = samples.into_iter().chain(std::iter::repeat(None));
+        self.batch = records
+            .into_iter()
+            .zip(samples)
+            .map(|((partition, offset, value), sample)| Work { partition, offset, value, sample })
+            .collect();
         self.is_commit_due = self.spec.membership.commit == CommitStyle::After;
         self.doing = Doing::Processing(now + self.spec.membership.processing);
         if self.spec.membership.commit == CommitStyle::Before
@@ -188,7 +225,7 @@ impl MemberProcess {
     }
 
     fn process_next(&mut self, now: Time, net: &mut Endpoint) -> bool {
-        let Some((partition, offset, _)) = self.batch.pop_front() else {
+        let Some(work) = self.batch.pop_front() else {
             self.doing = Doing::Polling;
             if std::mem::take(&mut self.is_commit_due)
                 && let Some(id) = self.consumer.commit(now, None, true, net)
@@ -197,11 +234,52 @@ impl MemberProcess {
             }
             return true;
         };
-        self.recorder.lock().groups.processed(&self.spec.membership.group, &partition, offset);
+        match self.spec.membership.poison.filter(|poison| work.value == poison.value).map(|poison| poison.reaction) {
+            None => self.process(work),
+            Some(PoisonReaction::Skip) => {}
+            Some(PoisonReaction::Crash) => {
+                self.back_at = Some(now + RESTART);
+                self.go_away(now);
+                return false;
+            }
+        }
         // The last one's time is over too: go on with the batch's end at once.
         let next = if self.batch.is_empty() { Duration::ZERO } else { self.spec.membership.processing };
         self.doing = Doing::Processing(now + next);
         true
+    }
+
+    fn process(&mut self, work: Work) {
+        let Work { partition, offset, value, sample } = work;
+        let group = &self.spec.membership.group;
+        self.recorder.lock().groups.processed(group, &partition, offset);
+        let (Some(size), Some(sample)) = (self.spec.membership.window, sample) else { return };
+        let is_right = value.as_u64().map(sample_value) == Some(sample);
+        self.window.push((partition, offset, is_right));
+        if self.window.len() >= size {
+            self.recorder.lock().groups.printed(group, &self.window);
+            self.window.clear();
+        }
+    }
+
+    /// What the scenario says to do by now.
+    fn do_deeds(&mut self, now: Time) {
+        while self.deeds.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, deed)) = self.deeds.pop_front() else { return };
+            let assigned = self.consumer.assignment();
+            match deed {
+                Deed::Pause => self.consumer.pause(&assigned),
+                Deed::Resume => self.consumer.resume(&assigned),
+                Deed::Seek(SeekTo::End) => self.consumer.seek_to_end(&assigned),
+                Deed::Seek(SeekTo::Beginning) => {
+                    self.consumer.seek_to_beginning(&assigned);
+                    let mut state = self.recorder.lock();
+                    for partition in &assigned {
+                        state.groups.sought_back(&self.spec.membership.group, partition, Offset::ZERO);
+                    }
+                }
+            }
+        }
     }
 
     /// The commit that is waited for has ended, one way or another: commits that fail are not tried by hand.
@@ -263,6 +341,7 @@ impl MemberProcess {
         self.rebalanced.clear();
         self.committed.clear();
         self.fresh.clear();
+        self.window.clear();
         self.generation = -1;
         self.batch.clear();
         self.is_commit_due = false;
@@ -344,6 +423,20 @@ impl MemberProcess {
     }
 }
 
+fn deeds(spec: &MemberSpec) -> VecDeque<(Time, Deed)> {
+    let Membership { pause, seek, .. } = &spec.membership;
+    let mut deeds = Vec::new();
+    if let Some(Pause { at, lasts }) = pause {
+        deeds.push((spec.started_at + *at, Deed::Pause));
+        deeds.push((spec.started_at + *at + *lasts, Deed::Resume));
+    }
+    if let Some(Seek { at, to }) = seek {
+        deeds.push((spec.started_at + *at, Deed::Seek(*to)));
+    }
+    deeds.sort_by_key(|(at, _)| *at);
+    deeds.into()
+}
+
 impl Process for MemberProcess {
     fn start(&mut self, net: &mut Endpoint) {
         self.subscribe();
@@ -371,8 +464,9 @@ impl Process for MemberProcess {
             Doing::Processing(until) => (self.consumer.deadline(), Some(until)),
             Doing::Polling | Doing::Committing(_) | Doing::Closing => (self.consumer.deadline(), None),
         };
+        let deed = self.deeds.front().map(|(at, _)| *at).filter(|_| matches!(self.doing, Doing::Polling));
         // An ending that is due and waits for the batch is looked at with every step.
         let ending = ending.filter(|at| *at > self.world.now());
-        consumer.into_iter().chain(work).chain(ending).min()
+        consumer.into_iter().chain(work).chain(ending).chain(deed).min()
     }
 }

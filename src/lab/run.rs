@@ -221,6 +221,7 @@ impl Supervisor {
                     key_prefix,
                     tombstones,
                     timestamp_offset_ms,
+                    format,
                     start,
                     config,
                 } => {
@@ -236,6 +237,7 @@ impl Supervisor {
                         key_prefix: key_prefix.clone(),
                         tombstones: *tombstones,
                         timestamp_offset_ms: *timestamp_offset_ms,
+                        format: *format,
                         config: ProducerConfig { defects: self.variant.cluster.defects, ..config.clone() },
                     };
                     self.recorder.lock().busy.push(name.clone());

@@ -13,7 +13,7 @@ use proptest::sample::select;
 use super::cluster::{Choice, sometimes};
 use super::{Pace, Profile, Shape, workloads};
 use crate::config::{BrokerConfig, ConsumerConfig};
-use crate::scenario::{CommitStyle, Ending, EndingKind, Membership, Workload};
+use crate::scenario::{CommitStyle, Ending, EndingKind, Membership, Pause, Seek, SeekTo, Workload};
 
 /// What members and coordinators say to each other.
 pub(super) const REQUESTS: [ApiKey; 10] = [
@@ -136,9 +136,16 @@ fn member(
     let start = prop_oneof![2 => Just(0), 1 => 0..latest_ms].prop_map(Duration::from_millis);
     let commit = select(vec![CommitStyle::Automatic, CommitStyle::After, CommitStyle::After, CommitStyle::Before]);
     let processing = prop_oneof![4 => Just(0), 3 => 1..20_u64, 1 => 20..100_u64].prop_map(Duration::from_millis);
-    let parts = (select(topics), start, commit, processing, ending(pace), config(pace), prop::bool::weighted(0.3));
+    let last_ms = pace.seconds() * 900;
+    let pause = (0..last_ms, 100..8_000_u64)
+        .prop_map(move |(at, lasts)| Pause { at: Duration::from_millis(at), lasts: pace.time(lasts) });
+    let seek = (0..last_ms, select(vec![SeekTo::Beginning, SeekTo::Beginning, SeekTo::End]))
+        .prop_map(|(at, to)| Seek { at: Duration::from_millis(at), to });
+    let deeds = (prop::option::weighted(0.1, pause), prop::option::weighted(0.05, seek));
+    let is_static = prop::bool::weighted(0.3);
+    let parts = (select(topics), start, commit, processing, ending(pace), config(pace), is_static, deeds);
     parts
-        .prop_map(move |(topic, start, commit, processing, ending, mut config, is_static)| {
+        .prop_map(move |(topic, start, commit, processing, ending, mut config, is_static, (pause, seek))| {
             let name = format!("consumer-{number}");
             config.set("partition.assignment.strategy", strategy).expect("Kafka's assignors");
             config.client_id.clone_from(&name);
@@ -146,7 +153,9 @@ fn member(
             config.group_instance_id = is_static.then(|| name.clone());
             config.enable_auto_commit = commit == CommitStyle::Automatic;
             let ending = ending.map(|ending| Ending { at: start + ending.at, ..ending });
-            let membership = Membership { group: group.clone(), commit, processing, ending };
+            let group = group.clone();
+            let (poison, window) = (None, None);
+            let membership = Membership { group, commit, processing, ending, pause, seek, poison, window };
             Workload::Consume { name, topic, start, config, membership: Some(membership) }
         })
         .boxed()

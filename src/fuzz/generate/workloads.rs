@@ -8,7 +8,7 @@ use proptest::sample::select;
 use super::cluster::sometimes;
 use super::{Pace, Profile, Shape, groups};
 use crate::config::{ConsumerConfig, ProducerConfig};
-use crate::scenario::{KEY_PREFIX_DEFAULT, Workload};
+use crate::scenario::{KEY_PREFIX_DEFAULT, ValueFormat, Workload};
 
 /// Records of all producers together.
 const RECORDS: u64 = 500;
@@ -81,6 +81,7 @@ pub(super) fn producer(number: usize, of: usize, topic: String, shape: &Shape) -
                 key_prefix,
                 tombstones,
                 timestamp_offset_ms,
+                format: ValueFormat::Number,
                 start,
                 config,
             }
