@@ -321,7 +321,7 @@ impl Consumer {
         self.with_group(|group, view| group.poll(now, net, view));
         self.follow_group(net);
         let mut polled = Vec::new();
-        if self.group.as_ref().is_some_and(|group| !group.hands_out()) {
+        if !self.hands_out() {
             self.run_once(now, net);
             return polled;
         }
@@ -350,7 +350,12 @@ impl Consumer {
     /// Whether the next [`Consumer::poll`] has fetched data to look at. True after a poll that `max.poll.records` cut
     /// short: poll again then, no event will come for it.
     pub fn has_fetched(&self) -> bool {
-        self.next_fetched().is_some()
+        self.hands_out() && self.next_fetched().is_some()
+    }
+
+    /// Not while a rebalance waits for commits: what was fetched is to be given up.
+    fn hands_out(&self) -> bool {
+        self.group.as_ref().is_none_or(|group| group.hands_out())
     }
 
     /// The first of the completed fetches that is not of a paused partition.

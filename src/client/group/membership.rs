@@ -147,12 +147,12 @@ impl Group {
         self.life += 1;
         self.state = State::PreparingRebalance;
         self.joined_topics.clone_from(&self.topics);
-        let timeout = self.rebalance_request_timeout();
+        let timeout = self.join_timeout();
         self.rpc.send(now, coordinator, JOIN_GROUP_VERSION, &request, timeout, Call::Join(self.life), net);
     }
 
-    /// JoinGroup waits for the other members (`AbstractCoordinator.sendJoinGroupRequest`), here SyncGroup as long.
-    fn rebalance_request_timeout(&self) -> Duration {
+    /// JoinGroup waits for the other members (`AbstractCoordinator.sendJoinGroupRequest`).
+    fn join_timeout(&self) -> Duration {
         self.config.request_timeout.max(self.config.max_poll_interval + JOIN_TIMEOUT_LAPSE)
     }
 
@@ -251,7 +251,7 @@ impl Group {
             .with_protocol_type(Some(StrBytes::from_static_str(PROTOCOL_TYPE)))
             .with_protocol_name(Some(StrBytes::from_static_str(assignor.name())))
             .with_assignments(assignments);
-        let timeout = self.rebalance_request_timeout();
+        let timeout = self.config.request_timeout;
         self.rpc.send(now, coordinator, SYNC_GROUP_VERSION, &request, timeout, Call::Sync(self.life), net);
     }
 
