@@ -18,6 +18,7 @@ use super::record::Record;
 use super::timers::{TimerKey, Timers};
 use super::{Answer, Ticket};
 use crate::config::GroupCoordinatorConfig;
+use crate::defect::Defect;
 use crate::protocol::{ErrorCode, Offset};
 use crate::world::Time;
 
@@ -175,16 +176,19 @@ impl Shard {
         if of_group.peek().is_none() {
             return true;
         }
+        let whatever_the_group_does = self.config.defects.has(Defect::OffsetExpiryByCommit);
         // From when on the retention counts.
         let is_by_state = group.protocol_type.is_some() && group.state == State::Empty;
+        // While members come, what they will subscribe to is not known (KAFKA-13636).
+        let is_settled = group.state == State::Stable || self.config.defects.has(Defect::ExpireDuringRebalance);
         let is_by_commit = group.protocol_type.is_none()
-            || group.uses_consumer_protocol() && group.subscribed_topics.is_some() && group.state == State::Stable;
-        if !is_by_state && !is_by_commit {
+            || group.uses_consumer_protocol() && group.subscribed_topics.is_some() && is_settled;
+        if !is_by_state && !is_by_commit && !whatever_the_group_does {
             return false;
         }
         let mut is_all = true;
         for (topic, partition, committed) in of_group {
-            let since = match group.state_timestamp_ms.filter(|_| is_by_state) {
+            let since = match group.state_timestamp_ms.filter(|_| is_by_state && !whatever_the_group_does) {
                 Some(state_timestamp_ms) => state_timestamp_ms,
                 None => committed.commit_timestamp_ms,
             };
@@ -193,7 +197,7 @@ impl Shard {
                 Some(expire_timestamp_ms) => now_ms >= expire_timestamp_ms,
                 None => now_ms.saturating_sub(since) >= retention_ms,
             };
-            if is_over && !group.is_subscribed_to(topic) {
+            if is_over && (whatever_the_group_does || !group.is_subscribed_to(topic)) {
                 records.push(offset_tombstone(&group.id, topic, partition));
             } else {
                 is_all = false;
