@@ -30,7 +30,7 @@ const fn api(key: ApiKey, advertised_min: i16, min: i16, max: i16) -> ServedApi 
     ServedApi { key, advertised_min, min, max }
 }
 
-const SERVED: [ServedApi; 24] = [
+const SERVED: [ServedApi; 26] = [
     // Up to 11: a client that may send 12 takes us to know transactions version 2.
     api(ApiKey::Produce, 0, 3, 11),
     api(ApiKey::Fetch, 0, 4, 16),
@@ -56,6 +56,8 @@ const SERVED: [ServedApi; 24] = [
     api(ApiKey::DeleteGroups, 0, 0, 2),
     api(ApiKey::OffsetDelete, 0, 0, 0),
     api(ApiKey::DescribeCluster, 0, 0, 1),
+    api(ApiKey::ConsumerGroupHeartbeat, 0, 0, 1),
+    api(ApiKey::ConsumerGroupDescribe, 0, 0, 1),
 ];
 
 impl Broker {
