@@ -159,7 +159,7 @@ impl Runtime {
         while let Some(Outcome { records, replay, becomes, then }) = next.take() {
             let appended = self.append(moment, log, records, replay);
             if let Some(becomes) = becomes.filter(|_| appended.is_ok()) {
-                self.shard.replace_group(moment, becomes);
+                self.shard.replace_group(moment, becomes, self.last_written);
             }
             match appended {
                 Ok(()) if matches!(then, Then::Nothing) => {}

@@ -224,9 +224,10 @@ impl Shard {
         group.replay(record);
     }
 
-    /// A consumer group has become a classic one, and that is written.
-    pub fn replace_group(&mut self, moment: Moment<'_>, becomes: Becomes) {
-        let Becomes { group, rebalances } = becomes;
+    /// A consumer group has become a classic one, and that is written up to `end`.
+    pub fn replace_group(&mut self, moment: Moment<'_>, becomes: Becomes, end: Offset) {
+        let Becomes { mut group, rebalances } = becomes;
+        group.visible_from = end;
         let id = group.id.clone();
         self.groups.insert(id.clone(), Group::Classic(*group));
         let follows = self.on_downgraded(moment, &id, rebalances);

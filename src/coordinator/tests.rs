@@ -21,6 +21,8 @@ use rand::SeedableRng;
 use super::*;
 use crate::config::GroupCoordinatorConfig;
 
+mod consumer;
+
 const GROUP: &str = "g";
 const SESSION: Duration = Duration::from_millis(10_000);
 const REBALANCE: Duration = Duration::from_millis(60_000);

@@ -99,7 +99,7 @@ fn put_bytes(out: &mut BytesMut, bytes: &Bytes) {
 }
 
 impl Record {
-    fn key(&self) -> Bytes {
+    pub(super) fn key(&self) -> Bytes {
         let mut out = BytesMut::new();
         match self {
             Record::OffsetCommit { group, topic, partition, value: _ } => {
