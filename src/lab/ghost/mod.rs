@@ -298,6 +298,18 @@ impl Ghost {
         )
     }
 
+    /// A consumer that starts at the beginning gets as far as here; zero where nothing is left to read.
+    pub fn readable_end(&self, partition: &TopicPartition) -> Offset {
+        let end = self.partitions.get(partition).filter(|p| p.expired_to < p.true_high_watermark);
+        end.map_or(Offset::ZERO, |p| p.true_high_watermark)
+    }
+
+    /// Records below it may have been removed on purpose: by retention, at a client's wish, or by compaction.
+    pub fn removed_below(&self, partition: &TopicPartition) -> Offset {
+        let Some(ghost) = self.partitions.get(partition) else { return Offset::ZERO };
+        if ghost.compacted.is_empty() { ghost.expired_to } else { ghost.true_high_watermark }
+    }
+
     /// The machine's process ended: it leads nothing any more.
     pub fn stopped(&mut self, machine: &str) {
         self.with_failed_dirs.remove(machine);
