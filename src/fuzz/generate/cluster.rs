@@ -88,6 +88,7 @@ fn far_links(shape: &Shape) -> BoxedStrategy<Vec<LinkSetting>> {
     let weight = match shape.profile {
         Profile::Replication => 30,
         Profile::Storage | Profile::All => 12,
+        Profile::Groups => 6,
     };
     if shape.brokers == 1 {
         return Just(Vec::new()).boxed();
