@@ -89,10 +89,9 @@ fn may_elect_uncleanly(topic: &Topic, variant: &Variant) -> bool {
 
 /// Who leads in which epoch, who counts, and what is handed out must be right whatever is lost; so must recovery once all
 /// is healed.
-const NEVER_EXCUSED: [&str; 7] = [
+const NEVER_EXCUSED: [&str; 6] = [
     "broker-epoch-went-back",
     "committed-under-min-isr",
-    "latest-offset-went-back",
     "leader-epoch-went-back",
     "one-leader-per-epoch",
     "partition-epoch-went-back",
@@ -207,13 +206,22 @@ impl Guard {
             return Some(Excuse::UncleanElection);
         }
         match violation.name {
-            "leader-completeness" => partition.losses.iter().find(|loss| loss.at == violation.at)?.excuse,
+            "leader-completeness" => match partition.losses.iter().find(|loss| loss.at == violation.at) {
+                Some(loss) => loss.excuse,
+                // It has more than was committed by a leader that could not read all of its own log.
+                None => partition.was_led_unread(violation.at).then_some(Excuse::UntrustedDisk),
+            },
             // A leader that cannot read its log moves its high watermark over it; the others hold what it lost.
             "candidate-completeness" | "strong-isr" | "log-matching" if partition.was_led_unread(violation.at) => {
                 Some(Excuse::UntrustedDisk)
             }
-            "candidate-completeness" | "strong-isr" | "acknowledged-incomplete" => {
-                partition.impaired_members.contains(&violation.at).then_some(Excuse::InSyncReplicaLostPower)
+            "candidate-completeness" | "strong-isr" | "acknowledged-incomplete"
+                if partition.impaired_members.contains(&violation.at) =>
+            {
+                Some(Excuse::InSyncReplicaLostPower)
+            }
+            "candidate-completeness" | "strong-isr" => {
+                partition.spoiled_members.contains(&violation.at).then_some(Excuse::UntrustedDisk)
             }
             "log-matching" if partition.spoiled_views.contains(&violation.at) => Some(Excuse::UntrustedDisk),
             "log-matching" => partition.stale_views.contains(&violation.at).then_some(Excuse::NotHeardOfLoss),

@@ -33,13 +33,15 @@ impl Registrations {
         self.of(machine).own = Some(epoch);
     }
 
-    /// The controller fenced or unfenced a broker, or registered it anew.
-    pub fn fenced(&mut self, broker: BrokerId, epoch: BrokerEpoch, fenced: bool) {
+    /// The controller fenced or unfenced a broker, or registered it anew. Whether it did the latter.
+    pub fn fenced(&mut self, broker: BrokerId, epoch: BrokerEpoch, fenced: bool) -> bool {
         let registration = self.of(&format!("broker-{broker}"));
         let before = registration.held.replace((epoch, fenced));
-        if let Some((_, was_fenced)) = before.filter(|(known, _)| *known != epoch) {
+        let replaced = before.filter(|(known, _)| *known != epoch);
+        if let Some((_, was_fenced)) = replaced {
             registration.came_while_fenced = was_fenced;
         }
+        replaced.is_some()
     }
 
     /// The controller knows the machine as a process that has been dead for long, and could not tell.

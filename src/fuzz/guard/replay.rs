@@ -49,6 +49,9 @@ pub(super) struct Replica {
     flushed: i64,
     /// Lost power since it was last loaded.
     power_lost: bool,
+    /// Lost power since the controller registered its broker last: a leader may still want it in the ISR for what it
+    /// fetched before, and the controller has no reason to refuse (KIP-903).
+    loss_is_unheard: bool,
     /// Lost power, or was stopped with a disk that does not keep what it has, while in the ISR, and has been in it ever
     /// since.
     impaired: bool,
@@ -162,6 +165,8 @@ pub(super) struct Partition {
     pub losses: Vec<Loss>,
     /// When records were committed or promised that members of the ISR lacked, and all of these had lost power.
     pub impaired_members: BTreeSet<Time>,
+    /// When members of the ISR lacked committed records, all of them for what their disks have spoiled or lost with power.
+    pub spoiled_members: BTreeSet<Time>,
     /// When a replica's high watermark moved that had not heard of the leader of a legitimate loss.
     pub stale_views: BTreeSet<Time>,
     /// When a replica's high watermark moved, or it served, whose disk does not keep what it has.
@@ -190,6 +195,7 @@ impl Default for Partition {
             unclean_at: None,
             losses: Vec::new(),
             impaired_members: BTreeSet::new(),
+            spoiled_members: BTreeSet::new(),
             stale_views: BTreeSet::new(),
             spoiled_views: BTreeSet::new(),
             expiries: Vec::new(),
@@ -301,14 +307,13 @@ impl Replay {
                 replica.flushed = replica.flushed.max(offset.0);
             }
             Observation::HighWatermark { partition, offset, as_leader } => {
-                let is_spoiled = self.disks.is_spoiled(machine);
-                let partition = self.partition(partition);
+                let partition = self.partitions.entry(partition.clone()).or_default();
                 partition.note_stale_view(at, machine);
-                if is_spoiled {
+                if self.disks.is_spoiled(machine) {
                     partition.spoiled_views.insert(at);
                 }
                 if *as_leader {
-                    partition.advance(at, machine, *offset);
+                    partition.advance(at, machine, *offset, &self.disks);
                 }
             }
             Observation::BecameFollower { partition, leader_epoch, log_end, .. } => {
@@ -331,8 +336,12 @@ impl Replay {
             }
             Observation::PartitionChanged { partition, leader, leader_epoch, isr, replicas, unclean, .. } => {
                 let unclean = *unclean && may_elect_uncleanly(partition);
-                self.partition(partition).assigned = replicas.iter().map(|id| format!("broker-{id}")).collect();
-                self.partition(partition).changed(at, *leader, *leader_epoch, isr, unclean);
+                let partition = self.partitions.entry(partition.clone()).or_default();
+                partition.assigned = replicas.iter().map(|id| format!("broker-{id}")).collect();
+                partition.changed(at, *leader, *leader_epoch, isr, &self.disks);
+                if unclean {
+                    partition.unclean_at.get_or_insert(at);
+                }
             }
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
                 let replica = self.replica(partition, machine);
@@ -355,7 +364,9 @@ impl Replay {
             }
             Observation::Registered { broker_epoch } => self.registrations.registered(machine, *broker_epoch),
             Observation::Fenced { broker, broker_epoch, fenced } => {
-                self.registrations.fenced(*broker, *broker_epoch, *fenced);
+                if self.registrations.fenced(*broker, *broker_epoch, *fenced) {
+                    self.registered_anew(&format!("broker-{broker}"));
+                }
             }
             Observation::IsrView { .. }
             | Observation::Refused { .. }
@@ -380,6 +391,15 @@ impl Replay {
         }
     }
 
+    /// The controller knows that what it knew of the broker is over.
+    fn registered_anew(&mut self, machine: &str) {
+        for partition in self.partitions.values_mut() {
+            if let Some(replica) = partition.replicas.get_mut(machine) {
+                replica.loss_is_unheard = false;
+            }
+        }
+    }
+
     fn stopped(&mut self, machine: &str, power_lost: bool) {
         self.disks.stopped(machine, power_lost);
         let may_lose = power_lost || !self.disks.keeps_all(machine);
@@ -387,6 +407,7 @@ impl Replay {
             let in_isr = partition.isr.iter().any(|member| member == machine);
             if let Some(replica) = partition.replicas.get_mut(machine) {
                 replica.power_lost |= power_lost;
+                replica.loss_is_unheard |= power_lost;
                 replica.impaired |= may_lose && in_isr;
             }
         }
@@ -427,22 +448,19 @@ impl Partition {
         carried || !self.sent_batches.contains(&batch.crc)
     }
 
-    fn changed(&mut self, at: Time, leader: BrokerId, epoch: LeaderEpoch, isr: &[BrokerId], unclean: bool) {
+    fn changed(&mut self, at: Time, leader: BrokerId, epoch: LeaderEpoch, isr: &[BrokerId], disks: &Disks) {
         let name = |broker: &BrokerId| format!("broker-{broker}");
         self.leader = (leader != BrokerId::NONE).then(|| name(&leader));
         self.leader_epoch = epoch;
         let isr: Vec<String> = isr.iter().map(name).collect();
         for (machine, replica) in &mut self.replicas {
-            // Taken into the ISR for what it held before its power loss.
-            replica.impaired |= replica.power_lost && isr.contains(machine);
+            replica.impaired |= replica.loss_is_unheard && isr.contains(machine);
             replica.impaired &= isr.contains(machine);
         }
         self.isr = isr;
         self.note_final_leader();
         self.note_short_members(at, self.high_watermark);
-        if unclean {
-            self.unclean_at.get_or_insert(at);
-        }
+        self.note_spoiled_members(at, Offset::ZERO, disks);
     }
 
     fn begin_final_read(&mut self) {
@@ -483,16 +501,18 @@ impl Partition {
         }
     }
 
-    fn advance(&mut self, at: Time, machine: &str, offset: Offset) {
+    fn advance(&mut self, at: Time, machine: &str, offset: Offset, disks: &Disks) {
         if offset <= self.high_watermark {
             return;
         }
-        let news = self.replicas.get(machine).map(|leader| range(&leader.batches, self.high_watermark, offset));
+        let before = self.high_watermark;
+        let news = self.replicas.get(machine).map(|leader| range(&leader.batches, before, offset));
         let news = news.unwrap_or_default().to_vec();
         self.ever_committed.extend(news.iter().map(identity));
         self.committed.extend(news);
         self.high_watermark = offset;
         self.note_short_members(at, offset);
+        self.note_spoiled_members(at, before, disks);
     }
 
     /// Members of the ISR that should hold everything below `offset`.
@@ -501,6 +521,25 @@ impl Partition {
         let mut short = members.filter(|replica| replica.log_end() < offset).peekable();
         if short.peek().is_some() && short.all(|replica| replica.impaired) {
             self.impaired_members.insert(at);
+        }
+    }
+
+    /// Members of the ISR that lack batches which were committed at `from` or later. Nothing below the recovery point is
+    /// read at a start, and only the end of a log decides who may join.
+    fn note_spoiled_members(&mut self, at: Time, from: Offset, disks: &Disks) {
+        let expected = range(&self.committed, from, self.high_watermark);
+        let is_excused = |member: &String| {
+            let replica = self.replicas.get(member)?;
+            let lacks = expected.iter().find(|batch| !replica.has(batch) && !self.may_be_missing(batch))?;
+            let was_read = match replica.gone(lacks.base_offset) {
+                Gone::PowerLoss | Gone::FlushedAndLost | Gone::Restart => false,
+                Gone::NeverHad | Gone::Truncated(_) | Gone::Expired => true,
+            };
+            Some(replica.impaired || (!was_read && disks.is_spoiled(member)))
+        };
+        let mut lacking = self.isr.iter().filter_map(is_excused).peekable();
+        if lacking.peek().is_some() && lacking.all(|is_excused| is_excused) {
+            self.spoiled_members.insert(at);
         }
     }
 
@@ -545,11 +584,12 @@ impl Partition {
 
     /// The first committed batch that a replica should hold and does not.
     fn first_missing(&self, replica: &Replica) -> Option<&BatchInfo> {
-        let expired_to = self.expiries.iter().map(|expiry| expiry.to).max().unwrap_or(Offset::ZERO);
-        let is_compacted = |batch: &BatchInfo| {
-            self.compacted.iter().any(|(from, to)| *from <= batch.base_offset && batch.base_offset < *to)
-        };
-        let may_be_missing = |batch: &BatchInfo| batch.last_offset < expired_to || is_compacted(batch);
-        self.committed.iter().find(|batch| !replica.has(batch) && !may_be_missing(batch))
+        self.committed.iter().find(|batch| !replica.has(batch) && !self.may_be_missing(batch))
+    }
+
+    /// Deleted or compacted somewhere.
+    fn may_be_missing(&self, batch: &BatchInfo) -> bool {
+        let is_expired = self.expiries.iter().any(|expiry| batch.last_offset < expiry.to);
+        is_expired || self.compacted.iter().any(|(from, to)| *from <= batch.base_offset && batch.base_offset < *to)
     }
 }

@@ -232,7 +232,12 @@ fn a_killed_process_keeps_what_it_had() {
 
 #[test]
 fn a_replica_that_lost_records_and_came_back_into_the_isr_may_not_lead_without_them() {
-    let told = healthy(-1).stops(1, true).changes(2, 1, &[2, 3], false).loads(1, &[batch(0)]);
+    let told = healthy(-1)
+        .registers(1, 1, false)
+        .stops(1, true)
+        .changes(2, 1, &[2, 3], false)
+        .loads(1, &[batch(0)])
+        .registers(1, 7, true);
     let rejoined = told.changes(2, 1, &[1, 2, 3], false).elects(1, 2, &[1]);
     assert_eq!(rejoined.lost(1), None);
 }
@@ -250,8 +255,12 @@ fn an_unclean_election_excuses_losses_but_no_second_leader() {
     assert_eq!(told.lost(1), Some(Excuse::UncleanElection));
     let forbidden = told.guard_where_unclean(false);
     assert_eq!(forbidden.excuse_lost("orders-0", &promise(None, 1)), None);
+    // The deposed leader, alone in the ISR, goes on until it hears of it.
+    let ends = told.high_watermark(1, 9);
+    assert_eq!(ends.breaks("latest-offset-went-back"), Some(Excuse::UncleanElection));
+    assert_eq!(healthy(-1).breaks("latest-offset-went-back"), None);
     for never in ["one-leader-per-epoch", "leader-epoch-went-back", "liveness"] {
-        assert_eq!(told.breaks(never), None, "{never}");
+        assert_eq!(ends.breaks(never), None, "{never}");
     }
 }
 
@@ -374,13 +383,9 @@ fn a_replica_that_lost_power_may_join_the_isr_for_what_it_had() {
     let joins = |told: Told| told.changes(1, 1, &[1, 2, 3], false).breaks("candidate-completeness");
     assert_eq!(joins(left().stops(3, true).spoils(3, DiskAction::Replace)), Some(Excuse::InSyncReplicaLostPower));
     assert_eq!(joins(left().truncates(3, 1)), None, "it lost nothing with power");
-    let begins = |told: Told| {
-        let (partition, leader_epoch, leader) = (orders(), LeaderEpoch(1), BrokerId(1));
-        let follows = Observation::BecameFollower { partition, leader_epoch, leader, log_end: Offset::ZERO };
-        told.observed("broker-3", follows)
-    };
-    let replaced = left().stops(3, true).spoils(3, DiskAction::Replace);
-    assert_eq!(joins(begins(replaced)), None, "it has begun anew, and its leader has to hear of that");
+    let back = || left().registers(3, 1, false).stops(3, true).loads(3, &[batch(0)]);
+    assert_eq!(joins(back()), Some(Excuse::InSyncReplicaLostPower), "the controller has not heard of it");
+    assert_eq!(joins(back().registers(3, 7, true)), None, "its broker has registered anew");
 }
 
 #[test]
@@ -406,6 +411,31 @@ fn a_copy_that_was_lost_legitimately_makes_no_duplicate() {
     assert_eq!(duplicate(&sent(healthy(-1)).appends(1, &[copy])), None, "both are there");
     let twice = sent(healthy(-1)).stops(1, true).loads(1, &[batch(0)]).elects(1, 1, &[1]);
     assert_eq!(duplicate(&twice.appends(1, &[batch(1), copy])), None, "both are there, one for the second time");
+}
+
+#[test]
+fn a_replica_with_a_hole_that_its_disk_made_may_join_the_isr() {
+    // The first record is gone, the end of the log is where it was.
+    let restarted = |told: Told| told.changes(1, 1, &[1, 2], false).leads(1, 1).stops(3, false).loads(3, &[batch(1)]);
+    let joins = |told: Told| restarted(told).changes(1, 1, &[1, 2, 3], false).breaks("strong-isr");
+    assert_eq!(joins(healthy(-1).spoils(3, ROT)), Some(Excuse::UntrustedDisk));
+    assert_eq!(joins(healthy(-1).spoils(2, ROT)), None, "another machine's disk");
+    let cut =
+        healthy(-1).spoils(3, ROT).changes(1, 1, &[1, 2], false).leads(1, 1).truncates(3, 0).appends(3, &[batch(1)]);
+    assert_eq!(cut.changes(1, 1, &[1, 2, 3], false).breaks("strong-isr"), None, "it was cut, not spoiled");
+}
+
+#[test]
+fn a_leader_with_more_than_one_that_could_not_read_its_log_lacks_nothing() {
+    let unread = |told: Told| {
+        let told = told.changes(1, 1, &[1], false).stops(1, false).loads(1, &[batch(1)]).elects(1, 2, &[1]);
+        told.high_watermark(1, 2).changes(1, 2, &[1, 2], false)
+    };
+    let next = |told: Told| unread(told).elects(2, 3, &[2]).breaks("leader-completeness");
+    assert_eq!(next(healthy(-1).spoils(1, ROT)), Some(Excuse::UntrustedDisk));
+    assert_eq!(next(healthy(-1)), None, "broker 1's disk is sound");
+    let cut = unread(healthy(-1).spoils(1, ROT)).truncates(2, 1).elects(2, 3, &[2]);
+    assert_eq!(cut.breaks("leader-completeness"), None, "it lacks what broker 1 committed anew");
 }
 
 #[test]
