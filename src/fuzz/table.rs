@@ -213,7 +213,8 @@ impl Hunt {
             running += outcome.cpu.unwrap_or(Duration::from_millis(outcome.wall_ms));
             let Some(failure) = examine(&scenario.variants[0], &outcome) else { continue };
             // What fails without the defect too says nothing of it.
-            let is_its_own = try_seed(profile, Defects::NONE, scenario.seed).is_none_or(|other| other != failure);
+            let is_its_own = try_seed(profile, Defects::NONE, scenario.seed)
+                .is_none_or(|without| without.signature != failure.signature);
             if is_its_own {
                 found = Some((scenario, failure));
                 break;
