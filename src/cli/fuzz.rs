@@ -85,6 +85,8 @@ enum ProfileArg {
     Replication,
     /// What disks keep
     Storage,
+    /// Consumer groups and their coordinators
+    Groups,
     /// Everything
     All,
 }
@@ -94,6 +96,7 @@ impl ProfileArg {
         match self {
             ProfileArg::Replication => Profile::Replication,
             ProfileArg::Storage => Profile::Storage,
+            ProfileArg::Groups => Profile::Groups,
             ProfileArg::All => Profile::All,
         }
     }

@@ -11,7 +11,7 @@ macro_rules! catalogue {
         }
 
         impl Defect {
-            /// Every defect, in the order of the decisions that they spoil: replication, controller, broker, disk, producer.
+            /// Every defect, in the order of the decisions that they spoil: replication, controller, broker, disk, groups, producer.
             pub const ALL: &'static [Defect] = &[$(Defect::$variant),*];
 
             /// As scenarios write it.
@@ -202,6 +202,31 @@ catalogue! {
         sentence: "A consumer hands out the records of a batch without checking its CRC.",
         source: "single-guard mutation of CompletedFetch.maybeEnsureValid (check.crcs)",
         scenario: Some("a_consumer_hands_out_no_batch_that_rotted")
+    }
+    StaticRejoinNoRebalance = "static-rejoin-no-rebalance" {
+        sentence: "A static member that comes back while its group waits for the assignment is let in without a rebalance; the leader assigns to its old id, and it gets nothing.",
+        source: "KAFKA-9801",
+        scenario: Some("a_static_member_that_comes_back_into_a_rebalance_gets_its_share")
+    }
+    OwnedPartitionsNoGeneration = "owned-partitions-no-generation" {
+        sentence: "A member that has fallen out of its group goes on claiming what it owned, and the sticky assignors believe the claim, however old it is.",
+        source: "KAFKA-12984, KAFKA-13419, KAFKA-15170; KIP-792",
+        scenario: Some("a_member_that_was_away_too_long_owns_nothing_any_more")
+    }
+    HeartbeatCompletesSyncTimer = "heartbeat-completes-sync-timer" {
+        sentence: "A heartbeat counts as the SyncGroup that a coordinator waits for: a member that never sends one holds up its group for ever.",
+        source: "KAFKA-12890",
+        scenario: Some("a_member_that_never_sends_its_assignment_is_out_after_the_rebalance_timeout")
+    }
+    OffsetExpiryByCommit = "offset-expiry-by-commit" {
+        sentence: "A committed offset expires offsets.retention.minutes after its commit, although the group is at work.",
+        source: "KIP-211, KAFKA-4682",
+        scenario: Some("a_group_at_work_keeps_its_offsets_however_old_they_are")
+    }
+    ExpireDuringRebalance = "expire-during-rebalance" {
+        sentence: "While a group rebalances, offsets expire of topics that its new members are about to subscribe to.",
+        source: "KAFKA-13636",
+        scenario: Some("offsets_do_not_expire_while_a_group_gathers")
     }
     ProducerStateDropsWithRecords = "producer-state-drops-with-records" {
         sentence: "A broker forgets a producer when its last record leaves the log, and answers the producer's next batch with UNKNOWN_PRODUCER_ID.",

@@ -42,8 +42,14 @@ pub struct Failure {
 /// Anomalies that mean that an acknowledged record is gone, in the order in which they name a failure.
 const LOSSES: [&str; 3] = ["lost-write", "unseen", "lost-latest"];
 /// Anomalies that follow when a log is cut below what a client knows of it.
-const GAPS: [&str; 5] =
-    ["poll-skip", "nonmonotonic-poll", "int-poll-skip", "int-nonmonotonic-poll", "nonmonotonic-send"];
+const GAPS: [&str; 6] = [
+    "poll-skip",
+    "nonmonotonic-poll",
+    "int-poll-skip",
+    "int-nonmonotonic-poll",
+    "nonmonotonic-send",
+    "committed-too-far",
+];
 
 /// Judges a run. `None`: whatever was found is legitimate.
 ///

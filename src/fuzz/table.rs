@@ -90,6 +90,11 @@ fn home(defect: Defect) -> Profile {
         | Defect::NoDuplicateDetection
         | Defect::SequencesRestartInTheSameEpoch
         | Defect::SequencesReassignedUnordered => Profile::All,
+        Defect::StaticRejoinNoRebalance
+        | Defect::OwnedPartitionsNoGeneration
+        | Defect::HeartbeatCompletesSyncTimer
+        | Defect::OffsetExpiryByCommit
+        | Defect::ExpireDuringRebalance => Profile::Groups,
     }
 }
 

@@ -183,6 +183,8 @@ fn metric_value(metric: &str, report: &RunReport) -> u64 {
         "reprocessed" => groups.reprocessed,
         "skipped" => groups.skipped,
         "rebalances" => groups.rebalances,
+        "windows" => groups.windows,
+        "broken-windows" => groups.broken_windows,
         "unowned-ms" => groups.unowned_ms,
         name => {
             let violations = report.violations.iter().find(|violation| violation.name == name);

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::disks::{self, DiskAims};
-use super::{Pace, Shape};
+use super::{Pace, Shape, groups};
 use crate::scenario::{Cycle, Links, Messages, Target};
 use crate::world::sim::{Direction, Ppm, Survival, Survivors};
 
@@ -44,7 +44,8 @@ pub(super) fn aim(shape: &Shape, clients: &[String]) -> BoxedStrategy<Aim> {
     let aimed = select(shape.partitions()).prop_flat_map(move |partition| {
         let spot = Spot { partition: partition.clone(), replicas: shape.replicas(&partition), shape: &shape };
         let client = select(clients.clone()).prop_map(Target::Client).boxed();
-        let anyone = prop_oneof![9 => spot.server(), 1 => client.clone()];
+        let clients = if shape.groups.is_empty() { 1 } else { 5 };
+        let anyone = prop_oneof![10 - clients => spot.server(), clients => client.clone()];
         let pace = shape.pace;
         let by = prop_oneof![3 => 5..500_u64, 3 => 500..5_000_u64, 1 => 5_000..15_000_u64];
         let by = by.prop_map(move |by| pace.time(by));
@@ -137,7 +138,12 @@ impl Spot<'_> {
             2 => Just(Target::Brokers),
             1 => rack,
         ];
-        self.focused(any.boxed())
+        let groups = &self.shape.groups;
+        if groups.is_empty() {
+            return self.focused(any.boxed());
+        }
+        let coordinator = select(groups.clone()).prop_map(Target::Coordinator);
+        self.focused(prop_oneof![3 => any, 2 => coordinator].boxed())
     }
 
     fn server(&self) -> BoxedStrategy<Target> {
@@ -209,7 +215,7 @@ impl Spot<'_> {
 
     /// What is said between brokers, the controller and clients about replication.
     fn messages(&self) -> BoxedStrategy<Messages> {
-        let keys = vec![
+        let mut keys = vec![
             ApiKey::Fetch,
             ApiKey::Fetch,
             ApiKey::Produce,
@@ -220,6 +226,9 @@ impl Spot<'_> {
             ApiKey::BrokerRegistration,
             ApiKey::Metadata,
         ];
+        if !self.shape.groups.is_empty() {
+            keys.extend(groups::REQUESTS);
+        }
         let direction = prop_oneof![3 => Just(Direction::Request), 2 => Just(Direction::Response)];
         // One that is late is overtaken by the next.
         let count = prop_oneof![3 => Just(Some(1)), 2 => (2..=3_u32).prop_map(Some), 2 => Just(None)];

@@ -10,14 +10,14 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{Pace, Profile, Shape};
+use super::{Pace, Profile, Shape, groups};
 use crate::config::BrokerConfig;
 use crate::defect::Defects;
 use crate::scenario::{ClockSetting, Cluster, LinkSetting, Links, Target, Topic};
 use crate::world::sim::{Latency, LinkModel, Ppm};
 
 /// A configuration key with a value, or neither.
-type Choice = Option<(&'static str, String)>;
+pub(super) type Choice = Option<(&'static str, String)>;
 
 /// One of `values` for `key` in `weight` of 100 scenarios, Kafka's default in the others.
 pub(super) fn sometimes(weight: u32, key: &'static str, values: &'static [&'static str]) -> BoxedStrategy<Choice> {
@@ -30,12 +30,13 @@ pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
     let ways = (latency(), far_links(&shape));
     let parts = (timeouts(shape.pace), replication(&shape), retention(&shape), ways, clocks(&shape));
     let rack_aware = prop::bool::weighted(0.7);
-    let built = (parts, rack_aware).prop_map(move |(parts, rack_aware)| {
+    let built = (parts, rack_aware, groups::coordinators(&shape)).prop_map(move |(parts, rack_aware, coordinators)| {
         let (timeouts, replication, retention, (latency, links), clocks) = parts;
         let mut config = BrokerConfig::default();
-        for (key, value) in timeouts.into_iter().chain(replication).chain(retention).flatten() {
+        for (key, value) in timeouts.into_iter().chain(replication).chain(retention).chain(coordinators).flatten() {
             config.set(key, &value).expect("a drawn value is legal");
         }
+        groups::allow_commits(&mut config, &shape);
         // `KafkaConfig.validateValues`
         let bound = config.replica_lag_time_max.min(config.replica_socket_timeout);
         config.replica_fetch_wait_max = config.replica_fetch_wait_max.min(bound);
@@ -87,6 +88,7 @@ fn far_links(shape: &Shape) -> BoxedStrategy<Vec<LinkSetting>> {
     let weight = match shape.profile {
         Profile::Replication => 30,
         Profile::Storage | Profile::All => 12,
+        Profile::Groups => 6,
     };
     if shape.brokers == 1 {
         return Just(Vec::new()).boxed();
@@ -134,7 +136,7 @@ fn clocks(shape: &Shape) -> BoxedStrategy<Vec<ClockSetting>> {
     let clock = (1..=shape.brokers, offset)
         .prop_map(|(broker, offset_ns)| vec![ClockSetting { target: Target::Broker(broker), offset_ns, drift_ppm: 0 }]);
     match shape.profile {
-        Profile::Replication => Just(Vec::new()).boxed(),
+        Profile::Replication | Profile::Groups => Just(Vec::new()).boxed(),
         Profile::Storage | Profile::All => prop_oneof![12 => Just(Vec::new()), 1 => clock].boxed(),
     }
 }
@@ -203,7 +205,7 @@ fn timeouts(pace: Pace) -> BoxedStrategy<Vec<Choice>> {
 
 fn replication(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
     let (flush, segment) = match shape.profile {
-        Profile::Replication => (20, 10),
+        Profile::Replication | Profile::Groups => (20, 10),
         Profile::Storage => (40, 60),
         Profile::All => (30, 30),
     };
@@ -227,7 +229,7 @@ fn replication(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
 /// What removes records on purpose, and how often it looks.
 fn retention(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
     let weight = match shape.profile {
-        Profile::Replication => return Just(Vec::new()).boxed(),
+        Profile::Replication | Profile::Groups => return Just(Vec::new()).boxed(),
         Profile::Storage => 30,
         Profile::All => 15,
     };
@@ -288,10 +290,17 @@ pub(super) fn topics(profile: Profile, brokers: u32) -> BoxedStrategy<Vec<Topic>
     let replicas = i16::try_from(brokers.min(3)).expect("at most 3");
     let factor = match profile {
         Profile::Storage => prop_oneof![3 => Just(replicas), 2 => 1..=replicas].boxed(),
-        Profile::Replication | Profile::All => prop_oneof![8 => Just(replicas), 1 => 1..=replicas].boxed(),
+        Profile::Replication | Profile::Groups | Profile::All => {
+            prop_oneof![8 => Just(replicas), 1 => 1..=replicas].boxed()
+        }
     };
     let topic = |name: &'static str| {
-        let partitions = prop_oneof![7 => Just(1), 2 => Just(2), 1 => Just(4)];
+        let partitions = match profile {
+            Profile::Groups => prop_oneof![1 => Just(1), 1 => Just(2), 2 => Just(3), 1 => Just(5)].boxed(),
+            Profile::Replication | Profile::Storage | Profile::All => {
+                prop_oneof![7 => Just(1), 2 => Just(2), 1 => Just(4)].boxed()
+            }
+        };
         (factor.clone(), partitions).prop_map(move |(replication_factor, partitions)| Topic {
             name: name.to_owned(),
             partitions,

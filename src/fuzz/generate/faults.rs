@@ -104,8 +104,11 @@ pub(super) fn kinds(profile: Profile, compacts: bool) -> BoxedStrategy<Vec<Kind>
     let (common, broken) = match profile {
         Profile::Replication => (Kind::REPLICATION.to_vec(), 0),
         Profile::Storage => (Kind::STORAGE.to_vec(), 60),
+        Profile::Groups => (Kind::REPLICATION.to_vec(), 25),
         Profile::All => (Kind::REPLICATION.to_vec(), 25),
     };
+    // `__consumer_offsets` is compacted too.
+    let compacts = compacts || profile == Profile::Groups;
     let wrong: Vec<Kind> = Kind::WRONG.into_iter().filter(|kind| !compacts || *kind != Kind::BitRot).collect();
     let few = subsequence(wrong, 1..=3);
     let wrong = prop_oneof![100 - broken => Just(Vec::new()), broken => few];

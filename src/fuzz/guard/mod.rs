@@ -23,6 +23,7 @@ mod replay;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::TopicConfig;
+use crate::coordinator;
 use crate::lab::outcome::{RunOutcome, Violation};
 use crate::observe::LogStartReason;
 use crate::protocol::{Offset, TopicPartition};
@@ -115,7 +116,11 @@ impl Guard {
             .filter(|topic| may_elect_uncleanly(topic, variant))
             .map(|t| t.name.as_str())
             .collect();
-        let may_elect_uncleanly = |partition: &TopicPartition| unclean.contains(partition.topic.0.as_str());
+        let of_offsets = variant.cluster.config.unclean_leader_election_enable;
+        let may_elect_uncleanly = |partition: &TopicPartition| match partition.topic.0.as_str() {
+            coordinator::TOPIC => of_offsets,
+            topic => unclean.contains(topic),
+        };
         let replay = Replay::of(&outcome.trace, &variant.faults, &may_elect_uncleanly);
         let retention_ms = variant.topics.iter().map(|topic| {
             let own = TopicConfig::from_map(&topic.config).expect("checked when the scenario was read");
@@ -159,12 +164,36 @@ impl Guard {
         self.excuse_stuck(partition).or(excuses.and_then(|excuses| excuses.first().copied()))
     }
 
+    /// Why a group may not come to rest: nobody can read what its coordinator is to load.
+    fn excuse_stuck_coordinator(&self) -> Option<Excuse> {
+        self.offsets_partitions().find_map(|(_, partition)| self.excuse_stuck(partition))
+    }
+
+    /// Why a group may begin anew, or go back: what `__consumer_offsets` held is lost.
+    fn excuse_forgetful_coordinator(&self) -> Option<Excuse> {
+        self.offsets_partitions().find_map(|(key, _)| self.excuse_gap(&key.to_string()))
+    }
+
+    fn offsets_partitions(&self) -> impl Iterator<Item = (&TopicPartition, &Partition)> {
+        self.replay.partitions.iter().filter(|(key, _)| key.topic.0.as_str() == coordinator::TOPIC)
+    }
+
     /// Why a broken invariant is legitimate, if it is.
     pub fn excuse_violation(&self, violation: &Violation) -> Option<Excuse> {
+        if violation.name == "stuck-group" {
+            return self.excuse_stuck_coordinator();
+        }
         let partition = self.partition(&violation.partition)?;
         match violation.name {
             "liveness" => return self.excuse_missing(partition),
             "unreadable" => return self.excuse_unreadable(partition),
+            "stuck-consumer" => {
+                return self.excuse_unreadable(partition).or_else(|| self.excuse_stuck_coordinator());
+            }
+            "skipped-record" => return self.excuse_gap(&violation.partition),
+            "owned-twice" | "offset-rewind" => {
+                return self.excuse_gap(&violation.partition).or_else(|| self.excuse_forgetful_coordinator());
+            }
             _ => {}
         }
         if NEVER_EXCUSED.contains(&violation.name) {
