@@ -232,7 +232,7 @@ impl Consumer {
         self.group.as_ref().is_none_or(|group| group.is_closed())
     }
 
-    /// The generation that we are a member of; -1: none.
+    /// The generation that we are a member of, or the member epoch; -1: none.
     pub fn generation(&self) -> i32 {
         self.group.as_ref().map_or(-1, |group| group.generation())
     }
@@ -340,7 +340,7 @@ impl Consumer {
     /// Whether the next [`Consumer::poll`] has fetched data to look at. True after a poll that `max.poll.records` cut
     /// short: poll again then, no event will come for it.
     pub fn has_fetched(&self) -> bool {
-        !self.completed_fetches.is_empty()
+        !self.completed_fetches.is_empty() && self.group.as_ref().is_none_or(|group| group.hands_out())
     }
 
     /// Looks up the ends of partitions (their high watermarks), assigned or not.
