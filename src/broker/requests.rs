@@ -4,8 +4,8 @@ use bytes::Bytes;
 use kafka_protocol::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    DescribeConfigsRequest, ElectLeadersRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest,
+    MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::Request;
 
@@ -13,6 +13,7 @@ use super::Broker;
 use super::admin::Forwarded;
 use super::connections::ReplyTo;
 use crate::protocol::ErrorCode;
+use crate::protocol::fetch::FetchQuestion;
 use crate::protocol::wire::RequestFrame;
 use crate::world::{ConnId, Endpoint, Time};
 
@@ -88,11 +89,10 @@ impl Broker {
                     self.handle_produce(now, to, &body, net);
                 }
             }
-            ApiKey::Fetch => {
-                if let Some(body) = self.decode::<FetchRequest>(to, request, net) {
-                    self.handle_fetch(now, to, body, net);
-                }
-            }
+            ApiKey::Fetch => match FetchQuestion::decode(&request.body, request.api_version) {
+                Ok(question) => self.handle_fetch(now, to, question, net),
+                Err(_) => self.connections.close(to.conn, net),
+            },
             ApiKey::ListOffsets => {
                 if let Some(body) = self.decode::<ListOffsetsRequest>(to, request, net) {
                     self.handle_list_offsets(now, to, &body, net);
