@@ -255,13 +255,13 @@ fn an_unclean_election_excuses_losses_but_no_second_leader() {
     assert_eq!(told.lost(1), Some(Excuse::UncleanElection));
     let forbidden = told.guard_where_unclean(false);
     assert_eq!(forbidden.excuse_lost("orders-0", &promise(None, 1)), None);
+    for never in ["one-leader-per-epoch", "leader-epoch-went-back", "liveness", "log-matching"] {
+        assert_eq!(told.breaks(never), None, "{never}");
+    }
     // The deposed leader, alone in the ISR, goes on until it hears of it.
     let ends = told.high_watermark(1, 9);
     assert_eq!(ends.breaks("latest-offset-went-back"), Some(Excuse::UncleanElection));
     assert_eq!(healthy(-1).breaks("latest-offset-went-back"), None);
-    for never in ["one-leader-per-epoch", "leader-epoch-went-back", "liveness"] {
-        assert_eq!(ends.breaks(never), None, "{never}");
-    }
 }
 
 #[test]
@@ -383,6 +383,8 @@ fn a_replica_that_lost_power_may_join_the_isr_for_what_it_had() {
     let joins = |told: Told| told.changes(1, 1, &[1, 2, 3], false).breaks("candidate-completeness");
     assert_eq!(joins(left().stops(3, true).spoils(3, DiskAction::Replace)), Some(Excuse::InSyncReplicaLostPower));
     assert_eq!(joins(left().truncates(3, 1)), None, "it lost nothing with power");
+    assert_eq!(joins(left().stops(3, true)), Some(Excuse::InSyncReplicaLostPower), "while it is without power, too");
+    assert_eq!(joins(left().flushes(3, 2).stops(3, true)), None, "it has what it had");
     let back = || left().registers(3, 1, false).stops(3, true).loads(3, &[batch(0)]);
     assert_eq!(joins(back()), Some(Excuse::InSyncReplicaLostPower), "the controller has not heard of it");
     assert_eq!(joins(back().registers(3, 7, true)), None, "its broker has registered anew");
