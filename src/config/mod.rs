@@ -139,7 +139,74 @@ impl Default for BrokerConfig {
     }
 }
 
-/// Kafka's `GroupCoordinatorConfig`, for classic groups.
+/// An assignor of the group coordinator (KIP-848).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerAssignor {
+    Uniform,
+    Range,
+}
+
+impl ServerAssignor {
+    /// Its name in the protocol.
+    pub fn name(self) -> &'static str {
+        match self {
+            ServerAssignor::Uniform => "uniform",
+            ServerAssignor::Range => "range",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<ServerAssignor> {
+        [ServerAssignor::Uniform, ServerAssignor::Range].into_iter().find(|assignor| assignor.name() == name)
+    }
+}
+
+/// `group.consumer.assignors`: what a coordinator has to offer; the first one is for members that do not choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerAssignors {
+    UniformThenRange,
+    RangeThenUniform,
+    One(ServerAssignor),
+}
+
+impl ServerAssignors {
+    pub fn assignors(self) -> Vec<ServerAssignor> {
+        match self {
+            ServerAssignors::UniformThenRange => vec![ServerAssignor::Uniform, ServerAssignor::Range],
+            ServerAssignors::RangeThenUniform => vec![ServerAssignor::Range, ServerAssignor::Uniform],
+            ServerAssignors::One(assignor) => vec![assignor],
+        }
+    }
+
+    pub fn default_assignor(self) -> ServerAssignor {
+        match self {
+            ServerAssignors::UniformThenRange => ServerAssignor::Uniform,
+            ServerAssignors::RangeThenUniform => ServerAssignor::Range,
+            ServerAssignors::One(assignor) => assignor,
+        }
+    }
+}
+
+/// `group.consumer.migration.policy`: which groups with members change their protocol when their members do. Groups
+/// without members always do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationPolicy {
+    Bidirectional,
+    Upgrade,
+    Downgrade,
+    Disabled,
+}
+
+impl MigrationPolicy {
+    pub fn upgrades(self) -> bool {
+        matches!(self, MigrationPolicy::Bidirectional | MigrationPolicy::Upgrade)
+    }
+
+    pub fn downgrades(self) -> bool {
+        matches!(self, MigrationPolicy::Bidirectional | MigrationPolicy::Downgrade)
+    }
+}
+
+/// Kafka's `GroupCoordinatorConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupCoordinatorConfig {
     /// `group.min.session.timeout.ms` (6000)
@@ -150,6 +217,22 @@ pub struct GroupCoordinatorConfig {
     pub initial_rebalance_delay: Duration,
     /// `group.max.size` (2147483647)
     pub max_size: usize,
+    /// `group.consumer.session.timeout.ms` (45000): of members of consumer groups, whatever they would like. Within
+    /// `group.consumer.min.session.timeout.ms` (45000) and `group.consumer.max.session.timeout.ms` (60000).
+    pub consumer_session_timeout: Duration,
+    pub consumer_min_session_timeout: Duration,
+    pub consumer_max_session_timeout: Duration,
+    /// `group.consumer.heartbeat.interval.ms` (5000): what members of consumer groups are told. Within
+    /// `group.consumer.min.heartbeat.interval.ms` (5000) and `group.consumer.max.heartbeat.interval.ms` (15000).
+    pub consumer_heartbeat_interval: Duration,
+    pub consumer_min_heartbeat_interval: Duration,
+    pub consumer_max_heartbeat_interval: Duration,
+    /// `group.consumer.max.size` (2147483647)
+    pub consumer_max_size: usize,
+    /// `group.consumer.assignors` (uniform,range)
+    pub consumer_assignors: ServerAssignors,
+    /// `group.consumer.migration.policy` (bidirectional)
+    pub consumer_migration_policy: MigrationPolicy,
     /// `offset.metadata.max.bytes` (4096)
     pub offset_metadata_max_bytes: usize,
     /// `offsets.load.buffer.size` (5242880)
@@ -178,6 +261,15 @@ impl Default for GroupCoordinatorConfig {
             max_session_timeout: ms(1_800_000),
             initial_rebalance_delay: ms(3_000),
             max_size: i32::MAX as usize,
+            consumer_session_timeout: ms(45_000),
+            consumer_min_session_timeout: ms(45_000),
+            consumer_max_session_timeout: ms(60_000),
+            consumer_heartbeat_interval: ms(5_000),
+            consumer_min_heartbeat_interval: ms(5_000),
+            consumer_max_heartbeat_interval: ms(15_000),
+            consumer_max_size: i32::MAX as usize,
+            consumer_assignors: ServerAssignors::UniformThenRange,
+            consumer_migration_policy: MigrationPolicy::Bidirectional,
             offset_metadata_max_bytes: 4_096,
             offsets_load_buffer_size: 5 * 1024 * 1024,
             offsets_commit_timeout: ms(5_000),

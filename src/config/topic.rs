@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Acks, BrokerConfig, ConfigError, ProducerConfig};
+use super::{Acks, BrokerConfig, ConfigError, GroupCoordinatorConfig, ProducerConfig};
 use crate::log::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression, TimestampType};
 
 /// Topic-level configuration: `None` inherits the broker's.
@@ -139,6 +139,41 @@ impl BrokerConfig {
         }
         if wait > self.replica_lag_time_max {
             return Err(conflict("replica.lag.time.max.ms", self.replica_lag_time_max));
+        }
+        self.groups.validate()
+    }
+}
+
+impl GroupCoordinatorConfig {
+    /// What must hold between the keys of consumer groups (`GroupCoordinatorConfig`'s constructor).
+    fn validate(&self) -> Result<(), ConfigError> {
+        const SESSION: &str = "group.consumer.session.timeout.ms";
+        const HEARTBEAT: &str = "group.consumer.heartbeat.interval.ms";
+        let (session, heartbeat) = (self.consumer_session_timeout, self.consumer_heartbeat_interval);
+        let ms = Duration::from_millis(1);
+        // (what, at least what)
+        let bounds = [
+            ((SESSION, session), ("group.consumer.min.session.timeout.ms", self.consumer_min_session_timeout)),
+            (("group.consumer.max.session.timeout.ms", self.consumer_max_session_timeout), (SESSION, session)),
+            (
+                (HEARTBEAT, heartbeat),
+                ("group.consumer.min.heartbeat.interval.ms", self.consumer_min_heartbeat_interval),
+            ),
+            (
+                ("group.consumer.max.heartbeat.interval.ms", self.consumer_max_heartbeat_interval),
+                (HEARTBEAT, heartbeat),
+            ),
+            ((SESSION, session), (HEARTBEAT, heartbeat + ms)),
+        ];
+        for ((key, value), (bound, least)) in bounds {
+            if value < least {
+                let (value, least) = (value.as_millis(), least.as_millis());
+                let message = match bound == HEARTBEAT && key == SESSION {
+                    true => format!("`{key}` ({value}) must be greater than `{bound}` ({})", least - 1),
+                    false => format!("`{key}` ({value}) must be greater than or equal to `{bound}` ({least})"),
+                };
+                return Err(ConfigError::Conflict { keys: vec![key, bound], message });
+            }
         }
         Ok(())
     }

@@ -96,17 +96,17 @@ catalogue! {
     KeepOldFollowerState = "keep-old-follower-state" {
         sentence: "A new leader goes on with what it knew of its followers when it led before.",
         source: "kafka-tlaplus v3_5 CHECK line 346; Replica.resetReplicaState",
-        scenario: None
+        scenario: Some("what_a_leader_knew_of_its_followers_ends_with_its_leadership")
     }
     KeepOldFetchSession = "keep-old-fetch-session" {
         sentence: "A follower in a new leader epoch takes the answer to the fetch that it sent in the old one.",
         source: "kafka-tlaplus v3_5 CHECK line 281",
-        scenario: None
+        scenario: Some("an_answer_to_a_fetch_of_the_old_epoch_is_no_answer")
     }
     AcceptStaleFetchResponse = "accept-stale-fetch-response" {
         sentence: "A follower appends an answer whose offset is not that of its log end any more.",
         source: "kafka-tlaplus v3_5 CHECK lines 1022-1023; AbstractFetcherThread.processFetchRequest",
-        scenario: None
+        scenario: Some("an_answer_to_a_fetch_from_another_offset_is_no_answer")
     }
     NoLastFetchedEpoch = "no-last-fetched-epoch" {
         sentence: "A follower does not say which epoch its last record has, so that the leader cannot see where the logs part; only a log that is too long is cut.",
@@ -176,7 +176,7 @@ catalogue! {
     EpochCheckpointNoFsync = "epoch-checkpoint-no-fsync" {
         sentence: "leader-epoch-checkpoint is replaced without fsync.",
         source: "KAFKA-15046, KAFKA-16541",
-        scenario: None
+        scenario: Some("epochs_that_were_never_synced_hide_where_two_logs_part")
     }
     KeepTornTail = "keep-torn-tail" {
         sentence: "Recovery keeps what lies in the file up to the first batch that is not whole, without checking a CRC.",

@@ -22,7 +22,7 @@ use crate::scenario::{self, Scenario};
 pub enum Profile {
     /// Leadership, ISR, high watermark and truncation: network faults, pauses and crashes of three brokers or so.
     Replication,
-    /// What disks keep: power losses, crashes and orderly stops with small segments and rare flushes.
+    /// What disks keep: power losses, crashes, orderly stops and isolated brokers with small segments and rare flushes.
     Storage,
     /// Consumer groups: members that come and go, coordinators that fail, `__consumer_offsets` on one to three brokers.
     Groups,

@@ -13,7 +13,7 @@ use proptest::sample::select;
 use super::{Pace, Profile, Shape, groups};
 use crate::config::BrokerConfig;
 use crate::defect::Defects;
-use crate::scenario::{ClockSetting, Cluster, Target, Topic};
+use crate::scenario::{ClockSetting, Cluster, LinkSetting, Links, Target, Topic};
 use crate::world::sim::{Latency, LinkModel, Ppm};
 
 /// A configuration key with a value, or neither.
@@ -27,10 +27,11 @@ pub(super) fn sometimes(weight: u32, key: &'static str, values: &'static [&'stat
 
 pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
     let shape = shape.clone();
-    let parts = (timeouts(shape.pace), replication(&shape), retention(&shape), latency(), clocks(&shape));
+    let ways = (latency(), far_links(&shape));
+    let parts = (timeouts(shape.pace), replication(&shape), retention(&shape), ways, clocks(&shape));
     let rack_aware = prop::bool::weighted(0.7);
     let built = (parts, rack_aware, groups::coordinators(&shape)).prop_map(move |(parts, rack_aware, coordinators)| {
-        let (timeouts, replication, retention, latency, clocks) = parts;
+        let (timeouts, replication, retention, (latency, links), clocks) = parts;
         let mut config = BrokerConfig::default();
         for (key, value) in timeouts.into_iter().chain(replication).chain(retention).chain(coordinators).flatten() {
             config.set(key, &value).expect("a drawn value is legal");
@@ -39,7 +40,8 @@ pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
         // `KafkaConfig.validateValues`
         let bound = config.replica_lag_time_max.min(config.replica_socket_timeout);
         config.replica_fetch_wait_max = config.replica_fetch_wait_max.min(bound);
-        allow_for_the_way(&mut config, latency);
+        let ways = links.iter().filter_map(|link| link.latency).chain([latency]);
+        allow_for_the_way(&mut config, ways.map(slowest).max().unwrap_or_default());
         let link = LinkModel { latency, ..LinkModel::default() };
         let log_dirs = match shape.log_dirs {
             1 => vec!["data".to_owned()],
@@ -51,7 +53,7 @@ pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
             defects: Defects::NONE,
             config,
             link,
-            links: Vec::new(),
+            links,
             clocks,
             event_cost: Duration::ZERO,
             rack_aware: rack_aware || shape.racks.is_empty(),
@@ -63,18 +65,58 @@ pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
 
 /// Where a round trip takes long, a quick cluster would fence healthy brokers and give up every request: sessions last
 /// several round trips, and a request may take two besides what its receiver makes it wait.
-fn allow_for_the_way(config: &mut BrokerConfig, latency: Latency) {
-    let slowest = match latency {
-        Latency::Fixed(latency) => latency,
-        Latency::Uniform { max, .. } => max,
-        Latency::Exponential { mean, .. } => mean * 5,
-        Latency::Bimodal { slow, .. } => slow.1,
-    };
+fn allow_for_the_way(config: &mut BrokerConfig, slowest: Duration) {
     config.broker_session_timeout =
         config.broker_session_timeout.max(config.broker_heartbeat_interval * 2 + slowest * 8);
     let request = slowest * 4;
     config.replica_socket_timeout = config.replica_socket_timeout.max(config.replica_fetch_wait_max + request);
     config.controller_socket_timeout = config.controller_socket_timeout.max(request * 2);
+}
+
+fn slowest(latency: Latency) -> Duration {
+    match latency {
+        Latency::Fixed(latency) => latency,
+        Latency::Uniform { max, .. } => max,
+        Latency::Exponential { mean, .. } => mean * 5,
+        Latency::Bimodal { slow, .. } => slow.1,
+    }
+}
+
+/// One broker that is further away than the others, in some scenarios: from all of them, from one, or from the
+/// controller. It is always a bit behind, and who leads meanwhile has what it lacks.
+fn far_links(shape: &Shape) -> BoxedStrategy<Vec<LinkSetting>> {
+    let weight = match shape.profile {
+        Profile::Replication => 30,
+        Profile::Storage | Profile::All => 12,
+        Profile::Groups => 6,
+    };
+    if shape.brokers == 1 {
+        return Just(Vec::new()).boxed();
+    }
+    let brokers = shape.brokers;
+    let broker = match shape.focus {
+        Some(focus) => prop_oneof![2 => Just(focus), 1 => 1..=brokers].boxed(),
+        None => (1..=brokers).boxed(),
+    };
+    let latency = select(vec![(5_000, 10_000), (20_000, 60_000), (100_000, 200_000)]);
+    let far = (broker, 0..=brokers + 1, any::<bool>(), latency).prop_map(move |(broker, to, both_ways, (min, max))| {
+        let others = (1..=brokers).filter(|other| *other != broker);
+        let ends: Vec<Target> = match to {
+            0 => vec![Target::Controller],
+            one if one <= brokers && one != broker => vec![Target::Broker(one)],
+            _ => others.map(Target::Broker).collect(),
+        };
+        let latency = Some(Latency::Uniform { min: Duration::from_micros(min), max: Duration::from_micros(max) });
+        let link = |to| LinkSetting {
+            links: Links { from: Target::Broker(broker), to, both_ways },
+            latency,
+            jitter: None,
+            bandwidth: None,
+            loss: None,
+        };
+        ends.into_iter().map(link).collect()
+    });
+    prop_oneof![100 - weight => Just(Vec::new()), weight => far].boxed()
 }
 
 /// Two or three racks that take turns.
@@ -107,6 +149,7 @@ struct Timeouts {
     fetch_waits: &'static [&'static str],
     backoffs: &'static [&'static str],
     sockets: &'static [&'static str],
+    controller_sockets: &'static [&'static str],
 }
 
 const SWIFT: Timeouts = Timeouts {
@@ -115,6 +158,7 @@ const SWIFT: Timeouts = Timeouts {
     fetch_waits: &["20", "50", "100", "300"],
     backoffs: &["10", "50", "100", "300"],
     sockets: &["300", "500", "1000", "2000"],
+    controller_sockets: &["300", "500", "1000", "2000", "30000"],
 };
 
 const BRISK: Timeouts = Timeouts {
@@ -130,6 +174,7 @@ const BRISK: Timeouts = Timeouts {
     fetch_waits: &["50", "100", "200", "1000"],
     backoffs: &["50", "100", "200", "500"],
     sockets: &["1000", "2000", "4000", "30000"],
+    controller_sockets: &["1000", "2000", "4000", "30000"],
 };
 
 fn timeouts(pace: Pace) -> BoxedStrategy<Vec<Choice>> {
@@ -140,7 +185,7 @@ fn timeouts(pace: Pace) -> BoxedStrategy<Vec<Choice>> {
     let is_swift = u32::from(pace == Pace::Swift);
     let fetch_wait = sometimes(25 + 65 * is_swift, "replica.fetch.wait.max.ms", times.fetch_waits);
     let backoff = sometimes(60 + 30 * is_swift, "replica.fetch.backoff.ms", times.backoffs);
-    let (sockets, controllers) = (select(times.sockets), select(times.sockets));
+    let (sockets, controllers) = (select(times.sockets), select(times.controller_sockets));
     let parts = (select(times.sessions), select(times.lags), fetch_wait, backoff, sockets, controllers);
     parts
         .prop_map(|((session, heartbeat), lag, fetch_wait, backoff, socket, controller)| {
@@ -174,8 +219,9 @@ fn replication(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
     let segment = sometimes(segment, "segment.bytes", &["400", "1000", "4000", "20000"]);
     let checkpoints = sometimes(40, "replica.high.watermark.checkpoint.interval.ms", &["200", "1000", "30000"]);
     let recovery_point = sometimes(30, "log.flush.offset.checkpoint.interval.ms", &["500", "2000", "10000"]);
-    let rebalance = sometimes(20, "leader.imbalance.check.interval.seconds", &["1", "2", "5", "10"]);
-    let fetch_bytes = sometimes(30, "replica.fetch.max.bytes", &["100", "200", "1000", "10000"]);
+    // Leadership that goes back and forth while all are alive.
+    let rebalance = sometimes(35, "leader.imbalance.check.interval.seconds", &["1", "1", "2", "5", "10"]);
+    let fetch_bytes = sometimes(40, "replica.fetch.max.bytes", &["100", "200", "1000", "10000"]);
     let parts = (min_insync, unclean, flush, segment, checkpoints, recovery_point, rebalance, fetch_bytes);
     parts.prop_map(|(a, b, c, d, e, f, g, h)| vec![a, b, c, d, e, f, g, h]).boxed()
 }
