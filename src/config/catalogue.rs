@@ -9,8 +9,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    Acks, AssignmentStrategy, Assignor, BrokerConfig, ConsumerConfig, MigrationPolicy, OffsetReset, Partitioner,
-    ProducerConfig, ServerAssignor, ServerAssignors, TopicConfig, known,
+    Acks, AssignmentStrategy, Assignor, BrokerConfig, ConsumerConfig, GroupProtocol, MigrationPolicy, OffsetReset,
+    Partitioner, ProducerConfig, RemoteAssignor, ServerAssignor, ServerAssignors, TopicConfig, known,
 };
 use crate::log::compression::Compression;
 use crate::log::{CleanupPolicy, Ratio, StoredCompression, TimestampType};
@@ -315,6 +315,15 @@ word_field!(ServerAssignors {
     "uniform" => ServerAssignors::One as ServerAssignor::Uniform, "uniform";
     "range" => ServerAssignors::One as ServerAssignor::Range, "range";
 });
+word_field!(GroupProtocol {
+    "classic" => GroupProtocol::Classic, "classic";
+    "consumer" => GroupProtocol::Consumer, "consumer";
+});
+word_field!(RemoteAssignor {
+    "null" => RemoteAssignor::CoordinatorsChoice, "null";
+    "uniform" => RemoteAssignor::One as ServerAssignor::Uniform, "uniform";
+    "range" => RemoteAssignor::One as ServerAssignor::Range, "range";
+});
 word_field!(MigrationPolicy {
     "bidirectional" => MigrationPolicy::Bidirectional, "bidirectional";
     "upgrade" => MigrationPolicy::Upgrade, "upgrade";
@@ -586,6 +595,8 @@ const PRODUCER: &[Key<ProducerConfig>] = &[
 ];
 
 const CONSUMER: &[Key<ConsumerConfig>] = &[
+    key!("group.protocol", "classic", Kind::Choice(&["classic", "consumer"]), group_protocol),
+    key!("group.remote.assignor", "null", Kind::Choice(&["null", "uniform", "range"]), group_remote_assignor),
     key!("session.timeout.ms", "45000", millis(0), session_timeout),
     key!("heartbeat.interval.ms", "3000", millis(1), heartbeat_interval),
     key!("max.poll.interval.ms", "300000", millis(1), max_poll_interval),

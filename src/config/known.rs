@@ -354,8 +354,6 @@ pub(super) const CONSUMER: &[&str] = &[
     "exclude.internal.topics",
     "group.id",
     "group.instance.id",
-    "group.protocol",
-    "group.remote.assignor",
     "interceptor.classes",
     "isolation.level",
     "key.deserializer",

@@ -441,6 +441,31 @@ impl AssignmentStrategy {
     }
 }
 
+/// `group.protocol`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupProtocol {
+    Classic,
+    /// KIP-848.
+    Consumer,
+}
+
+/// `group.remote.assignor`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoteAssignor {
+    /// What the coordinator has first.
+    CoordinatorsChoice,
+    One(ServerAssignor),
+}
+
+impl RemoteAssignor {
+    pub fn assignor(self) -> Option<ServerAssignor> {
+        match self {
+            RemoteAssignor::CoordinatorsChoice => None,
+            RemoteAssignor::One(assignor) => Some(assignor),
+        }
+    }
+}
+
 /// Kafka's `ConsumerConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConsumerConfig {
@@ -448,6 +473,10 @@ pub struct ConsumerConfig {
     pub group_id: Option<String>,
     /// `group.instance.id`: a static member (KIP-345).
     pub group_instance_id: Option<String>,
+    /// `group.protocol` (classic)
+    pub group_protocol: GroupProtocol,
+    /// `group.remote.assignor` (null): which assignor the coordinator is to use.
+    pub group_remote_assignor: RemoteAssignor,
     /// `session.timeout.ms` (45000)
     pub session_timeout: Duration,
     /// `heartbeat.interval.ms` (3000)
@@ -497,6 +526,8 @@ impl Default for ConsumerConfig {
         ConsumerConfig {
             group_id: None,
             group_instance_id: None,
+            group_protocol: GroupProtocol::Classic,
+            group_remote_assignor: RemoteAssignor::CoordinatorsChoice,
             session_timeout: ms(45_000),
             heartbeat_interval: ms(3_000),
             max_poll_interval: ms(300_000),

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Acks, BrokerConfig, ConfigError, GroupCoordinatorConfig, ProducerConfig};
+use super::{
+    Acks, BrokerConfig, ConfigError, ConsumerConfig, GroupCoordinatorConfig, GroupProtocol, ProducerConfig,
+};
 use crate::log::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression, TimestampType};
 
 /// Topic-level configuration: `None` inherits the broker's.
@@ -176,6 +178,26 @@ impl GroupCoordinatorConfig {
             }
         }
         Ok(())
+    }
+}
+
+impl ConsumerConfig {
+    /// Refuses keys that the chosen group protocol does not have (`ConsumerConfig.checkUnsupportedConfigs`). `is_set` says
+    /// whether the user set a key.
+    pub fn validate(&self, is_set: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
+        let (protocol, unsupported): (&str, &[&'static str]) = match self.group_protocol {
+            GroupProtocol::Classic => ("classic", &["group.remote.assignor"]),
+            GroupProtocol::Consumer => {
+                ("consumer", &["partition.assignment.strategy", "heartbeat.interval.ms", "session.timeout.ms"])
+            }
+        };
+        match unsupported.iter().find(|key| is_set(key)) {
+            None => Ok(()),
+            Some(key) => Err(ConfigError::Conflict {
+                keys: vec![key, "group.protocol"],
+                message: format!("`{key}` cannot be set when `group.protocol` is {protocol}"),
+            }),
+        }
     }
 }
 

@@ -28,11 +28,11 @@ const LEAVE_GROUP_VERSION: i16 = 5;
 const JOIN_TIMEOUT_LAPSE: Duration = Duration::from_secs(5);
 const PROTOCOL_TYPE: &str = "consumer";
 
-fn millis(duration: Duration) -> i32 {
+pub(super) fn millis(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }
 
-fn owned(view: &View<'_>) -> Vec<TopicPartition> {
+pub(super) fn owned(view: &View<'_>) -> Vec<TopicPartition> {
     let mut owned: Vec<TopicPartition> = view.partitions.iter().map(|p| p.partition.clone()).collect();
     owned.sort();
     owned
