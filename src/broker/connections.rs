@@ -7,8 +7,9 @@ use bytes::Bytes;
 use kafka_protocol::protocol::Request;
 use rustc_hash::FxHashMap;
 
+use crate::protocol::fetch::FetchAnswer;
 use crate::protocol::wire;
-use crate::world::{ConnId, Disk, Endpoint, IoWait, Time};
+use crate::world::{Chain, ConnId, Disk, Endpoint, IoWait, Time};
 
 /// Requests that may wait on one connection. Clients keep a handful in flight; more than this is abuse, where a
 /// real broker would stop reading from the socket.
@@ -35,7 +36,7 @@ struct Connection {
 struct Held {
     conn: ConnId,
     /// None: the request has no response.
-    frame: Option<Bytes>,
+    frame: Option<Chain>,
     wait: IoWait,
 }
 
@@ -101,14 +102,14 @@ impl Connections {
     }
 
     /// Ends a request: at once, or when the disk has done what the request asked of it.
-    fn finish(&mut self, conn: ConnId, frame: Option<Bytes>, net: &mut Endpoint) {
+    fn finish(&mut self, conn: ConnId, frame: Option<Chain>, net: &mut Endpoint) {
         match IoWait::both(self.owed.take(), self.disk.take_wait()) {
             None => self.complete(conn, frame, net),
             Some(wait) => self.held.push(Held { conn, frame, wait }),
         }
     }
 
-    fn complete(&mut self, conn: ConnId, frame: Option<Bytes>, net: &mut Endpoint) {
+    fn complete(&mut self, conn: ConnId, frame: Option<Chain>, net: &mut Endpoint) {
         if self.owns(conn) {
             if let Some(frame) = frame {
                 net.send(conn, frame);
@@ -198,7 +199,14 @@ impl Connections {
     ) {
         if self.owns(to.conn) {
             let frame = wire::encode_response::<R>(body, api_version, to.correlation_id);
-            self.finish(to.conn, Some(frame), net);
+            self.finish(to.conn, Some(frame.into()), net);
+        }
+    }
+
+    /// A Fetch response, which is not encoded like others: records are not copied into it.
+    pub fn respond_to_fetch(&mut self, to: ReplyTo, answer: FetchAnswer, net: &mut Endpoint) {
+        if self.owns(to.conn) {
+            self.finish(to.conn, Some(answer.encode(to.api_version, to.correlation_id)), net);
         }
     }
 }

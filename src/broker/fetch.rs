@@ -3,12 +3,9 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::fetch_response::{
-    EpochEndOffset, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
-};
+use kafka_protocol::messages::fetch_response::NodeEndpoint;
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
@@ -16,9 +13,10 @@ use super::connections::ReplyTo;
 use super::delayed::Delayed;
 use super::{Broker, Key, Partitions};
 use crate::observe::Observation;
+use crate::protocol::fetch::{FetchAnswer, PartitionAnswer, TopicAnswer};
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset};
 use crate::replica::{Effects, FetchProgress, FetchedData, ReadRequest, Reader, ReplicaError};
-use crate::world::{Endpoint, IoWait, Time};
+use crate::world::{Chain, Endpoint, IoWait, Time};
 
 /// A fetch that waits for data.
 pub(super) struct DelayedFetch {
@@ -41,7 +39,7 @@ struct Fetch {
 
 /// What a read of all partitions came to.
 struct ReadOutcome {
-    response: FetchResponse,
+    answer: FetchAnswer,
     bytes: usize,
     /// An error or a divergence: the reader must hear of it at once.
     is_urgent: bool,
@@ -84,9 +82,8 @@ impl Broker {
     pub(super) fn handle_fetch(&mut self, now: Time, to: ReplyTo, request: FetchRequest, net: &mut Endpoint) {
         // We hand out no sessions, as a broker whose session cache is full (KIP-227).
         if request.session_id != 0 {
-            let error_code = ErrorCode::FetchSessionIdNotFound.code();
-            let response = FetchResponse::default().with_error_code(error_code);
-            return self.connections.respond::<FetchRequest>(to, &response, net);
+            let error = Some(ErrorCode::FetchSessionIdNotFound);
+            return self.connections.respond_to_fetch(to, FetchAnswer { error, ..FetchAnswer::default() }, net);
         }
         let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
         let fetch = self.resolve(to.api_version, request);
@@ -96,7 +93,7 @@ impl Broker {
         }
         let has_partitions = fetch.partitions.iter().any(Result::is_ok);
         if wait.is_zero() || !has_partitions || outcome.bytes >= fetch.bytes_min || outcome.is_urgent {
-            return self.answer_fetch(now, to, &fetch, outcome.response, net);
+            return self.answer_fetch(now, to, &fetch, outcome.answer, net);
         }
         let delayed = DelayedFetch { to, fetch, deadline: now + wait, wait: self.connections.take_wait() };
         // Noting the follower's progress may have moved the very high watermark that is waited for.
@@ -145,8 +142,8 @@ impl Broker {
 
     /// Reads every partition in the order of the request, within its byte limits (KIP-74).
     fn read_from_logs(&mut self, now: Time, fetch: &Fetch, update_fetch_state: bool) -> ReadOutcome {
-        let mut outcome = ReadOutcome { response: FetchResponse::default(), bytes: 0, is_urgent: false };
-        outcome.response.responses.reserve_exact(fetch.request.topics.len());
+        let mut outcome = ReadOutcome { answer: FetchAnswer::default(), bytes: 0, is_urgent: false };
+        outcome.answer.topics.reserve_exact(fetch.request.topics.len());
         let mut keys = fetch.partitions.iter();
         for topic in &fetch.request.topics {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
@@ -154,12 +151,8 @@ impl Broker {
                 let key = *keys.next().expect("one key for each partition");
                 partitions.push(self.read_one(now, fetch, key, asked, update_fetch_state, &mut outcome));
             }
-            outcome.response.responses.push(
-                FetchableTopicResponse::default()
-                    .with_topic(topic.topic.clone())
-                    .with_topic_id(topic.topic_id)
-                    .with_partitions(partitions),
-            );
+            let (topic, topic_id) = (topic.topic.clone(), topic.topic_id);
+            outcome.answer.topics.push(TopicAnswer { topic, topic_id, partitions });
         }
         outcome
     }
@@ -172,10 +165,10 @@ impl Broker {
         asked: &FetchPartition,
         update_fetch_state: bool,
         outcome: &mut ReadOutcome,
-    ) -> PartitionData {
+    ) -> PartitionAnswer {
         let key = match key {
             Ok(key) => key,
-            Err(error) => return partition_error(asked.partition, error),
+            Err(error) => return PartitionAnswer::error(asked.partition, error),
         };
         let bytes_max = partition_bytes_max(asked).min(fetch.bytes_max.saturating_sub(outcome.bytes));
         let read = read_request(asked, bytes_max, outcome.bytes == 0);
@@ -190,15 +183,15 @@ impl Broker {
                 }
                 outcome.bytes += data.records.len();
                 outcome.is_urgent |= data.diverging_epoch.is_some();
-                partition_data(asked.partition, data, fetch.request.isolation_level)
+                partition_answer(asked.partition, data, fetch.request.isolation_level)
             }
             Err(ReplicaError::Refused(error)) => {
                 outcome.is_urgent = true;
-                partition_error(asked.partition, error)
+                PartitionAnswer::error(asked.partition, error)
             }
             Err(ReplicaError::Io(error)) => {
                 outcome.is_urgent = true;
-                partition_error(asked.partition, self.storage_failed(now, key, error))
+                PartitionAnswer::error(asked.partition, self.storage_failed(now, key, error))
             }
         }
     }
@@ -207,39 +200,37 @@ impl Broker {
         let outcome = self.read_from_logs(now, &delayed.fetch, false);
         if !self.is_finished {
             self.connections.owe(delayed.wait);
-            self.answer_fetch(now, delayed.to, &delayed.fetch, outcome.response, net);
+            self.answer_fetch(now, delayed.to, &delayed.fetch, outcome.answer, net);
         }
     }
 
-    fn answer_fetch(&mut self, now: Time, to: ReplyTo, fetch: &Fetch, mut response: FetchResponse, net: &mut Endpoint) {
+    fn answer_fetch(&mut self, now: Time, to: ReplyTo, fetch: &Fetch, mut answer: FetchAnswer, net: &mut Endpoint) {
         if to.api_version >= 16 {
-            self.add_fetch_leader_hints(fetch, &mut response);
+            self.add_fetch_leader_hints(fetch, &mut answer);
         }
         if !fetch.is_from_follower() {
-            self.observe_served(now, fetch, &response);
+            self.observe_served(now, fetch, &answer);
         }
-        self.connections.respond::<FetchRequest>(to, &response, net);
+        self.connections.respond_to_fetch(to, answer, net);
     }
 
     /// Tells a reader that came to the wrong broker where the leader is (KIP-951).
-    fn add_fetch_leader_hints(&self, fetch: &Fetch, response: &mut FetchResponse) {
+    fn add_fetch_leader_hints(&self, fetch: &Fetch, answer: &mut FetchAnswer) {
         let mut leaders = Vec::new();
-        let answers = response.responses.iter_mut().flat_map(|t| &mut t.partitions);
+        let answers = answer.topics.iter_mut().flat_map(|t| &mut t.partitions);
         for (key, answer) in fetch.partitions.iter().zip(answers) {
-            let is_misdirected = answer.error_code == ErrorCode::NotLeaderOrFollower.code()
-                || answer.error_code == ErrorCode::FencedLeaderEpoch.code();
+            let is_misdirected =
+                matches!(answer.error, Some(ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch));
             let Some((id, index)) = key.as_ref().ok().filter(|_| is_misdirected) else { continue };
             if let Some(state) = self.env.image.topics.get(id).and_then(|t| t.partitions.get(index)) {
                 leaders.push(state.leader);
-                answer.current_leader = LeaderIdAndEpoch::default()
-                    .with_leader_id(state.leader.0.into())
-                    .with_leader_epoch(state.leader_epoch.0);
+                answer.current_leader = Some((state.leader, state.leader_epoch));
             }
         }
         leaders.sort();
         leaders.dedup();
         let registered = leaders.iter().filter_map(|id| self.env.image.brokers.get(id));
-        response.node_endpoints = registered
+        answer.node_endpoints = registered
             .map(|broker| {
                 NodeEndpoint::default()
                     .with_node_id(broker.id.0.into())
@@ -249,12 +240,12 @@ impl Broker {
             .collect();
     }
 
-    fn observe_served(&self, now: Time, fetch: &Fetch, response: &FetchResponse) {
-        let answers = response.responses.iter().flat_map(|t| &t.partitions);
+    fn observe_served(&self, now: Time, fetch: &Fetch, answer: &FetchAnswer) {
+        let answers = answer.topics.iter().flat_map(|t| &t.partitions);
         let asked = fetch.request.topics.iter().flat_map(|t| &t.partitions);
         for ((key, asked), answer) in fetch.partitions.iter().zip(asked).zip(answers) {
             let hosted = key.as_ref().ok().and_then(|key| self.partitions.get(key));
-            let to = answer.records.as_ref().and_then(end_of_records);
+            let to = end_of_records(&answer.records);
             if let (Some(hosted), Some(to)) = (hosted, to) {
                 let partition = hosted.partition.topic_partition().clone();
                 self.env.observe(now, Observation::Served { partition, from: Offset(asked.fetch_offset), to });
@@ -279,35 +270,31 @@ fn read_request(asked: &FetchPartition, bytes_max: usize, at_least_one: bool) ->
     }
 }
 
-fn partition_data(index: i32, data: FetchedData, isolation_level: i8) -> PartitionData {
+fn partition_answer(index: i32, data: FetchedData, isolation_level: i8) -> PartitionAnswer {
     const READ_COMMITTED: i8 = 1;
-    let diverging_epoch = data.diverging_epoch.map_or_else(EpochEndOffset::default, |(epoch, end)| {
-        EpochEndOffset::default().with_epoch(epoch.0).with_end_offset(end.0)
-    });
-    PartitionData::default()
-        .with_partition_index(index)
-        .with_high_watermark(data.high_watermark.0)
-        .with_last_stable_offset(data.high_watermark.0)
-        .with_log_start_offset(data.log_start.0)
-        .with_diverging_epoch(diverging_epoch)
-        .with_aborted_transactions((isolation_level == READ_COMMITTED).then(Vec::new))
-        .with_records(Some(data.records))
-}
-
-fn partition_error(index: i32, error: ErrorCode) -> PartitionData {
-    PartitionData::default().with_partition_index(index).with_error_code(error.code()).with_high_watermark(-1)
+    PartitionAnswer {
+        index,
+        error: None,
+        high_watermark: data.high_watermark,
+        last_stable_offset: data.high_watermark,
+        log_start: data.log_start,
+        diverging_epoch: data.diverging_epoch,
+        current_leader: None,
+        aborted_transactions: (isolation_level == READ_COMMITTED).then(Vec::new),
+        records: data.records,
+    }
 }
 
 /// The offset after the last record of a set of whole batches.
-fn end_of_records(records: &Bytes) -> Option<Offset> {
+fn end_of_records(records: &Chain) -> Option<Offset> {
     let mut end = None;
-    let mut at = 0;
-    while let Some(header) = records.get(at..at + 27) {
+    let (mut reader, mut header) = (records.reader(), [0; 27]);
+    while reader.read(&mut header) {
         let base_offset = i64::from_be_bytes(header[0..8].try_into().expect("eight bytes"));
         let length = i32::from_be_bytes(header[8..12].try_into().expect("four bytes"));
         let last_offset_delta = i32::from_be_bytes(header[23..27].try_into().expect("four bytes"));
         end = Some(Offset(base_offset + i64::from(last_offset_delta) + 1));
-        at += 12 + usize::try_from(length).ok()?;
+        reader.skip((12 + usize::try_from(length).ok()?).checked_sub(header.len())?);
     }
     end
 }

@@ -273,7 +273,7 @@ impl Process for Broker {
         match event {
             Event::Accepted(conn) => self.connections.open(conn),
             Event::Frame(conn, frame) if self.connections.owns(conn) => {
-                if let Some(frame) = self.connections.receive(conn, frame, net) {
+                if let Some(frame) = self.connections.receive(conn, frame.into_bytes(), net) {
                     self.handle_request(now, conn, frame, net);
                 }
             }

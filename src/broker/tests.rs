@@ -28,7 +28,7 @@ use crate::controller::{Controller, ControllerConfig};
 use crate::log::testing::batch_of;
 use crate::protocol::{ErrorCode, Offset, wire};
 use crate::world::sim::{SimConfig, Simulation};
-use crate::world::{ConnId, run};
+use crate::world::{Chain, ConnId, run};
 
 const BROKERS: i32 = 3;
 const TOPIC: &str = "orders";
@@ -86,7 +86,7 @@ where
     }
     let (orders, is_done) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(false)));
     let (to_lab, done, seen) = (orders.clone(), is_done.clone(), observed.clone());
-    let script = Arc::new(script);
+    let (script, outside) = (Arc::new(script), simulation.clone());
     simulation.add_machine("client", false, move |world, net| {
         let (script, done) = (script.clone(), done.clone());
         let client = Client {
@@ -96,6 +96,7 @@ where
             correlation_id: 0,
             orders: to_lab.clone(),
             observed: seen.clone(),
+            simulation: outside.clone(),
         };
         Box::pin(async move {
             script(client).await;
@@ -171,6 +172,8 @@ struct Client {
     correlation_id: i32,
     orders: Arc<Mutex<Vec<Order>>>,
     observed: Observations,
+    /// To look at brokers' disks.
+    simulation: Simulation,
 }
 
 impl Client {
@@ -216,8 +219,12 @@ impl Client {
         self.correlation_id
     }
 
-    /// The next frame on `conn`; `None`: closed, or nothing came in 10 s.
     async fn receive(&mut self, conn: ConnId) -> Option<Bytes> {
+        self.receive_pieces(conn).await.map(Chain::into_bytes)
+    }
+
+    /// The next frame on `conn`; `None`: closed, or nothing came in 10 s.
+    async fn receive_pieces(&mut self, conn: ConnId) -> Option<Chain> {
         let deadline = self.world.now() + Duration::from_secs(10);
         loop {
             match self.net.next(Some(deadline)).await {
@@ -625,6 +632,32 @@ fn waiting_fetch_is_answered_as_soon_as_there_is_data() {
         let response = wire::decode_response::<FetchRequest>(&frame, 16).unwrap();
         assert_eq!(response.responses[0].partitions[0].high_watermark, 1);
         assert!(client.saw(|_, what| matches!(what, Observation::Served { from: Offset(0), to: Offset(1), .. })));
+    });
+}
+
+#[test]
+fn no_byte_of_a_record_is_copied_from_the_page_cache_to_the_connection() {
+    with_cluster(9, quick(), |mut client| async move {
+        let leader = client.create_topic(&[]).await;
+        let (topic_id, _) = client.partition_when(|_| true).await;
+        for value in 0..20 {
+            client.produce_surely(-1, value).await;
+        }
+        let conn = client.connect(leader).await.unwrap();
+        client.send(conn, 16, &fetch_request(topic_id, 0));
+        let frame = client.receive_pieces(conn).await.unwrap();
+        let disk = client.simulation.disk(&host(leader).host);
+        let file = disk.open("data/orders-0/00000000000000000000.log").unwrap();
+        let cached = file.read_pieces(0, file.len() as usize).unwrap();
+        let is_cached = |piece: &&Bytes| cached.pieces().any(|page| page.as_ptr_range().contains(&piece.as_ptr()));
+        let (stored, envelope): (Vec<&Bytes>, Vec<&Bytes>) = frame.pieces().partition(is_cached);
+        assert!(stored.len() > 1, "the followers' fetches have cut the cache into pieces");
+        let response = wire::decode_response::<FetchRequest>(&frame.to_bytes(), 16).unwrap();
+        let records = response.responses[0].partitions[0].records.clone().unwrap();
+        let read = RecordBatchDecoder::decode_all(&mut records.clone()).unwrap();
+        assert_eq!(read.iter().map(|set| set.records.len()).sum::<usize>(), 20);
+        assert_eq!(stored.iter().map(|piece| piece.len()).sum::<usize>(), records.len(), "every byte of them");
+        assert_eq!(envelope.len(), 2, "before the records and behind them");
     });
 }
 

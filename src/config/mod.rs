@@ -249,6 +249,8 @@ pub struct GroupCoordinatorConfig {
     pub offsets_topic_replication_factor: i16,
     /// `offsets.topic.segment.bytes` (104857600)
     pub offsets_topic_segment_bytes: u32,
+    /// Known defects that are on.
+    pub defects: Defects,
 }
 
 impl Default for GroupCoordinatorConfig {
@@ -276,6 +278,7 @@ impl Default for GroupCoordinatorConfig {
             offsets_topic_num_partitions: 50,
             offsets_topic_replication_factor: 3,
             offsets_topic_segment_bytes: 100 * 1024 * 1024,
+            defects: Defects::NONE,
         }
     }
 }
@@ -286,6 +289,7 @@ impl BrokerConfig {
     pub fn with_defects(mut self, defects: Defects) -> BrokerConfig {
         self.defects = defects;
         self.log.defects = defects;
+        self.groups.defects = defects;
         self
     }
 }

@@ -6,7 +6,6 @@
 
 use std::io;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -15,7 +14,7 @@ use crate::defect::{Defect, Defects};
 use crate::log::{AppendError, Log, LogConfig, LogDirectory, ReadError};
 use crate::metadata::{MetadataRecord, decode_records, encode_records};
 use crate::protocol::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, TopicPartition};
-use crate::world::Disk;
+use crate::world::{Chain, Disk};
 
 /// `KafkaRaftClient.MAX_BATCH_SIZE_BYTES` and `MAX_FETCH_SIZE_BYTES`
 const MAX_BATCH_BYTES: usize = 8 << 20;
@@ -36,7 +35,7 @@ pub type LoggedRecord = (Offset, LeaderEpoch, MetadataRecord);
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fetched {
     /// Whole batches; empty at the end of the log.
-    Records(Bytes),
+    Records(Chain),
     /// The fetcher's log is not a prefix of ours: the last of its epochs that we know ends at `end_offset`.
     Diverging { epoch: LeaderEpoch, end_offset: Offset },
 }
@@ -141,7 +140,7 @@ fn read_all(log: &Log) -> io::Result<Vec<LoggedRecord>> {
     let mut from = log.log_start();
     while from < log.log_end() {
         let bytes = log.read(from, log.log_end(), MAX_BATCH_BYTES, true).map_err(read_error)?;
-        let batch = decode_records(&bytes).map_err(invalid_data)?;
+        let batch = decode_records(&bytes.into_bytes()).map_err(invalid_data)?;
         let last = batch.last().ok_or_else(|| invalid_data(format!("no record at offset {from}")))?;
         from = last.0 + 1;
         records.extend(batch);

@@ -30,15 +30,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
-use kafka_protocol::messages::fetch_response::{
-    EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData as FetchPartitionData,
-};
 use kafka_protocol::messages::{
     AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterPartitionRequest, AlterPartitionResponse, ApiKey,
     ApiVersionsRequest, ApiVersionsResponse, AssignReplicasToDirsRequest, AssignReplicasToDirsResponse,
-    BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerId as WireBrokerId, BrokerRegistrationRequest,
-    BrokerRegistrationResponse, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest, ElectLeadersResponse,
-    FetchRequest, FetchResponse, TopicName,
+    BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerRegistrationRequest, BrokerRegistrationResponse,
+    CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest, ElectLeadersResponse, FetchRequest, TopicName,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use rand::RngExt;
@@ -47,9 +43,10 @@ use uuid::Uuid;
 use crate::config::BrokerConfig;
 use crate::metadata::{ImageChanges, MetadataRecord};
 use crate::observe::{Observation, Observer};
+use crate::protocol::fetch::{FetchAnswer, PartitionAnswer, TopicAnswer};
 use crate::protocol::wire::{RequestFrame, WireError, encode_response};
-use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
-use crate::world::{ConnId, Endpoint, Event, HostPort, Process, Rng, Time, World};
+use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use crate::world::{Chain, ConnId, Endpoint, Event, HostPort, Process, Rng, Time, World};
 use heartbeats::BrokerControlState;
 use metadata_log::{Fetched, MetadataLog};
 use state::{ControllerState, Decision};
@@ -107,7 +104,7 @@ struct Connection {
 struct Deferred {
     offset: Offset,
     conn: ConnId,
-    answer: Bytes,
+    answer: Chain,
 }
 
 /// A Fetch at the end of the log that waits for records (`fetchPurgatory`).
@@ -122,7 +119,7 @@ struct ParkedFetch {
 
 /// What became of a request.
 enum Served {
-    Answer(Bytes),
+    Answer(Chain),
     /// The answer comes later.
     Later,
 }
@@ -253,7 +250,8 @@ impl Controller {
             }
             MetadataRecord::RegisterBroker { broker, .. } | MetadataRecord::BrokerRegistrationChange { broker, .. } => {
                 let after = &self.state.image.brokers[broker];
-                if before.fenced != after.fenced {
+                let is_replaced = before.broker_epoch.is_some_and(|epoch| epoch != after.epoch);
+                if before.fenced != after.fenced || is_replaced {
                     let (broker, broker_epoch, fenced) = (*broker, after.epoch, after.fenced);
                     self.observe(now, Observation::Fenced { broker, broker_epoch, fenced });
                 }
@@ -308,16 +306,15 @@ impl Controller {
         for fetch in due {
             match self.read(&fetch.request) {
                 Ok(read) => {
-                    let response = self.fetch_response(&fetch.request, read);
-                    let answer = encode_response::<FetchRequest>(&response, fetch.api_version, fetch.correlation_id);
-                    self.answer(fetch.conn, answer, net);
+                    let answer = self.fetch_answer(&fetch.request, read);
+                    self.answer(fetch.conn, answer.encode(fetch.api_version, fetch.correlation_id), net);
                 }
                 Err(e) => return self.halt(&e),
             }
         }
     }
 
-    fn answer(&mut self, conn: ConnId, answer: Bytes, net: &mut Endpoint) {
+    fn answer(&mut self, conn: ConnId, answer: impl Into<Chain>, net: &mut Endpoint) {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.awaits_answer = false;
             net.send(conn, answer);
@@ -371,7 +368,7 @@ impl Controller {
         let version = request.api_version;
         let is_served = SERVED.iter().any(|(served, min, max)| *served == key && (*min..=*max).contains(&version));
         match key {
-            ApiKey::ApiVersions => Ok(Served::Answer(api_versions(&request, is_served))),
+            ApiKey::ApiVersions => Ok(Served::Answer(api_versions(&request, is_served).into())),
             _ if !is_served => Err(ServeError::Wire(unserved())),
             ApiKey::Fetch => self.fetch(now, conn, &request),
             ApiKey::BrokerRegistration => self.broker_registration(now, conn, &request),
@@ -397,9 +394,9 @@ impl Controller {
         let answer = encode_response::<R>(&decision.response, request.api_version, request.correlation_id);
         self.append(decision.records)?;
         let Some((offset, _)) = self.uncommitted.back() else {
-            return Ok(Served::Answer(answer));
+            return Ok(Served::Answer(answer.into()));
         };
-        self.deferred.push_back(Deferred { offset: *offset, conn, answer });
+        self.deferred.push_back(Deferred { offset: *offset, conn, answer: answer.into() });
         Ok(Served::Later)
     }
 
@@ -474,16 +471,15 @@ impl Controller {
     /// something to read, else once there is, or after `max_wait_ms`.
     fn fetch(&mut self, now: Time, conn: ConnId, frame: &RequestFrame) -> Result<Served, ServeError> {
         let request: FetchRequest = frame.body()?;
-        let encode = |response| {
-            Served::Answer(encode_response::<FetchRequest>(&response, frame.api_version, frame.correlation_id))
-        };
+        let encode = |answer: FetchAnswer| Served::Answer(answer.encode(frame.api_version, frame.correlation_id));
         let Some(offset) = fetch_offset(&request, frame.api_version) else {
-            return Ok(encode(FetchResponse::default().with_error_code(ErrorCode::InvalidRequest.code())));
+            let error = Some(ErrorCode::InvalidRequest);
+            return Ok(encode(FetchAnswer { error, ..FetchAnswer::default() }));
         };
         let read = self.read(&request)?;
         let may_wait = request.max_wait_ms > 0 && matches!(&read, Ok(Fetched::Records(bytes)) if bytes.is_empty());
         if !may_wait {
-            return Ok(encode(self.fetch_response(&request, read)));
+            return Ok(encode(self.fetch_answer(&request, read)));
         }
         self.fetches.push(ParkedFetch {
             conn,
@@ -518,26 +514,30 @@ impl Controller {
         self.log.read(Offset(partition.fetch_offset), last_fetched_epoch).map(Ok)
     }
 
-    fn fetch_response(&self, request: &FetchRequest, read: Result<Fetched, ErrorCode>) -> FetchResponse {
-        let leader = LeaderIdAndEpoch::default()
-            .with_leader_id(WireBrokerId(self.config.node_id.0))
-            .with_leader_epoch(self.log.epoch().0);
-        let partition = FetchPartitionData::default()
-            .with_log_start_offset(self.log.start_offset().0)
-            .with_high_watermark(if read.is_ok() { self.log.high_watermark().0 } else { -1 })
-            .with_current_leader(leader)
-            .with_aborted_transactions(None);
-        let partition = match read {
-            Ok(Fetched::Records(bytes)) => partition.with_records(Some(bytes)),
-            Ok(Fetched::Diverging { epoch, end_offset }) => partition
-                .with_diverging_epoch(EpochEndOffset::default().with_epoch(epoch.0).with_end_offset(end_offset.0)),
-            Err(error) => partition.with_error_code(error.code()),
+    fn fetch_answer(&self, request: &FetchRequest, read: Result<Fetched, ErrorCode>) -> FetchAnswer {
+        const UNKNOWN: Offset = Offset(-1);
+        let mut partition = PartitionAnswer {
+            index: 0,
+            error: read.as_ref().err().copied(),
+            high_watermark: if read.is_ok() { self.log.high_watermark() } else { UNKNOWN },
+            last_stable_offset: UNKNOWN,
+            log_start: self.log.start_offset(),
+            diverging_epoch: None,
+            current_leader: Some((self.config.node_id, self.log.epoch())),
+            aborted_transactions: None,
+            records: Chain::new(),
         };
-        let topic = FetchableTopicResponse::default()
-            .with_topic(TopicName(StrBytes::from_static_str(METADATA_TOPIC)))
-            .with_topic_id(request.topics[0].topic_id)
-            .with_partitions(vec![partition]);
-        FetchResponse::default().with_responses(vec![topic])
+        match read {
+            Ok(Fetched::Records(records)) => partition.records = records,
+            Ok(Fetched::Diverging { epoch, end_offset }) => partition.diverging_epoch = Some((epoch, end_offset)),
+            Err(_) => {}
+        }
+        let topic = TopicAnswer {
+            topic: TopicName(StrBytes::from_static_str(METADATA_TOPIC)),
+            topic_id: request.topics[0].topic_id,
+            partitions: vec![partition],
+        };
+        FetchAnswer { topics: vec![topic], ..FetchAnswer::default() }
     }
 
     /// As after every write event of `QuorumController`: both checks run only while there is something for them to do.
@@ -599,11 +599,13 @@ struct Before {
     isr: Option<Vec<BrokerId>>,
     /// The broker was fenced, or not registered.
     fenced: bool,
+    /// `None` if it was not registered.
+    broker_epoch: Option<BrokerEpoch>,
 }
 
 impl Before {
     fn of(state: &ControllerState, record: &MetadataRecord) -> Before {
-        let mut before = Before { isr: None, fenced: true };
+        let mut before = Before { isr: None, fenced: true, broker_epoch: None };
         if let MetadataRecord::PartitionChange { topic_id, partition, .. } = record {
             let topic = state.image.topics.get(topic_id);
             before.isr = topic.and_then(|t| t.partitions.get(partition)).map(|p| p.isr.clone());
@@ -611,7 +613,9 @@ impl Before {
         if let MetadataRecord::RegisterBroker { broker, .. } | MetadataRecord::BrokerRegistrationChange { broker, .. } =
             record
         {
-            before.fenced = state.image.brokers.get(broker).is_none_or(|b| b.fenced);
+            let known = state.image.brokers.get(broker);
+            before.fenced = known.is_none_or(|b| b.fenced);
+            before.broker_epoch = known.map(|b| b.epoch);
         }
         before
     }
@@ -657,7 +661,7 @@ impl Process for Controller {
             Event::Accepted(conn) => {
                 self.connections.insert(conn, Connection::default());
             }
-            Event::Frame(conn, frame) => self.receive(conn, frame, net),
+            Event::Frame(conn, frame) => self.receive(conn, frame.into_bytes(), net),
             Event::Closed(conn) => self.forget(conn),
             // It never connects to anyone.
             Event::Connected(_) | Event::IoReady => {}

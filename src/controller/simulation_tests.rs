@@ -131,7 +131,7 @@ impl Client {
         let deadline = self.world.now() + 2_000 * MS;
         loop {
             match self.net.next(Some(deadline)).await {
-                Some(Event::Frame(c, frame)) if c == conn => return Some(frame),
+                Some(Event::Frame(c, frame)) if c == conn => return Some(frame.into_bytes()),
                 Some(Event::Closed(c)) if c == conn => break,
                 Some(_) => {}
                 None => break self.net.close(conn),

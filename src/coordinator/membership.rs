@@ -22,6 +22,7 @@ use super::shard::{Assignments, Group, Moment, Outcome, Shard, Then};
 use super::timers::{TimerKey, Timers};
 use super::{Answer, RequestContext, Ticket};
 use crate::config::GroupCoordinatorConfig;
+use crate::defect::Defect;
 use crate::protocol::ErrorCode;
 
 /// How long a new member may wait in its first JoinGroup (`CLASSIC_GROUP_NEW_MEMBER_JOIN_TIMEOUT_MS`).
@@ -143,6 +144,9 @@ impl Shard {
             // The sync timer has a key of its own: a heartbeat does not stand for SyncGroup (KAFKA-12890).
             State::CompletingRebalance | State::Stable => {
                 step.reschedule_heartbeat(&request.member_id);
+                if step.config.defects.has(Defect::HeartbeatCompletesSyncTimer) {
+                    step.remove_pending_sync(&request.member_id);
+                }
                 0
             }
         };
@@ -491,6 +495,14 @@ impl Step<'_> {
                 };
                 let record = self.group.record(|member| member.assignment.clone());
                 Outcome { records: vec![record], then: Then::StaticMemberStored(replaced), ..Outcome::default() }
+            }
+            State::CompletingRebalance if self.config.defects.has(Defect::StaticRejoinNoRebalance) => {
+                self.group.pending_sync.remove(old);
+                self.group.pending_sync.insert(new.clone());
+                let members = if self.group.is_leader(new) { self.group.join_response_members() } else { Vec::new() };
+                let response = join_response(self.group, new.clone(), self.group.leader.clone()).with_members(members);
+                self.complete_join(new, response);
+                Outcome::default()
             }
             // The leader may have its old id and assign to that (KAFKA-9801).
             State::CompletingRebalance => self.prepare_rebalance(),

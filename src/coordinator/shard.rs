@@ -21,6 +21,7 @@ use super::timers::{TimerKey, Timers};
 use super::topics::Topics;
 use super::{Answer, Ticket};
 use crate::config::GroupCoordinatorConfig;
+use crate::defect::Defect;
 use crate::protocol::{ErrorCode, Offset};
 use crate::world::Time;
 
@@ -309,15 +310,21 @@ impl Shard {
         if of_group.peek().is_none() {
             return true;
         }
+        let whatever_the_group_does = self.config.defects.has(Defect::OffsetExpiryByCommit);
         // From when on the retention counts.
+        // While members come, what they will subscribe to is not known (KAFKA-13636).
+        let is_settled = |group: &ClassicGroup| {
+            group.state == State::Stable || self.config.defects.has(Defect::ExpireDuringRebalance)
+        };
         let by_state = match group {
+            _ if whatever_the_group_does => None,
             Group::Consumer(_) => None,
             Group::Classic(group) if group.protocol_type.is_some() && group.state == State::Empty => {
                 group.state_timestamp_ms
             }
             Group::Classic(group) => {
                 let is_consumer = group.uses_consumer_protocol() && group.subscribed_topics.is_some();
-                if group.protocol_type.is_some() && !(is_consumer && group.state == State::Stable) {
+                if group.protocol_type.is_some() && !(is_consumer && is_settled(group)) {
                     return false;
                 }
                 None
@@ -331,7 +338,7 @@ impl Shard {
                 Some(expire_timestamp_ms) => now_ms >= expire_timestamp_ms,
                 None => now_ms.saturating_sub(since) >= retention_ms,
             };
-            if is_over && !group.is_subscribed_to(topic) {
+            if is_over && (whatever_the_group_does || !group.is_subscribed_to(topic)) {
                 records.push(offset_tombstone(id, topic, partition));
             } else {
                 is_all = false;

@@ -264,15 +264,14 @@ fn log_append_time_replaces_the_producers_timestamps() {
         let (_, mut log) = create(&disk, &LogConfig { message_timestamp_type, ..LogConfig::default() });
         let appended = log.append_from_client(&batch_at(&[5, 9_999], 10), LeaderEpoch(1), 700).unwrap();
         assert_eq!(appended.log_append_time, Some(700));
-        let stored = log.read(Offset(0), Offset(2), usize::MAX, true).unwrap();
+        let stored = log.read(Offset(0), Offset(2), usize::MAX, true).unwrap().into_bytes();
         let header = super::batch::checked(&stored, true).unwrap();
         assert!(header.is_log_append_time());
         assert_eq!((header.max_timestamp, header.info()), (700, appended.batches[0]));
         assert_eq!(log.offset_for_timestamp(700, Offset(2)).unwrap(), Some((Offset(0), 700)));
         assert_eq!(log.offset_for_timestamp(701, Offset(2)).unwrap(), None);
         // A producer that claims it is refused; where the topic wants the producers' time the claim is dropped.
-        let claims: Bytes = stored.slice(..);
-        let mut claims = claims.to_vec();
+        let mut claims = stored.to_vec();
         super::batch::stamp(&mut claims, Offset(0), LeaderEpoch(-1));
         let claims: Bytes = claims.into();
         match log.append_from_client(&claims, LeaderEpoch(1), 800) {
@@ -282,7 +281,7 @@ fn log_append_time_replaces_the_producers_timestamps() {
         log.set_config(LogConfig::default());
         let appended = log.append_from_client(&claims, LeaderEpoch(1), 800).unwrap();
         assert_eq!(appended.log_append_time, None);
-        let stored = log.read(Offset(2), Offset(4), usize::MAX, true).unwrap();
+        let stored = log.read(Offset(2), Offset(4), usize::MAX, true).unwrap().into_bytes();
         let header = super::batch::checked(&stored, true).unwrap();
         assert!(!header.is_log_append_time() && header.max_timestamp == 700);
     });

@@ -504,7 +504,7 @@ impl Run {
         let mut at = self.model.start;
         while at < self.model.end {
             let Ok(records) = self.log.read(at, self.model.end, 1, true) else { return };
-            let Ok(read) = super::batch::split(&records, true) else { return };
+            let Ok(read) = super::batch::split(&records.into_bytes(), true) else { return };
             let Some(batch) = read.last().map(|batch| batch.info()) else { return };
             assert_ne!(batch.base_offset, rotten, "the rotten batch passes for a good one");
             assert!(self.model.infos().contains(&batch), "{batch:?} was never appended");
@@ -516,7 +516,7 @@ impl Run {
         let mut batches = Vec::new();
         while at < self.log.log_end() {
             let records = self.log.read(at, self.log.log_end(), 3_000, true).unwrap();
-            let read = super::batch::split(&records, true).unwrap();
+            let read = super::batch::split(&records.into_bytes(), true).unwrap();
             let Some(last) = read.last() else { break };
             at = last.info().last_offset + 1;
             batches.extend(read.iter().map(|batch| batch.info()));
@@ -611,7 +611,7 @@ proptest! {
             for loaded in logs {
                 let mut at = loaded.log.log_start();
                 while let Ok(records) = loaded.log.read(at, loaded.log.log_end(), 1, true) {
-                    let Ok(read) = super::batch::split(&records, false) else { break };
+                    let Ok(read) = super::batch::split(&records.into_bytes(), false) else { break };
                     let Some(last) = read.last().map(|batch| batch.info().last_offset).filter(|last| *last >= at) else { break };
                     at = last + 1;
                 }

@@ -4,6 +4,7 @@
 //! log directory, and recovery sorts it out at the next start.
 
 use std::io;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -18,7 +19,7 @@ use super::validate;
 use crate::defect::Defect;
 use crate::observe::{BatchInfo, Sequences};
 use crate::protocol::{LeaderEpoch, Offset};
-use crate::world::Disk;
+use crate::world::{Chain, Disk};
 
 /// What an append did.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -434,21 +435,39 @@ impl Log {
     /// `bytes_max`, except that the first batch is returned whatever its size when `at_least_one`.
     /// Empty when `from == up_to` or beyond it. Never crosses into the next segment, as in Kafka; the CRC is
     /// not checked.
-    pub fn read(&self, from: Offset, up_to: Offset, bytes_max: usize, at_least_one: bool) -> Result<Bytes, ReadError> {
+    pub fn read(&self, from: Offset, up_to: Offset, bytes_max: usize, at_least_one: bool) -> Result<Chain, ReadError> {
+        match self.locate(from, up_to, bytes_max, at_least_one)? {
+            Some((segment, located)) if !located.is_empty() => Ok(segment.read(located)?),
+            Some(_) | None => Ok(Chain::new()),
+        }
+    }
+
+    /// How many bytes [`Log::read`] would yield, at least one batch. Nothing is read.
+    pub fn readable_bytes(&self, from: Offset, up_to: Offset, bytes_max: usize) -> Result<u64, ReadError> {
+        Ok(self.locate(from, up_to, bytes_max, true)?.map_or(0, |(_, located)| located.end - located.start))
+    }
+
+    fn locate(
+        &self,
+        from: Offset,
+        up_to: Offset,
+        bytes_max: usize,
+        at_least_one: bool,
+    ) -> Result<Option<(&Segment, Range<u64>)>, ReadError> {
         if from < self.log_start || from > self.log_end {
             return Err(ReadError::OutOfRange { offset: from, log_start: self.log_start, log_end: self.log_end });
         }
         let up_to = up_to.min(self.log_end);
         if from >= up_to {
-            return Ok(Bytes::new());
+            return Ok(None);
         }
         let after = self.segments.partition_point(|segment| segment.base_offset() <= from);
         for segment in &self.segments[after.saturating_sub(1)..] {
-            if let Some(bytes) = segment.read(from, up_to, bytes_max, at_least_one)? {
-                return Ok(bytes);
+            if let Some(located) = segment.locate(from, up_to, bytes_max, at_least_one)? {
+                return Ok(Some((segment, located)));
             }
         }
-        Ok(Bytes::new())
+        Ok(None)
     }
 
     /// First record with timestamp >= `timestamp_ms`: (offset, timestamp). Looks below `up_to` only.

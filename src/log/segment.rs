@@ -2,6 +2,7 @@
 //! batches in memory, which reads, truncation and lookups by time use.
 
 use std::io;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -10,7 +11,7 @@ use super::cleaner::CLEANED_SUFFIX;
 use super::index::{IndexConfig, Indexes, TimestampOffset};
 use crate::observe::BatchInfo;
 use crate::protocol::Offset;
-use crate::world::{Disk, File};
+use crate::world::{Chain, Disk, File};
 
 /// Offsets in the indexes are relative and Java integers, and so are positions.
 const RELATIVE_MAX: i64 = i32::MAX as i64;
@@ -226,9 +227,15 @@ impl Segment {
         self.indexes.append_time(self.max_timestamp)
     }
 
-    /// Whole batches from the one that holds `from`, or the next one if there is none; `None` if the segment
-    /// ends before. See [`super::Log::read`] for the bounds.
-    pub fn read(&self, from: Offset, up_to: Offset, bytes_max: usize, at_least_one: bool) -> io::Result<Option<Bytes>> {
+    /// Where the whole batches from the one that holds `from` lie, or from the next one if there is none; `None` if the
+    /// segment ends before. See [`super::Log::read`] for the bounds.
+    pub fn locate(
+        &self,
+        from: Offset,
+        up_to: Offset,
+        bytes_max: usize,
+        at_least_one: bool,
+    ) -> io::Result<Option<Range<u64>>> {
         let first = match self.batches.last() {
             // Followers and consumers that keep up read the last batch.
             Some(last) if last.info.base_offset <= from && from <= last.info.last_offset => self.batches.len() - 1,
@@ -245,13 +252,19 @@ impl Segment {
             Some(last) if fits(last) => candidates.len(),
             Some(_) | None => candidates.partition_point(fits),
         };
-        if count > 0 {
-            return self.read_bytes(start, candidates[count - 1].end()).map(Some);
-        }
-        if at_least_one && candidates[0].info.last_offset < up_to {
-            return self.read_batch(&candidates[0]).map(Some);
-        }
-        Ok(Some(Bytes::new()))
+        let end = match count.checked_sub(1) {
+            Some(last) => candidates[last].end(),
+            None if at_least_one && candidates[0].info.last_offset < up_to => candidates[0].end(),
+            None => start,
+        };
+        Ok(Some(start..end))
+    }
+
+    /// The bytes of [`Segment::locate`], as they lie in the page cache.
+    pub fn read(&self, located: Range<u64>) -> io::Result<Chain> {
+        let bytes = (located.end - located.start) as usize;
+        let read = self.log.read_pieces(located.start, bytes)?;
+        if read.len() == bytes { Ok(read) } else { Err(self.cut_short()) }
     }
 
     /// A batch with a producer id was appended.
@@ -274,16 +287,11 @@ impl Segment {
     }
 
     pub fn read_batch(&self, batch: &Stored) -> io::Result<Bytes> {
-        self.read_bytes(u64::from(batch.position), batch.end())
+        self.read(u64::from(batch.position)..batch.end()).map(Chain::into_bytes)
     }
 
-    fn read_bytes(&self, start: u64, end: u64) -> io::Result<Bytes> {
-        let bytes = self.log.read_at(start, (end - start) as usize)?;
-        if bytes.len() as u64 != end - start {
-            let message = format!("{}.log ends within a batch", self.path);
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
-        }
-        Ok(bytes)
+    fn cut_short(&self) -> io::Error {
+        io::Error::new(io::ErrorKind::UnexpectedEof, format!("{}.log ends within a batch", self.path))
     }
 
     fn broken(&self) -> io::Error {

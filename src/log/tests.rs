@@ -6,12 +6,12 @@ use super::testing::*;
 use super::{AppendError, Log, LogConfig, LogDirectory, ReadError};
 use crate::protocol::{BrokerEpoch, ErrorCode, LeaderEpoch, Offset};
 use crate::world::real::RealWorld;
-use crate::world::{Disk, World};
+use crate::world::{Chain, Disk, World};
 
 const SEGMENT_0: &str = "data/orders-0/00000000000000000000.log";
 
 fn read_offsets(log: &Log, from: i64, up_to: i64, bytes_max: usize) -> Vec<(i64, i64)> {
-    offsets(&log.read(Offset(from), Offset(up_to), bytes_max, true).unwrap())
+    offsets(&log.read(Offset(from), Offset(up_to), bytes_max, true).unwrap().into_bytes())
 }
 
 fn offsets(records: &Bytes) -> Vec<(i64, i64)> {
@@ -32,7 +32,7 @@ fn a_leader_assigns_offsets_and_its_epoch() {
         assert_eq!(log.log_end(), Offset(4));
         assert_eq!(log.latest_epoch(), LeaderEpoch(4));
         let expected = concat(&[stored(&batch_of(3, 100, 1_000), 0, 4), stored(&batch_of(1, 100, 1_000), 3, 4)]);
-        assert_eq!(log.read(Offset(0), log.log_end(), usize::MAX, false).unwrap(), expected);
+        assert_eq!(log.read(Offset(0), log.log_end(), usize::MAX, false).unwrap().into_bytes(), expected);
         assert_eq!(read(&disk, SEGMENT_0), expected);
     });
 }
@@ -550,20 +550,46 @@ fn a_deleted_log_stays_deleted() {
     });
 }
 
+/// Bytes of `read` that lie in the memory of `cached`.
+fn bytes_shared(read: &Chain, cached: &Chain) -> usize {
+    let is_cached = |piece: &&Bytes| cached.pieces().any(|memory| memory.as_ptr_range().contains(&piece.as_ptr()));
+    read.pieces().filter(is_cached).map(Bytes::len).sum()
+}
+
 #[test]
 fn what_is_read_is_the_page_caches_own_memory() {
     on_fresh_disk(|disk| {
         let (_, mut log) = create(&disk, &LogConfig::default());
-        let batch = batch_of(2, 100, 1_000);
-        let set: Vec<Bytes> = (0..3).map(|at| stored(&batch, 2 * at, 1)).collect();
+        let set: Vec<Bytes> = (0..3).map(|at| stored(&batch_of(2, 100, 1_000), 2 * at, 1)).collect();
         log.append_as_follower(&concat(&set), 0).unwrap();
-        let file = disk.open("data/orders-0/00000000000000000000.log").unwrap();
-        let cached = file.read_at(0, file.len() as usize).unwrap();
-        let is_cached = |read: &Bytes| cached.as_ptr_range().contains(&read.as_ptr());
+        let file = disk.open(SEGMENT_0).unwrap();
+        let cached = file.read_pieces(0, file.len() as usize).unwrap();
         let all = log.read(Offset(0), Offset(6), 1 << 20, true).unwrap();
-        assert!(all.len() == cached.len() && is_cached(&all));
-        assert!(is_cached(&log.read(Offset(3), Offset(6), 1, true).unwrap()), "the batch in the middle");
-        assert!(!is_cached(&Bytes::copy_from_slice(&all)), "a copy would be noticed");
+        assert_eq!((all.len(), bytes_shared(&all, &cached)), (cached.len(), cached.len()));
+        let one = log.read(Offset(3), Offset(6), 1, true).unwrap();
+        assert_eq!(bytes_shared(&one, &cached), one.len(), "the batch in the middle");
+        assert_eq!(bytes_shared(&all.into_bytes().to_vec().into(), &cached), 0, "a copy would be noticed");
+    });
+}
+
+#[test]
+fn a_read_of_many_pieces_copies_none_of_them() {
+    on_fresh_disk(|disk| {
+        let (_, mut log) = create(&disk, &LogConfig::default());
+        // Followers cut the page cache into pieces by reading its end; blocks of 64 KiB do too.
+        while log.log_end() < Offset(1_000) {
+            append(&mut log, 2, 1);
+            log.read(log.log_end() + -1, log.log_end(), 1 << 20, true).unwrap();
+        }
+        let file = disk.open(SEGMENT_0).unwrap();
+        let cached = file.read_pieces(0, file.len() as usize).unwrap();
+        let all = log.read(Offset(0), Offset(1_000), 1 << 20, true).unwrap();
+        assert!(all.pieces().count() > 2, "{} pieces", all.pieces().count());
+        assert_eq!((all.len(), bytes_shared(&all, &cached)), (cached.len(), cached.len()));
+        let before = all.to_bytes();
+        log.truncate_to(Offset(10)).unwrap();
+        append(&mut log, 2, 2);
+        assert_eq!(all.into_bytes(), before, "what was read is a snapshot");
     });
 }
 

@@ -1,5 +1,6 @@
 //! Ids, error codes and wire frames over the `kafka-protocol` crate. Knows nothing of brokers or logs.
 
+pub mod fetch;
 mod ids;
 pub mod primitives;
 pub mod rpc;

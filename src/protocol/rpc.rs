@@ -297,7 +297,7 @@ impl<T> RpcClient<T> {
         match event {
             Event::Connected(_) => self.on_connected(now, index, conn, net),
             Event::Closed(_) => self.on_closed(now, index, out),
-            Event::Frame(_, frame) => self.on_frame(now, index, frame, net, out),
+            Event::Frame(_, frame) => self.on_frame(now, index, frame.to_bytes(), net, out),
             Event::Accepted(_) | Event::IoReady | Event::Terminate => unreachable!("returned above"),
         }
         self.advance(now, index, net, out);
@@ -345,11 +345,11 @@ impl<T> RpcClient<T> {
         self.fail_all(index, out);
     }
 
-    fn on_frame(&mut self, now: Time, index: usize, frame: &Bytes, net: &mut Endpoint, out: &mut Vec<Completion<T>>) {
+    fn on_frame(&mut self, now: Time, index: usize, frame: Bytes, net: &mut Endpoint, out: &mut Vec<Completion<T>>) {
         let peer = &mut self.peers[index];
-        let received = wire::response_correlation_id(frame).ok();
+        let received = wire::response_correlation_id(&frame).ok();
         if let Link::Negotiating { conn, correlation_id, .. } = peer.link {
-            let response = wire::decode_response::<ApiVersionsRequest>(frame, 3).ok();
+            let response = wire::decode_response::<ApiVersionsRequest>(&frame, 3).ok();
             match response.filter(|_| received == Some(correlation_id)) {
                 Some(response) => {
                     peer.versions =
@@ -364,7 +364,7 @@ impl<T> RpcClient<T> {
         // A server answers the requests of one connection in order.
         match peer.in_flight.pop_front() {
             Some(request) if received == Some(request.correlation_id) => {
-                let reply = Reply { frame: frame.clone(), api_version: request.api_version };
+                let reply = Reply { frame, api_version: request.api_version };
                 out.push(Completion { peer: PeerId(index), tag: request.tag, result: Ok(reply) });
             }
             Some(request) => {

@@ -1,14 +1,12 @@
 //! Reads: fetches of consumers and followers, offset and epoch lookups (`Partition.fetchRecords`,
 //! `fetchOffsetForTimestamp`, `lastOffsetForLeaderEpoch`).
 
-use bytes::Bytes;
-
 use super::partition::{Effects, Partition};
 use super::{Environment, ReplicaError};
 use crate::defect::Defect;
 use crate::log::ReadError;
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset};
-use crate::world::Time;
+use crate::world::{Chain, Time};
 
 /// Who reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +44,7 @@ pub struct ReadRequest {
 /// What a fetch yields from one partition.
 #[derive(Clone, Debug)]
 pub struct FetchedData {
-    pub records: Bytes,
+    pub records: Chain,
     pub high_watermark: Offset,
     pub log_start: Offset,
     /// The reader's log parts from ours: the largest epoch of ours up to its last one, and where that ends.
@@ -128,7 +126,7 @@ impl Partition {
     fn read(&self, request: &ReadRequest, up_to: Offset) -> Result<FetchedData, ReplicaError> {
         let diverging_epoch = self.diverging_epoch(request)?;
         let records = match diverging_epoch {
-            Some(_) => Bytes::new(),
+            Some(_) => Chain::new(),
             None => self
                 .log
                 .read(request.offset, up_to, request.bytes_max, request.at_least_one)
@@ -177,8 +175,8 @@ impl Partition {
         if bytes_wanted <= 1 {
             return FetchProgress::Bytes(1);
         }
-        match self.log.read(request.offset, up_to, request.bytes_max, true) {
-            Ok(records) => FetchProgress::Bytes(records.len().min(request.bytes_max)),
+        match self.log.readable_bytes(request.offset, up_to, request.bytes_max) {
+            Ok(bytes) => FetchProgress::Bytes(request.bytes_max.min(bytes as usize)),
             Err(_) => FetchProgress::Decided,
         }
     }

@@ -165,7 +165,7 @@ impl Cluster {
                 high_watermark: data.high_watermark,
                 log_start: data.log_start,
                 diverging_epoch: data.diverging_epoch,
-                records: data.records,
+                records: data.records.into_bytes(),
             },
             Err(ReplicaError::Refused(error)) => refused(error),
             Err(ReplicaError::Io(error)) => panic!("{error}"),
@@ -583,8 +583,8 @@ fn consumers_read_up_to_the_high_watermark_and_followers_beyond() {
         c.fetch_at(1, 2, 2).unwrap();
         let count = |data: &bytes::Bytes| crate::log::batch::split(data, true).unwrap().len();
         let consumer = Reader::Consumer { only_leader: true };
-        assert_eq!(count(&c.read(1, consumer, &request(0, None, None)).unwrap().0.records), 2);
-        assert_eq!(count(&c.fetch_at(1, 2, 0).unwrap().0.records), 3);
+        assert_eq!(count(&c.read(1, consumer, &request(0, None, None)).unwrap().0.records.into_bytes()), 2);
+        assert_eq!(count(&c.fetch_at(1, 2, 0).unwrap().0.records.into_bytes()), 3);
         assert!(c.read(1, consumer, &request(3, None, None)).unwrap().0.records.is_empty());
         assert_eq!(code(c.read(1, consumer, &request(4, None, None))), ErrorCode::OffsetOutOfRange);
     });
@@ -748,7 +748,7 @@ fn answer_to_an_old_question_is_ignored() {
             high_watermark: Offset(1),
             log_start: Offset(0),
             diverging_epoch: None,
-            records: data.records,
+            records: data.records.into_bytes(),
         };
         let asked = c.node(2).partition.next_fetch().unwrap();
         c.elect(1, 1, &[1, 2], &[1, 2]);

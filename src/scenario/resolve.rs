@@ -316,7 +316,17 @@ fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) ->
     let (name, topic) = (draft.name.clone(), draft.topic.value.clone());
     let start: Duration = draft.start.value;
     match &draft.kind {
-        Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, timestamp_offset_ms, acks } => {
+        Kind::Produce {
+            records,
+            rate,
+            value_bytes,
+            keys,
+            key_prefix,
+            tombstones,
+            timestamp_offset_ms,
+            format,
+            acks,
+        } => {
             let config = producer_config(draft, acks.as_ref(), pins, mistakes);
             Workload::Produce {
                 name,
@@ -328,6 +338,7 @@ fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) ->
                 key_prefix: key_prefix.clone(),
                 tombstones: *tombstones,
                 timestamp_offset_ms: *timestamp_offset_ms,
+                format: *format,
                 start,
                 config,
             }

@@ -9,6 +9,7 @@
 //! one [`Event`] at a time. [`run`] is the only loop; it is the whole asynchronous part.
 //! What it is not: it knows nothing of Kafka, except that messages are length-prefixed frames.
 
+mod chain;
 mod path;
 pub mod real;
 pub mod sim;
@@ -22,6 +23,7 @@ use std::io;
 
 use bytes::Bytes;
 
+pub use chain::Chain;
 pub use time::Time;
 
 /// A named random stream. Streams are forked by name from the root seed, so that a draw in one never
@@ -65,7 +67,7 @@ pub enum Event {
     /// A connection we opened is established.
     Connected(ConnId),
     /// One whole frame (without its length prefix) arrived.
-    Frame(ConnId, Bytes),
+    Frame(ConnId, Chain),
     /// The connection is gone: refused, reset, or closed by the peer. No further event for this id.
     Closed(ConnId),
     /// The disk goes on after a stall: an [`IoWait`] may be over.
@@ -133,10 +135,10 @@ impl Endpoint {
 
     /// Queues one frame. Frames of a connection arrive in order, or the connection is `Closed`.
     /// Sending on a connection that is gone is a no-op.
-    pub fn send(&mut self, conn: ConnId, frame: Bytes) {
+    pub fn send(&mut self, conn: ConnId, frame: impl Into<Chain>) {
         match self {
-            Endpoint::Sim(e) => e.send(conn, frame),
-            Endpoint::Real(e) => e.send(conn, frame),
+            Endpoint::Sim(e) => e.send(conn, frame.into()),
+            Endpoint::Real(e) => e.send(conn, frame.into()),
         }
     }
 
@@ -331,11 +333,18 @@ impl File {
         self.len() == 0
     }
 
-    /// Up to `bytes_max` bytes from `position`: fewer at the end of the file, none beyond it.
+    /// Up to `bytes_max` bytes from `position`: fewer at the end of the file, none beyond it. Copied where the page
+    /// cache has them in several pieces.
     pub fn read_at(&self, position: u64, bytes_max: usize) -> io::Result<Bytes> {
+        self.read_pieces(position, bytes_max).map(Chain::into_bytes)
+    }
+
+    /// As [`File::read_at`], as the bytes lie in the simulated page cache: none is copied. The real world copies them
+    /// once from the kernel's (`pread`), into one piece.
+    pub fn read_pieces(&self, position: u64, bytes_max: usize) -> io::Result<Chain> {
         match self {
-            File::Sim(f) => f.read_at(position, bytes_max),
-            File::Real(f) => f.read_at(position, bytes_max),
+            File::Sim(f) => f.read_pieces(position, bytes_max),
+            File::Real(f) => f.read_at(position, bytes_max).map(Chain::from),
         }
     }
 

@@ -83,7 +83,7 @@ impl Process for EchoClient {
             Event::Connected(_) => self.fill_window(net),
             Event::Frame(conn, frame) => {
                 let completed = self.completed.load(Ordering::Relaxed);
-                assert_eq!(frame, self.frame(completed));
+                assert_eq!(frame.into_bytes(), self.frame(completed));
                 self.completed.store(completed + 1, Ordering::Relaxed);
                 if completed + 1 == self.rounds {
                     net.close(conn);
@@ -321,17 +321,17 @@ mod real_network {
             let (mut server, address) = listening().await;
             let mut client = RealEndpoint::bind(None).await.unwrap();
             let conn = client.connect(&address);
-            client.send(conn, Bytes::from_static(b"early"));
+            client.send(conn, Bytes::from_static(b"early").into());
             assert!(matches!(client.next(None).await, Some(Event::Connected(_))));
-            client.send(conn, Bytes::from_static(b"late"));
+            client.send(conn, Bytes::from_static(b"late").into());
             client.close(conn);
             let Some(Event::Accepted(accepted)) = server.next(None).await else { panic!("not accepted") };
             for expected in ["early", "late"] {
                 let Some(Event::Frame(_, frame)) = server.next(None).await else { panic!("no frame") };
-                assert_eq!(frame, expected);
+                assert_eq!(frame.into_bytes(), expected);
             }
             assert!(matches!(server.next(None).await, Some(Event::Closed(closed)) if closed == accepted));
-            server.send(accepted, Bytes::from_static(b"to nobody"));
+            server.send(accepted, Bytes::from_static(b"to nobody").into());
         });
     }
 
@@ -352,7 +352,7 @@ mod real_network {
             let (mut server, address) = listening().await;
             let mut client = TcpStream::connect((address.host.as_str(), address.port)).await.unwrap();
             let Some(Event::Accepted(conn)) = server.next(None).await else { panic!("not accepted") };
-            server.send(conn, Bytes::from_static(b"bye"));
+            server.send(conn, Bytes::from_static(b"bye").into());
             drop(server);
             let mut received = Vec::new();
             client.read_to_end(&mut received).await.unwrap();
@@ -369,7 +369,7 @@ mod real_network {
             let Some(Event::Accepted(conn)) = server.next(None).await else { panic!("not accepted") };
             let frame = Bytes::from(vec![0; 64 * 1024]);
             for _ in 0..2_000 {
-                server.send(conn, frame.clone());
+                server.send(conn, frame.clone().into());
             }
             assert!(matches!(server.next(None).await, Some(Event::Closed(closed)) if closed == conn));
         });

@@ -157,7 +157,7 @@ impl CoordinatorLog for Logs<'_> {
         let hosted = self.partitions.get(&key).ok_or(ErrorCode::NotLeaderOrFollower)?;
         let log = hosted.partition.log();
         match log.read(from, log.log_end(), bytes_max, true) {
-            Ok(bytes) => Ok(bytes),
+            Ok(records) => Ok(records.into_bytes()),
             Err(crate::log::ReadError::OutOfRange { .. }) => Err(ErrorCode::OffsetOutOfRange),
             Err(crate::log::ReadError::Io(error)) => Err(self.note(key, ReplicaError::Io(error))),
         }

@@ -51,6 +51,8 @@ pub struct CommitResult {
     pub offsets: Vec<(TopicPartition, Offset)>,
     /// Not asked for by the application.
     pub is_automatic: bool,
+    /// It was sent more than once.
+    pub is_retried: bool,
     pub result: Result<(), CommitError>,
 }
 
@@ -280,9 +282,9 @@ impl Group {
     }
 
     fn end_commit(&mut self, at: usize, result: Result<(), CommitError>) {
-        let PendingCommit { id, offsets, is_automatic, .. } = self.commits.remove(at);
+        let PendingCommit { id, offsets, is_automatic, attempts, .. } = self.commits.remove(at);
         let offsets = offsets.into_iter().map(|(partition, commit)| (partition, commit.offset)).collect();
-        self.commit_results.push(CommitResult { id, offsets, is_automatic, result });
+        self.commit_results.push(CommitResult { id, offsets, is_automatic, is_retried: attempts > 0, result });
     }
 
     /// Looks up what was committed for the partitions that have no position (`refreshCommittedOffsetsIfNeeded`).

@@ -143,7 +143,7 @@ impl Process for ScriptedBroker {
 
     fn on_event(&mut self, event: Event, net: &mut Endpoint) {
         let Event::Frame(conn, frame) = event else { return };
-        let request = RequestFrame::decode(frame).expect("clients send valid frames");
+        let request = RequestFrame::decode(frame.into_bytes()).expect("clients send valid frames");
         match self.answer(&request) {
             Answer::Now(frame) => net.send(conn, frame),
             Answer::After(delay, frame) => {

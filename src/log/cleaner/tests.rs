@@ -80,7 +80,7 @@ impl Compacted {
         let mut at = self.log.log_start();
         let mut batches = Vec::new();
         while at < self.log.log_end() {
-            let read = self.log.read(at, self.log.log_end(), 1 << 20, true).unwrap();
+            let read = self.log.read(at, self.log.log_end(), 1 << 20, true).unwrap().into_bytes();
             let read = batch::split(&read, true).unwrap();
             at = read.last().expect("a read below the log end makes progress").info().last_offset + 1;
             batches.extend(read.into_iter().map(|batch| batch.bytes));

@@ -10,14 +10,13 @@
 //! sockets fill up. A connection's socket is handed over through the inbox, so nothing of it overtakes its `Accepted`.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
@@ -27,7 +26,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
-use crate::world::{ConnId, Event, HostPort, Time};
+use crate::world::{Chain, ConnId, Event, HostPort, Time};
 
 /// `socket.request.max.bytes`: a longer frame closes its connection.
 const FRAME_BYTES_MAX: usize = 100 * 1024 * 1024;
@@ -49,15 +48,15 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 enum Arrival {
     Accepted(ConnId, TcpStream),
     Connected(ConnId, TcpStream),
-    Frame(ConnId, Bytes),
+    Frame(ConnId, Chain),
     Closed(ConnId),
 }
 
 /// A connection that is open from the process's point of view.
 struct Conn {
-    outbox: mpsc::Sender<Bytes>,
+    outbox: mpsc::Sender<Chain>,
     /// Taken when the connection is established: until then frames wait here.
-    queued: Option<mpsc::Receiver<Bytes>>,
+    queued: Option<mpsc::Receiver<Chain>>,
     connector: Option<AbortHandle>,
 }
 
@@ -124,7 +123,7 @@ impl RealEndpoint {
     }
 
     /// See [`Endpoint::send`](super::super::Endpoint::send).
-    pub fn send(&mut self, id: ConnId, frame: Bytes) {
+    pub fn send(&mut self, id: ConnId, frame: Chain) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         match conn.outbox.try_send(frame) {
             // A closed outbox: the conversation is over and its `Closed` is on its way.
@@ -234,7 +233,7 @@ async fn connect(id: ConnId, to: HostPort, inbox: mpsc::Sender<Arrival>) {
 }
 
 /// Moves frames both ways until the peer closes, either direction fails, or our side has closed and all is written.
-async fn converse(id: ConnId, stream: TcpStream, outbox: mpsc::Receiver<Bytes>, inbox: mpsc::Sender<Arrival>) {
+async fn converse(id: ConnId, stream: TcpStream, outbox: mpsc::Receiver<Chain>, inbox: mpsc::Sender<Arrival>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
@@ -267,7 +266,7 @@ async fn read_frames(id: ConnId, reader: OwnedReadHalf, inbox: &mpsc::Sender<Arr
     let codec = LengthDelimitedCodec::builder().length_field_length(4).max_frame_length(FRAME_BYTES_MAX).new_codec();
     let mut frames = FramedRead::new(reader, codec);
     while let Some(frame) = frames.next().await {
-        if inbox.send(Arrival::Frame(id, frame?.freeze())).await.is_err() {
+        if inbox.send(Arrival::Frame(id, frame?.freeze().into())).await.is_err() {
             // The endpoint was dropped: what it sent before is still being written.
             std::future::pending::<()>().await;
         }
@@ -275,16 +274,16 @@ async fn read_frames(id: ConnId, reader: OwnedReadHalf, inbox: &mpsc::Sender<Arr
     Ok(())
 }
 
-/// Ends with `Ok` when our side has closed and everything is written.
-async fn write_frames(writer: impl AsyncWrite + Unpin, mut outbox: mpsc::Receiver<Bytes>) -> io::Result<()> {
+/// Ends with `Ok` when our side has closed and everything is written. Small frames that wait together leave together;
+/// the pieces of a larger one go to the socket as they are (`writev`).
+async fn write_frames(writer: impl AsyncWrite + Unpin, mut outbox: mpsc::Receiver<Chain>) -> io::Result<()> {
     let mut writer = BufWriter::new(writer);
     while let Some(frame) = outbox.recv().await {
         if frame.len() > FRAME_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the frame is too long to send"));
         }
-        let length = u32::try_from(frame.len()).expect("FRAME_BYTES_MAX fits 32 bits");
-        writer.write_u32(length).await?;
-        write_all(&mut writer, &frame).await?;
+        let length = u32::try_from(frame.len()).expect("FRAME_BYTES_MAX fits 32 bits").to_be_bytes();
+        write_all(&mut writer, &length, &frame).await?;
         if outbox.is_empty() {
             bounded(writer.flush()).await?;
         }
@@ -293,15 +292,27 @@ async fn write_frames(writer: impl AsyncWrite + Unpin, mut outbox: mpsc::Receive
     bounded(writer.shutdown()).await
 }
 
-async fn write_all(writer: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = bounded(writer.write(bytes)).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+/// Linux takes so many pieces at once (`IOV_MAX`).
+const PIECES_MAX: usize = 1_024;
+
+async fn write_all(writer: &mut (impl AsyncWrite + Unpin), length: &[u8], frame: &Chain) -> io::Result<()> {
+    let mut pieces = std::iter::once(length).chain(frame.pieces().map(|piece| &piece[..]));
+    loop {
+        let mut slices: Vec<IoSlice<'_>> = pieces.by_ref().take(PIECES_MAX).map(IoSlice::new).collect();
+        if slices.is_empty() {
+            return Ok(());
         }
-        bytes = &bytes[written..];
+        let mut left = &mut slices[..];
+        // Drops what is empty, too.
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            let written = bounded(writer.write_vectored(left)).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut left, written);
+        }
     }
-    Ok(())
 }
 
 /// Fails when the peer takes nothing for [`WRITE_STALL_MAX`].
@@ -309,5 +320,75 @@ async fn bounded<T>(writing: impl Future<Output = io::Result<T>>) -> io::Result<
     match tokio::time::timeout(WRITE_STALL_MAX, writing).await {
         Ok(result) => result,
         Err(_elapsed) => Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// A socket that takes a little at a time, and notes where in memory it came from.
+    #[derive(Default)]
+    struct Socket {
+        taken: Vec<u8>,
+        from: Vec<*const u8>,
+    }
+
+    const TAKES: usize = 5_000;
+
+    impl AsyncWrite for Socket {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            assert!(slices.len() <= PIECES_MAX);
+            let mut left = TAKES;
+            for slice in slices {
+                let some = slice.len().min(left);
+                self.taken.extend_from_slice(&slice[..some]);
+                self.from.push(slice.as_ptr());
+                left -= some;
+            }
+            Poll::Ready(Ok(TAKES - left))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_pieces_of_a_frame_go_to_the_socket_as_they_are() {
+        let pieces: Vec<Bytes> = (0..3_000).map(|n| vec![n as u8; 10 + n % 7].into()).collect();
+        let mut frame = Chain::new();
+        pieces.iter().for_each(|piece| frame.push(piece.clone()));
+        let (outbox, queued) = mpsc::channel(2);
+        outbox.try_send(frame.clone()).unwrap();
+        outbox.try_send(Bytes::from_static(b"small").into()).unwrap();
+        drop(outbox);
+        let mut socket = Socket::default();
+        write_frames(&mut socket, queued).await.unwrap();
+        let length = |len: usize| (len as u32).to_be_bytes();
+        let expected = [&length(frame.len())[..], &frame.to_bytes(), &length(5), b"small"].concat();
+        assert_eq!(socket.taken, expected);
+        assert!(pieces.iter().all(|piece| socket.from.contains(&piece.as_ptr())), "a piece was copied first");
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::net::MachineId;
+use crate::world::Chain;
 
 /// A rolling 64-bit digest over everything that happens, in order. Only values that are a function of the seed may
 /// enter: no pointer, no hash-map order, no madsim task id (those count per process of the host), no wall time.
@@ -57,6 +58,13 @@ pub(super) enum Kind {
 /// Stands for the bytes of a frame, a write or a name.
 pub(super) fn fingerprint(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
+}
+
+/// Stands for bytes in pieces, and for where they are cut.
+pub(super) fn fingerprint_of(chain: &Chain) -> u64 {
+    let mut pieces = chain.pieces().map(|piece| fingerprint(piece));
+    let first = pieces.next().unwrap_or_default();
+    pieces.fold(first, fold)
 }
 
 /// The multiply-fold step of xxh3 and wyhash, with two of xxh3's secret words.

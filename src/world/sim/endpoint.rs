@@ -3,11 +3,9 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::Core;
 use super::net::{Incarnation, MachineId};
-use crate::world::{ConnId, Event, HostPort, Time};
+use crate::world::{Chain, ConnId, Event, HostPort, Time};
 
 /// The endpoint of one process incarnation. Dropping it closes nothing: the machine closes the connections when the
 /// process ends, and a killed process must not act while its state is dropped.
@@ -25,7 +23,7 @@ impl SimEndpoint {
     }
 
     /// See [`Endpoint::send`](super::super::Endpoint::send).
-    pub fn send(&mut self, conn: ConnId, frame: Bytes) {
+    pub fn send(&mut self, conn: ConnId, frame: Chain) {
         self.core.network().send(self.machine, conn, frame);
     }
 

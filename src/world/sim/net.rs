@@ -22,11 +22,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use madsim::task::NodeId;
 
 use super::clock::Clock;
-use super::digest::{Digest, Kind, fingerprint};
+use super::digest::{Digest, Kind, fingerprint_of};
 use super::disk::MachineDisk;
 use super::inbox::Inbox;
 use super::link::{Held, Link, RETRANSMISSION_TIMEOUT};
@@ -34,7 +33,7 @@ use super::model::{LinkConditions, Load, MachineModel, MessageEffect, SimConfig}
 use super::pace::{Pace, Pull};
 use super::tap::Tap;
 use super::wall_clock::WallClock;
-use crate::world::{ConnId, Event, HostPort, Time};
+use crate::world::{Chain, ConnId, Event, HostPort, Time};
 
 /// A machine's index, in the order they were added.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -120,7 +119,7 @@ pub(super) struct Network {
     /// By connection id. Never freed: ids are not reused, and an end is small.
     ends: Vec<End>,
     /// Frames sent by an opener before it was connected.
-    early: BTreeMap<ConnId, Vec<Bytes>>,
+    early: BTreeMap<ConnId, Vec<Chain>>,
     knocks: Inbox<ConnId>,
     /// What tells messages apart; none unless the supervisor wants to.
     pub(super) tap: Option<Box<Tap>>,
@@ -329,13 +328,13 @@ impl Network {
         conn
     }
 
-    pub(super) fn send(&mut self, id: MachineId, conn: ConnId, frame: Bytes) {
+    pub(super) fn send(&mut self, id: MachineId, conn: ConnId, frame: Chain) {
         let end = self.end(conn);
         assert_eq!(end.machine, id, "{conn:?} belongs to another machine");
         match end.state {
             EndState::Open => {
                 let (to, now) = (peer(conn), self.clock.now());
-                match self.effect_on(conn, &frame, now) {
+                match self.effect_on(conn, frame.front(), now) {
                     None => self.transmit(to, Packet::Event(Event::Frame(to, frame)), now),
                     Some(MessageEffect::Delay(by)) => {
                         self.transmit_late(to, Packet::Event(Event::Frame(to, frame)), by, now);
@@ -421,12 +420,12 @@ impl Network {
         let at = now.as_nanos();
         let from = |network: &Network, conn| u64::from(network.end(peer(conn)).machine.0);
         match event {
-            Event::Frame(conn, bytes) => {
+            Event::Frame(conn, frame) => {
                 if self.end(*conn).state != EndState::Open {
                     return false;
                 }
                 self.frames += 1;
-                self.digest.record(Kind::Frame, id, [from(self, *conn), at, conn.0, fingerprint(bytes)]);
+                self.digest.record(Kind::Frame, id, [from(self, *conn), at, conn.0, fingerprint_of(frame)]);
             }
             Event::Accepted(conn) => {
                 self.digest.record(Kind::Accepted, id, [from(self, *conn), at, conn.0]);
@@ -468,7 +467,7 @@ impl Network {
     }
 
     /// What a rule does to a frame that is sent on an open connection.
-    fn effect_on(&mut self, conn: ConnId, frame: &Bytes, now: Time) -> Option<MessageEffect> {
+    fn effect_on(&mut self, conn: ConnId, frame: &[u8], now: Time) -> Option<MessageEffect> {
         let tap = self.tap.as_mut()?;
         let is_request = conn.0.is_multiple_of(2);
         let machines = &self.machines;

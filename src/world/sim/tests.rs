@@ -79,7 +79,7 @@ impl Puppet {
                     "accepted".to_owned()
                 }
                 Some(Event::Connected(_)) => "connected".to_owned(),
-                Some(Event::Frame(_, bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
+                Some(Event::Frame(_, frame)) => String::from_utf8(frame.into_bytes().to_vec()).unwrap(),
                 Some(Event::Closed(_)) => "closed".to_owned(),
                 Some(Event::Terminate) => "terminate".to_owned(),
                 Some(Event::IoReady) => "I/O ready".to_owned(),

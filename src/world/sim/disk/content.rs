@@ -2,8 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// A file's bytes, for files that mostly grow at the end: an append copies its data once and moves nothing, a read
-/// within one piece copies nothing.
+use crate::world::Chain;
+
+/// A file's bytes, for files that mostly grow at the end: an append copies its data once, a read copies nothing.
+///
+/// A piece never changes: who read it may hold it. Overwriting puts another in its place, truncating drops or shortens
+/// it here. When a block is full, the pieces that readers cut it into become one again, by a copy that makes each byte's
+/// later reads cheap.
 #[derive(Default)]
 pub(super) struct Content {
     /// Adjacent and never empty.
@@ -11,6 +16,8 @@ pub(super) struct Content {
     /// Follows the last piece. Cut off as a piece when it is read or full.
     tail: BytesMut,
     tail_start: u64,
+    /// Where the block that the tail belongs to begins.
+    block_start: u64,
 }
 
 struct Piece {
@@ -21,6 +28,12 @@ struct Piece {
 impl Piece {
     fn end(&self) -> u64 {
         self.start + self.bytes.len() as u64
+    }
+
+    /// What lies here of the bytes from `start` to `end`.
+    fn slice(&self, start: u64, end: u64) -> Bytes {
+        let (from, to) = (start.saturating_sub(self.start), end.min(self.end()) - self.start);
+        self.bytes.slice(from as usize..to as usize)
     }
 }
 
@@ -43,6 +56,7 @@ impl Content {
         let bytes = first.len() + second.len();
         if self.tail.capacity() - self.tail.len() < bytes {
             self.cut_tail();
+            self.join_block();
             let block = self.len().clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX) as usize;
             self.tail = BytesMut::with_capacity(block.max(bytes));
         }
@@ -60,10 +74,23 @@ impl Content {
         }
     }
 
-    pub(super) fn read(&mut self, position: u64, bytes_max: usize) -> Bytes {
+    /// The pieces of the block that is full become one; the next block begins.
+    fn join_block(&mut self) {
+        let first = self.pieces.iter().rposition(|piece| piece.start < self.block_start).map_or(0, |before| before + 1);
+        if let [one, _, ..] = &self.pieces[first..] {
+            let start = one.start;
+            let mut joined = Vec::with_capacity((self.tail_start - start) as usize);
+            self.pieces.drain(first..).for_each(|piece| joined.extend_from_slice(&piece.bytes));
+            self.pieces.push(Piece { start, bytes: joined.into() });
+        }
+        self.block_start = self.tail_start;
+    }
+
+    /// The bytes as they lie here.
+    pub(super) fn read(&mut self, position: u64, bytes_max: usize) -> Chain {
         let end = position.saturating_add(bytes_max as u64).min(self.len());
         if position >= end {
-            return Bytes::new();
+            return Chain::new();
         }
         if end > self.tail_start {
             self.cut_tail();
@@ -74,15 +101,13 @@ impl Content {
         };
         let piece = &self.pieces[first];
         if end <= piece.end() {
-            return piece.bytes.slice((position - piece.start) as usize..(end - piece.start) as usize);
+            return piece.slice(position, end).into();
         }
-        let mut gathered = Vec::with_capacity((end - position) as usize);
+        let mut chain = Chain::new();
         for piece in self.pieces[first..].iter().take_while(|piece| piece.start < end) {
-            let from = position.saturating_sub(piece.start) as usize;
-            let to = (end.min(piece.end()) - piece.start) as usize;
-            gathered.extend_from_slice(&piece.bytes[from..to]);
+            chain.push(piece.slice(position, end));
         }
-        gathered.into()
+        chain
     }
 
     pub(super) fn truncate(&mut self, len: u64) {
@@ -92,6 +117,7 @@ impl Content {
         }
         self.tail = BytesMut::new();
         self.tail_start = len;
+        self.block_start = self.block_start.min(len);
         while self.pieces.last().is_some_and(|piece| piece.start >= len) {
             self.pieces.pop();
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::content::Content;
+use crate::world::Chain;
 
 /// What the page cache writes to the medium as one: each page of it arrives whole or not at all.
 pub const PAGE_BYTES: u64 = 4096;
@@ -51,7 +52,7 @@ impl Inode {
         self.content.len()
     }
 
-    pub(super) fn read(&mut self, position: u64, bytes_max: usize) -> Bytes {
+    pub(super) fn read(&mut self, position: u64, bytes_max: usize) -> Chain {
         self.content.read(position, bytes_max)
     }
 
@@ -149,7 +150,7 @@ impl Inode {
     pub(super) fn lose_power(&mut self, surviving_pages: &[u64], cut_survives: bool) {
         let survivors: Vec<(u64, Bytes)> = surviving_pages
             .iter()
-            .map(|page| (page * PAGE_BYTES, self.content.read(page * PAGE_BYTES, PAGE_BYTES as usize)))
+            .map(|page| (page * PAGE_BYTES, self.content.read(page * PAGE_BYTES, PAGE_BYTES as usize).into_bytes()))
             .collect();
         self.revert();
         if let Some(cut) = self.cut.take().filter(|_| cut_survives) {
@@ -169,7 +170,7 @@ impl Inode {
         let pages = self.pending_pages();
         let dirty: Vec<(u64, Bytes)> = pages
             .iter()
-            .map(|page| (page * PAGE_BYTES, self.content.read(page * PAGE_BYTES, PAGE_BYTES as usize)))
+            .map(|page| (page * PAGE_BYTES, self.content.read(page * PAGE_BYTES, PAGE_BYTES as usize).into_bytes()))
             .collect();
         let (cut, len) = (self.cut, self.len());
         self.revert();
@@ -192,7 +193,7 @@ impl Inode {
         if position >= self.len() {
             return false;
         }
-        let byte = self.content.read(position, 1)[0];
+        let byte = self.content.read(position, 1).front()[0];
         self.content.write(position, &[byte ^ mask]);
         if let Some((start, bytes)) = self.shadow.range_mut(..=position).next_back() {
             let at = (position - start) as usize;
@@ -277,7 +278,7 @@ impl Inode {
                 continue;
             }
             let next = self.shadow.range(at..).next().map_or(end, |(&start, _)| start.min(end));
-            let bytes = self.content.read(at, (next - at) as usize);
+            let bytes = self.content.read(at, (next - at) as usize).into_bytes();
             assert_eq!(bytes.len() as u64, next - at, "durable bytes are in the content or in the shadow");
             self.shadow.insert(at, bytes);
             at = next;
@@ -430,7 +431,7 @@ mod tests {
                     Step::Read(at, max) => {
                         let at = at % (len + 2);
                         let end = (at + max).min(len);
-                        prop_assert_eq!(&inode.read(at as u64, max)[..], &model.cached[at.min(end)..end]);
+                        prop_assert_eq!(&inode.read(at as u64, max).into_bytes()[..], &model.cached[at.min(end)..end]);
                     }
                     Step::Sync => {
                         inode.sync();
@@ -480,9 +481,9 @@ mod tests {
                 prop_assert_eq!(inode.len(), model.cached.len() as u64);
                 prop_assert_eq!(inode.pending_cut(), model.cut.map(|cut| cut as u64));
             }
-            prop_assert!(inode.read(0, usize::MAX)[..] == model.cached[..]);
+            prop_assert!(inode.read(0, usize::MAX).into_bytes()[..] == model.cached[..]);
             inode.lose_power(&[], false);
-            prop_assert!(inode.read(0, usize::MAX)[..] == model.medium[..]);
+            prop_assert!(inode.read(0, usize::MAX).into_bytes()[..] == model.medium[..]);
         }
     }
 
@@ -494,8 +495,8 @@ mod tests {
         inode.write(0, b"behind");
         inode.truncate(3);
         inode.append(b"xyz", b"");
-        assert_eq!(&read[..], b"before");
-        assert_eq!(&inode.read(0, 9)[..], b"behxyz");
+        assert_eq!(&read.into_bytes()[..], b"before");
+        assert_eq!(&inode.read(0, 9).into_bytes()[..], b"behxyz");
     }
 
     #[test]
@@ -503,6 +504,6 @@ mod tests {
         let mut inode = Inode::new(1, "log");
         inode.append(&[7; 1000], &[]);
         let (a, b) = (inode.read(0, 1000), inode.read(100, 900));
-        assert_eq!(a[100..].as_ptr(), b.as_ptr());
+        assert_eq!(a.front()[100..].as_ptr(), b.front().as_ptr());
     }
 }

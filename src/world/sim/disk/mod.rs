@@ -28,7 +28,7 @@ use super::clock::Clock;
 use super::digest::{Digest, Kind, fingerprint};
 use super::lock;
 use super::net::{Incarnation, MachineId};
-use crate::world::{IoWait, path};
+use crate::world::{Chain, IoWait, path};
 
 pub use self::control::FaultId;
 pub use self::fault::{DiskFault, DiskScope};
@@ -424,8 +424,13 @@ impl SimFile {
         lock(&self.inode).len()
     }
 
-    /// See [`File::read_at`](super::super::File::read_at). Bytes of one append come as a slice, without a copy.
+    /// See [`File::read_at`](super::super::File::read_at).
     pub fn read_at(&self, position: u64, bytes_max: usize) -> io::Result<Bytes> {
+        self.read_pieces(position, bytes_max).map(Chain::into_bytes)
+    }
+
+    /// See [`File::read_pieces`](super::super::File::read_pieces).
+    pub fn read_pieces(&self, position: u64, bytes_max: usize) -> io::Result<Chain> {
         if self.is_faulty() {
             return self.read_through_faults(position, bytes_max);
         }
@@ -434,23 +439,20 @@ impl SimFile {
 
     /// Reads on after a short read, as `Utils.readFully` does.
     #[cold]
-    fn read_through_faults(&self, position: u64, bytes_max: usize) -> io::Result<Bytes> {
-        let mut gathered = Vec::new();
+    fn read_through_faults(&self, position: u64, bytes_max: usize) -> io::Result<Chain> {
+        let (mut read, mut bytes) = (Chain::new(), 0);
         loop {
             let (path, wanted) = {
                 let inode = lock(&self.inode);
-                let from = position + gathered.len() as u64;
-                (inode.path.clone(), inode.len().saturating_sub(from).min((bytes_max - gathered.len()) as u64))
+                let from = position + bytes as u64;
+                (inode.path.clone(), inode.len().saturating_sub(from).min((bytes_max - bytes) as u64))
             };
             let struck = self.disk.strike(Operation::Read { bytes: wanted }, &path, None)?;
             let some = if struck.short { wanted.div_ceil(2) } else { wanted };
-            let read = lock(&self.inode).read(position + gathered.len() as u64, some as usize);
-            if gathered.is_empty() && some == wanted {
-                return Ok(read);
-            }
-            gathered.extend_from_slice(&read);
+            read.append(lock(&self.inode).read(position + bytes as u64, some as usize));
+            bytes += some as usize;
             if some == wanted {
-                return Ok(gathered.into());
+                return Ok(read);
             }
         }
     }
