@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use kafka_protocol::messages::FetchRequest;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::NodeEndpoint;
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -13,8 +11,10 @@ use super::connections::ReplyTo;
 use super::delayed::Delayed;
 use super::{Broker, Key, Partitions};
 use crate::observe::Observation;
-use crate::protocol::fetch::{FetchAnswer, PartitionAnswer, TopicAnswer};
-use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset};
+use crate::protocol::fetch::{
+    FetchAnswer, FetchQuestion, PartitionAnswer, PartitionQuestion, TopicAnswer, TopicQuestion,
+};
+use crate::protocol::{ErrorCode, LeaderEpoch, Offset};
 use crate::replica::{Effects, FetchProgress, FetchedData, ReadRequest, Reader, ReplicaError};
 use crate::world::{Chain, Endpoint, IoWait, Time};
 
@@ -29,7 +29,7 @@ pub(super) struct DelayedFetch {
 
 /// A fetch request, resolved.
 struct Fetch {
-    request: FetchRequest,
+    question: FetchQuestion,
     reader: Reader,
     bytes_max: usize,
     bytes_min: usize,
@@ -47,8 +47,8 @@ struct ReadOutcome {
 
 impl Fetch {
     /// Each partition that exists, with what is asked of it.
-    fn reads(&self) -> impl Iterator<Item = (Key, &FetchPartition)> {
-        let asked = self.request.topics.iter().flat_map(|t| &t.partitions);
+    fn reads(&self) -> impl Iterator<Item = (Key, &PartitionQuestion)> {
+        let asked = self.question.topics.iter().flat_map(|t| &t.partitions);
         self.partitions.iter().zip(asked).filter_map(|(key, asked)| Some((*key.as_ref().ok()?, asked)))
     }
 
@@ -79,14 +79,14 @@ impl DelayedFetch {
 }
 
 impl Broker {
-    pub(super) fn handle_fetch(&mut self, now: Time, to: ReplyTo, request: FetchRequest, net: &mut Endpoint) {
+    pub(super) fn handle_fetch(&mut self, now: Time, to: ReplyTo, question: FetchQuestion, net: &mut Endpoint) {
         // We hand out no sessions, as a broker whose session cache is full (KIP-227).
-        if request.session_id != 0 {
+        if question.session_id != 0 {
             let error = Some(ErrorCode::FetchSessionIdNotFound);
             return self.connections.respond_to_fetch(to, FetchAnswer { error, ..FetchAnswer::default() }, net);
         }
-        let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
-        let fetch = self.resolve(to.api_version, request);
+        let wait = Duration::from_millis(u64::try_from(question.max_wait_ms).unwrap_or(0));
+        let fetch = self.resolve(to.api_version, question);
         let outcome = self.read_from_logs(now, &fetch, true);
         if self.is_finished {
             return;
@@ -108,30 +108,26 @@ impl Broker {
         }
     }
 
-    fn resolve(&self, api_version: i16, request: FetchRequest) -> Fetch {
-        let (replica, epoch) = match api_version {
-            ..15 => (request.replica_id.0, -1),
-            15.. => (request.replica_state.replica_id.0, request.replica_state.replica_epoch),
-        };
-        let reader = if replica >= 0 {
-            Reader::Follower { id: BrokerId(replica), epoch: BrokerEpoch(epoch) }
+    fn resolve(&self, api_version: i16, question: FetchQuestion) -> Fetch {
+        let reader = if question.replica.0 >= 0 {
+            Reader::Follower { id: question.replica, epoch: question.replica_epoch }
         } else {
             // From version 11 on a consumer may read from followers (KIP-392).
             Reader::Consumer { only_leader: api_version < 11 }
         };
-        let bytes_max = usize::try_from(request.max_bytes.min(self.options.config.fetch_max_bytes)).unwrap_or(0);
-        let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
-        let mut partitions = Vec::with_capacity(request.topics.len());
-        for topic in &request.topics {
+        let bytes_max = usize::try_from(question.bytes_max.min(self.options.config.fetch_max_bytes)).unwrap_or(0);
+        let bytes_min = usize::try_from(question.bytes_min).unwrap_or(0).min(bytes_max);
+        let mut partitions = Vec::with_capacity(question.topics.len());
+        for topic in &question.topics {
             let topic_id = self.topic_id_of(api_version, topic);
             for partition in &topic.partitions {
-                partitions.push(topic_id.and_then(|id| self.known_partition(Some((id, partition.partition)))));
+                partitions.push(topic_id.and_then(|id| self.known_partition(Some((id, partition.index)))));
             }
         }
-        Fetch { request, reader, bytes_max, bytes_min, partitions }
+        Fetch { question, reader, bytes_max, bytes_min, partitions }
     }
 
-    fn topic_id_of(&self, api_version: i16, topic: &FetchTopic) -> Result<Uuid, ErrorCode> {
+    fn topic_id_of(&self, api_version: i16, topic: &TopicQuestion) -> Result<Uuid, ErrorCode> {
         if api_version < 13 {
             let id = self.env.image.topic_ids.get(topic.topic.as_str());
             return id.copied().ok_or(ErrorCode::UnknownTopicOrPartition);
@@ -143,9 +139,9 @@ impl Broker {
     /// Reads every partition in the order of the request, within its byte limits (KIP-74).
     fn read_from_logs(&mut self, now: Time, fetch: &Fetch, update_fetch_state: bool) -> ReadOutcome {
         let mut outcome = ReadOutcome { answer: FetchAnswer::default(), bytes: 0, is_urgent: false };
-        outcome.answer.topics.reserve_exact(fetch.request.topics.len());
+        outcome.answer.topics.reserve_exact(fetch.question.topics.len());
         let mut keys = fetch.partitions.iter();
-        for topic in &fetch.request.topics {
+        for topic in &fetch.question.topics {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for asked in &topic.partitions {
                 let key = *keys.next().expect("one key for each partition");
@@ -162,13 +158,13 @@ impl Broker {
         now: Time,
         fetch: &Fetch,
         key: Result<Key, ErrorCode>,
-        asked: &FetchPartition,
+        asked: &PartitionQuestion,
         update_fetch_state: bool,
         outcome: &mut ReadOutcome,
     ) -> PartitionAnswer {
         let key = match key {
             Ok(key) => key,
-            Err(error) => return PartitionAnswer::error(asked.partition, error),
+            Err(error) => return PartitionAnswer::error(asked.index, error),
         };
         let bytes_max = partition_bytes_max(asked).min(fetch.bytes_max.saturating_sub(outcome.bytes));
         let read = read_request(asked, bytes_max, outcome.bytes == 0);
@@ -183,15 +179,15 @@ impl Broker {
                 }
                 outcome.bytes += data.records.len();
                 outcome.is_urgent |= data.diverging_epoch.is_some();
-                partition_answer(asked.partition, data, fetch.request.isolation_level)
+                partition_answer(asked.index, data, fetch.question.isolation_level)
             }
             Err(ReplicaError::Refused(error)) => {
                 outcome.is_urgent = true;
-                PartitionAnswer::error(asked.partition, error)
+                PartitionAnswer::error(asked.index, error)
             }
             Err(ReplicaError::Io(error)) => {
                 outcome.is_urgent = true;
-                PartitionAnswer::error(asked.partition, self.storage_failed(now, key, error))
+                PartitionAnswer::error(asked.index, self.storage_failed(now, key, error))
             }
         }
     }
@@ -242,29 +238,29 @@ impl Broker {
 
     fn observe_served(&self, now: Time, fetch: &Fetch, answer: &FetchAnswer) {
         let answers = answer.topics.iter().flat_map(|t| &t.partitions);
-        let asked = fetch.request.topics.iter().flat_map(|t| &t.partitions);
+        let asked = fetch.question.topics.iter().flat_map(|t| &t.partitions);
         for ((key, asked), answer) in fetch.partitions.iter().zip(asked).zip(answers) {
             let hosted = key.as_ref().ok().and_then(|key| self.partitions.get(key));
             let to = end_of_records(&answer.records);
             if let (Some(hosted), Some(to)) = (hosted, to) {
                 let partition = hosted.partition.topic_partition().clone();
-                self.env.observe(now, Observation::Served { partition, from: Offset(asked.fetch_offset), to });
+                self.env.observe(now, Observation::Served { partition, from: asked.offset, to });
             }
         }
     }
 }
 
-fn partition_bytes_max(asked: &FetchPartition) -> usize {
-    usize::try_from(asked.partition_max_bytes).unwrap_or(0)
+fn partition_bytes_max(asked: &PartitionQuestion) -> usize {
+    usize::try_from(asked.bytes_max).unwrap_or(0)
 }
 
-fn read_request(asked: &FetchPartition, bytes_max: usize, at_least_one: bool) -> ReadRequest {
-    let epoch = |e: i32| (e >= 0).then_some(LeaderEpoch(e));
+fn read_request(asked: &PartitionQuestion, bytes_max: usize, at_least_one: bool) -> ReadRequest {
+    let epoch = |epoch: LeaderEpoch| (epoch.0 >= 0).then_some(epoch);
     ReadRequest {
-        offset: Offset(asked.fetch_offset),
+        offset: asked.offset,
         current_leader_epoch: epoch(asked.current_leader_epoch),
         last_fetched_epoch: epoch(asked.last_fetched_epoch),
-        log_start: Offset(asked.log_start_offset),
+        log_start: asked.log_start,
         bytes_max,
         at_least_one,
     }

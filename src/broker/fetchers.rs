@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ReplicaState};
-use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::{FetchRequest, ListOffsetsRequest};
+use kafka_protocol::messages::{ListOffsetsRequest, TopicName};
 
 use super::{Broker, BrokerOptions, DirFailure, Key, Partitions, Touched, rpc_config};
+use crate::protocol::fetch::{FetchQuestion, PartitionAnswer, PartitionQuestion, TopicQuestion};
 use crate::protocol::rpc::{Completion, PeerId, Reply, RpcClient};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 use crate::replica::{AskedFetch, Environment, FetchOutcome, FetchPhase, LeaderData, LeaderOffsets, Partition};
@@ -167,8 +166,8 @@ impl Broker {
         let timeout = self.options.config.replica_socket_timeout;
         match &question {
             Question::Fetch(asked) => {
-                let request = fetch_request(&self.env, &self.options, &self.partitions, asked);
-                rpc.send(now, fetcher.peer, 16, &request, timeout, call, net);
+                let question = fetch_question(&self.env, &self.options, &self.partitions, asked);
+                rpc.send_fetch(now, fetcher.peer, &question, timeout, call, net);
             }
             Question::LogEnd(asked) => {
                 let asked = asked.iter().map(|(key, asked)| (*key, asked.leader_epoch));
@@ -274,15 +273,15 @@ impl Broker {
     }
 
     fn on_fetched(&mut self, now: Time, leader: BrokerId, asked: &[(Key, AskedFetch)], reply: &Reply) {
-        let response = match reply.decode::<FetchRequest>() {
-            Ok(response) if response.error_code == 0 => response,
-            _ => return self.delay_all(now, leader),
+        let answer = match reply.decode_fetch() {
+            Ok(answer) if answer.error.is_none() => answer,
+            Ok(_) | Err(_) => return self.delay_all(now, leader),
         };
         // Answers come in the order of the questions.
         let mut questions = asked.iter().cycle();
-        for topic in response.responses {
+        for topic in answer.topics {
             for data in topic.partitions {
-                let key = (topic.topic_id, data.partition_index);
+                let key = (topic.topic_id, data.index);
                 let Some((_, asked)) = questions.by_ref().take(asked.len()).find(|(other, _)| *other == key) else {
                     continue;
                 };
@@ -291,7 +290,14 @@ impl Broker {
         }
     }
 
-    fn on_fetched_partition(&mut self, now: Time, leader: BrokerId, key: Key, asked: AskedFetch, data: PartitionData) {
+    fn on_fetched_partition(
+        &mut self,
+        now: Time,
+        leader: BrokerId,
+        key: Key,
+        asked: AskedFetch,
+        data: PartitionAnswer,
+    ) {
         let Some(hosted) = self.partitions.get_mut(&key) else { return };
         let (dir, wall_clock_ms) = (hosted.dir, self.world.wall_clock_ms());
         let outcome = match hosted.partition.on_fetch_response(now, &self.env, asked, &leader_data(data), wall_clock_ms)
@@ -343,39 +349,42 @@ fn asked_by(
     fetcher.partitions.iter().filter_map(asked).collect()
 }
 
-fn fetch_request(
+fn fetch_question(
     env: &Environment,
     options: &BrokerOptions,
     partitions: &Partitions,
     asked: &[(Key, AskedFetch)],
-) -> FetchRequest {
-    const NO_SESSION: i32 = -1;
+) -> FetchQuestion {
     let config = &options.config;
-    let mut topics: Vec<FetchTopic> = Vec::new();
+    let mut topics: Vec<TopicQuestion> = Vec::new();
     for ((topic_id, index), asked) in asked {
         let partition = &partitions[&(*topic_id, *index)].partition;
-        let last_fetched_epoch = partition.fetch_state().map_or(LeaderEpoch::NONE, |f| f.last_fetched_epoch);
-        let data = FetchPartition::default()
-            .with_partition(*index)
-            .with_current_leader_epoch(asked.leader_epoch.0)
-            .with_fetch_offset(asked.offset.0)
-            .with_last_fetched_epoch(last_fetched_epoch.0)
-            .with_log_start_offset(partition.log().log_start().0)
-            .with_partition_max_bytes(config.replica_fetch_max_bytes);
+        let question = PartitionQuestion {
+            index: *index,
+            current_leader_epoch: asked.leader_epoch,
+            offset: asked.offset,
+            last_fetched_epoch: partition.fetch_state().map_or(LeaderEpoch::NONE, |f| f.last_fetched_epoch),
+            log_start: partition.log().log_start(),
+            bytes_max: config.replica_fetch_max_bytes,
+        };
         match topics.iter_mut().rfind(|t| t.topic_id == *topic_id) {
-            Some(topic) => topic.partitions.push(data),
-            None => topics.push(FetchTopic::default().with_topic_id(*topic_id).with_partitions(vec![data])),
+            Some(topic) => topic.partitions.push(question),
+            None => {
+                let (topic, topic_id) = (TopicName::default(), *topic_id);
+                topics.push(TopicQuestion { topic, topic_id, partitions: vec![question] });
+            }
         }
     }
-    FetchRequest::default()
-        .with_replica_state(
-            ReplicaState::default().with_replica_id(env.id.0.into()).with_replica_epoch(env.broker_epoch.0),
-        )
-        .with_max_wait_ms(i32::try_from(config.replica_fetch_wait_max.as_millis()).unwrap_or(i32::MAX))
-        .with_min_bytes(config.replica_fetch_min_bytes)
-        .with_max_bytes(config.replica_fetch_response_max_bytes)
-        .with_session_epoch(NO_SESSION)
-        .with_topics(topics)
+    FetchQuestion {
+        replica: env.id,
+        replica_epoch: env.broker_epoch,
+        max_wait_ms: i32::try_from(config.replica_fetch_wait_max.as_millis()).unwrap_or(i32::MAX),
+        bytes_min: config.replica_fetch_min_bytes,
+        bytes_max: config.replica_fetch_response_max_bytes,
+        isolation_level: 0,
+        session_id: 0,
+        topics,
+    }
 }
 
 fn list_offsets_request(
@@ -400,13 +409,12 @@ fn list_offsets_request(
     ListOffsetsRequest::default().with_replica_id(env.id.0.into()).with_topics(topics)
 }
 
-fn leader_data(data: PartitionData) -> LeaderData {
-    let diverging = &data.diverging_epoch;
+fn leader_data(data: PartitionAnswer) -> LeaderData {
     LeaderData {
-        error: ErrorCode::try_from_code(data.error_code),
-        high_watermark: Offset(data.high_watermark),
-        log_start: Offset(data.log_start_offset),
-        diverging_epoch: (diverging.epoch >= 0).then_some((LeaderEpoch(diverging.epoch), Offset(diverging.end_offset))),
-        records: data.records.unwrap_or_default(),
+        error: data.error,
+        high_watermark: data.high_watermark,
+        log_start: data.log_start,
+        diverging_epoch: data.diverging_epoch.filter(|(epoch, _)| epoch.0 >= 0),
+        records: data.records.into_bytes(),
     }
 }

@@ -6,8 +6,8 @@ use kafka_protocol::messages::api_versions_response::{
 };
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    DescribeConfigsRequest, ElectLeadersRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest,
+    MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 
@@ -15,6 +15,7 @@ use super::Broker;
 use super::admin::Forwarded;
 use super::connections::ReplyTo;
 use crate::protocol::ErrorCode;
+use crate::protocol::fetch::FetchQuestion;
 use crate::protocol::wire::RequestFrame;
 use crate::world::{ConnId, Endpoint, Time};
 
@@ -92,11 +93,10 @@ impl Broker {
                     self.handle_produce(now, to, &body, net);
                 }
             }
-            ApiKey::Fetch => {
-                if let Some(body) = self.decode::<FetchRequest>(to, request, net) {
-                    self.handle_fetch(now, to, body, net);
-                }
-            }
+            ApiKey::Fetch => match FetchQuestion::decode(&request.body, request.api_version) {
+                Ok(question) => self.handle_fetch(now, to, question, net),
+                Err(_) => self.connections.close(to.conn, net),
+            },
             ApiKey::ListOffsets => {
                 if let Some(body) = self.decode::<ListOffsetsRequest>(to, request, net) {
                     self.handle_list_offsets(now, to, &body, net);

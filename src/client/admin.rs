@@ -18,19 +18,21 @@ use kafka_protocol::protocol::StrBytes;
 use rand::RngExt;
 
 use super::backoff::ExponentialBackoff;
+use super::delete_records::{RecordsToDelete, Step};
 use super::error::ClientError;
 use super::metadata::{METADATA_VERSION, NodeChoice, choose_node};
 use crate::protocol::rpc::{Completion, PeerId, Reply, RpcClient, RpcConfig, RpcError};
-use crate::protocol::{ErrorCode, TopicPartition};
+use crate::protocol::{ErrorCode, Offset, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Rng, Time, World};
 
 const CREATE_TOPICS_VERSION: i16 = 7;
 const DELETE_TOPICS_VERSION: i16 = 6;
 const DESCRIBE_CONFIGS_VERSION: i16 = 4;
 const ELECT_LEADERS_VERSION: i16 = 2;
+const DELETE_RECORDS_VERSION: i16 = 2;
 /// `request.timeout.ms`, `default.api.timeout.ms`, `retry.backoff.ms` and its maximum, and the connection
 /// settings: Kafka's `AdminClientConfig` defaults.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const API_TIMEOUT: Duration = Duration::from_secs(60);
 const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -66,6 +68,8 @@ pub enum AdminOutcome {
     TopicsDeleted(Vec<(TopicName, Option<ErrorCode>)>),
     /// The broker's answer as it is: each topic's properties, and whether the topic or the broker has set them.
     ConfigsDescribed(DescribeConfigsResponse),
+    /// Per partition: its low watermark, below which no live replica has records; or why not.
+    RecordsDeleted(Vec<(TopicPartition, Result<Offset, ErrorCode>)>),
     /// Per partition: none if a leader was elected. ELECTION_NOT_NEEDED if it leads already.
     LeadersElected(Vec<(TopicPartition, Option<ErrorCode>)>),
     /// The broker's answer as it is: brokers, topics with ids, leaders, epochs, replicas and in-sync replicas.
@@ -77,6 +81,7 @@ enum Call {
     DeleteTopics(DeleteTopicsRequest),
     DescribeConfigs(DescribeConfigsRequest),
     ElectLeaders(ElectLeadersRequest),
+    DeleteRecords(RecordsToDelete),
     Describe(MetadataRequest),
 }
 
@@ -182,6 +187,17 @@ impl Admin {
         self.call(now, Call::ElectLeaders(request), net)
     }
 
+    /// Deletes what lies before an offset ([`HIGH_WATERMARK`]: before that) from partitions (`DeleteRecordsHandler`): asks
+    /// where their leaders are, then one leader after another. A leader answers when all live replicas have followed.
+    pub fn delete_records(
+        &mut self,
+        now: Time,
+        offsets: BTreeMap<TopicPartition, Offset>,
+        net: &mut Endpoint,
+    ) -> AdminRequestId {
+        self.call(now, Call::DeleteRecords(RecordsToDelete::new(offsets)), net)
+    }
+
     /// Describes the cluster and `topics` (all if none is given), without creating any.
     pub fn describe(&mut self, now: Time, topics: Option<&[TopicName]>, net: &mut Endpoint) -> AdminRequestId {
         let topic = |name: &TopicName| MetadataRequestTopic::default().with_name(Some(name.clone()));
@@ -257,7 +273,16 @@ impl Admin {
     /// Sends a call, or returns when to try again if no broker can be reached now.
     fn send(&mut self, now: Time, index: usize, net: &mut Endpoint) -> Option<Time> {
         let start = self.rng.random_range(0..=u32::MAX) as usize;
-        let peer = match choose_node(now, &self.bootstrap, start, &self.rpc) {
+        let leader = match &self.pending[index].call {
+            Call::DeleteRecords(records) => records.next_leader().map(|address| self.rpc.peer(address)),
+            Call::CreateTopics(_)
+            | Call::DeleteTopics(_)
+            | Call::DescribeConfigs(_)
+            | Call::ElectLeaders(_)
+            | Call::Describe(_) => None,
+        };
+        let nodes = leader.as_ref().map_or(&self.bootstrap[..], std::slice::from_ref);
+        let peer = match choose_node(now, nodes, start, &self.rpc) {
             NodeChoice::Ready(peer) => peer,
             NodeChoice::Connecting => return None,
             NodeChoice::Connect(peer) => {
@@ -276,6 +301,10 @@ impl Admin {
                 rpc.send(now, peer, DESCRIBE_CONFIGS_VERSION, body, REQUEST_TIMEOUT, id, net);
             }
             Call::ElectLeaders(body) => rpc.send(now, peer, ELECT_LEADERS_VERSION, body, REQUEST_TIMEOUT, id, net),
+            Call::DeleteRecords(records) => match records.next_request() {
+                Some(body) => rpc.send(now, peer, DELETE_RECORDS_VERSION, &body, REQUEST_TIMEOUT, id, net),
+                None => rpc.send(now, peer, METADATA_VERSION, &records.lookup(), REQUEST_TIMEOUT, id, net),
+            },
             Call::Describe(body) => rpc.send(now, peer, METADATA_VERSION, body, REQUEST_TIMEOUT, id, net),
         }
         None
@@ -286,7 +315,15 @@ impl Admin {
             let Some(index) = self.pending.iter().position(|p| p.id == completion.tag) else { continue };
             let pending = &mut self.pending[index];
             pending.is_in_flight = false;
-            match judge(&pending.call, completion.result) {
+            let judged = match &mut pending.call {
+                Call::DeleteRecords(records) => match records.take_answer(completion.result) {
+                    Step::Next => continue,
+                    Step::Again => None,
+                    Step::End(outcome) => Some(outcome),
+                },
+                call => judge(call, completion.result),
+            };
+            match judged {
                 Some(outcome) => {
                     let id = self.pending.remove(index).id;
                     self.results.push(AdminResult { id, outcome });
@@ -344,6 +381,7 @@ fn judge(call: &Call, result: Result<Reply, RpcError>) -> Option<Result<AdminOut
             let response = reply.decode::<MetadataRequest>().ok()?;
             Some(Ok(AdminOutcome::Described(response)))
         }
+        Call::DeleteRecords(_) => unreachable!("its answers are taken step by step"),
     }
 }
 

@@ -11,6 +11,7 @@ mod admin;
 mod backoff;
 mod compression_ratio;
 mod consumer;
+mod delete_records;
 mod delivery;
 mod error;
 mod group;
@@ -23,6 +24,7 @@ mod transaction_manager;
 
 pub use admin::{Admin, AdminOutcome, AdminRequestId, AdminResult, NewTopic};
 pub use consumer::{Consumer, ConsumerRecord, LookupId, OffsetLookup};
+pub use delete_records::HIGH_WATERMARK;
 pub use delivery::{Attempt, DeliveryReport, Outcome, ProducerRecord, RecordHeader, RecordId};
 pub use error::{ClientError, ErrorName};
 pub use group::{CommitError, CommitId, CommitResult, GroupError, RebalanceEvent};

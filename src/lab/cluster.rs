@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::broker::{Broker, BrokerOptions};
-use crate::client::{Admin, AdminOutcome, AdminResult, ErrorName, NewTopic};
+use crate::client::{Admin, AdminOutcome, AdminResult, ErrorName, HIGH_WATERMARK, NewTopic};
 use crate::config::BrokerConfig;
 use crate::controller::{Controller, ControllerConfig};
-use crate::protocol::{BrokerId, ErrorCode, TopicPartition};
+use crate::protocol::{BrokerId, ErrorCode, Offset, TopicPartition};
 use crate::scenario::{Topic, Variant};
 use crate::world::sim::Simulation;
 use crate::world::{self, Endpoint, Event, HostPort, Process, Time, World};
@@ -158,6 +158,8 @@ pub async fn run(mut process: impl Process, mut net: Endpoint) {
 pub enum AdminRequest {
     CreateTopics(Vec<Topic>),
     ElectPreferred(Vec<TopicPartition>),
+    /// What lies before the offset, or before the high watermark.
+    DeleteRecords(Vec<TopicPartition>, Option<Offset>),
 }
 
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -212,6 +214,9 @@ fn judge(outcome: &AdminOutcome) -> Result<(), String> {
         AdminOutcome::LeadersElected(partitions) => {
             partitions.iter().find_map(|(partition, error)| error.map(|e| format!("{partition}: {}", ErrorName(e))))
         }
+        AdminOutcome::RecordsDeleted(partitions) => partitions
+            .iter()
+            .find_map(|(partition, result)| result.err().map(|e| format!("{partition}: {}", ErrorName(e)))),
         AdminOutcome::Described(_) | AdminOutcome::TopicsDeleted(_) | AdminOutcome::ConfigsDescribed(_) => None,
     };
     refused.map_or(Ok(()), Err)
@@ -227,6 +232,11 @@ impl Process for AdminProcess {
             }
             AdminRequest::ElectPreferred(partitions) => {
                 self.admin.elect_leaders(now, false, Some(partitions), net);
+            }
+            AdminRequest::DeleteRecords(partitions, before) => {
+                let before = before.unwrap_or(HIGH_WATERMARK);
+                let offsets = partitions.iter().map(|partition| (partition.clone(), before)).collect();
+                self.admin.delete_records(now, offsets, net);
             }
         }
         self.step();

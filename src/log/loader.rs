@@ -163,14 +163,15 @@ impl Loader {
         }
     }
 
-    /// Removes segments, the last one first, durably.
+    /// Removes segments, the last one first and each for good before the next: see `Log::remove_segments_from`.
     fn remove(&mut self, base_offsets: &[Offset], reason: DropReason) -> io::Result<()> {
         for &base_offset in base_offsets.iter().rev() {
             let bytes = self.disk.open(&segment::log_path(&self.dir, base_offset))?.len();
             self.dropped.push(Dropped { segment: base_offset, position: 0, bytes, reason });
             segment::remove(&self.disk, &self.dir, base_offset)?;
+            self.disk.sync_dir(&self.dir)?;
         }
-        if base_offsets.is_empty() { Ok(()) } else { self.disk.sync_dir(&self.dir) }
+        Ok(())
     }
 
     fn log_end(&self) -> Offset {

@@ -518,7 +518,6 @@ impl Log {
         }
         let kept = self.segments.partition_point(|segment| segment.base_offset() <= to);
         self.remove_segments_from(kept)?;
-        self.sync_entries()?;
         let active = self.segments.last_mut().expect("the segment that holds the offset stays");
         // Without the barrier the cut is in the page cache only: after a power loss the tail is back.
         let is_durable = !self.config.defects.has(Defect::TruncationNoFsync);
@@ -538,6 +537,7 @@ impl Log {
         self.remove_segments_from(0)?;
         self.producers.clear(&self.disk, &self.dir)?;
         self.segments.push(Segment::create(&self.disk, &self.dir, offset)?);
+        self.entries_unsynced = true;
         self.sync_entries()?;
         self.log_start = offset;
         self.log_end = offset;
@@ -546,13 +546,16 @@ impl Log {
         if self.epochs.clear() { self.write_epochs() } else { Ok(()) }
     }
 
-    /// Removes the segments from index `kept` on, the last one first: a crash on the way leaves a log that
-    /// ends earlier.
+    /// Removes the segments from index `kept` on, the last one first and each for good before the next: a crash on the
+    /// way leaves a log that ends earlier. If several removals were pending at a power loss, any of them could be
+    /// undone, and the log would have a gap. Kafka renames them to `*.deleted` from the first to the last
+    /// (`LocalLog.truncateTo`): a crash on the way leaves that gap, and `LogLoader` does not mind.
     fn remove_segments_from(&mut self, kept: usize) -> io::Result<()> {
         while self.segments.len() > kept {
             let segment = self.segments.pop().expect("there are more than the kept ones");
             self.entries_unsynced = true;
             segment.remove(&self.disk)?;
+            self.sync_entries()?;
         }
         Ok(())
     }

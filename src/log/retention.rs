@@ -116,11 +116,11 @@ impl Log {
         for segment in self.segments.drain(..count) {
             let paths = segment.mark_deleted(&self.disk)?;
             self.deleted_files.extend(paths.into_iter().map(|path| DeletedFile { path, due }));
+            // For good before the next: a power loss that brought back an older one alone would leave a gap.
+            self.disk.sync_dir(&self.dir)?;
         }
         self.producers.remove_snapshots(&self.disk, &self.dir, self.segments[0].base_offset())?;
-        // For good, the oldest with the newest: a power loss that brought some of them back would leave a gap.
         self.entries_unsynced = true;
-        self.sync_entries()?;
         Ok(moved)
     }
 

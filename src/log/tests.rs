@@ -6,6 +6,7 @@ use super::testing::*;
 use super::{AppendError, Log, LogConfig, LogDirectory, ReadError};
 use crate::protocol::{BrokerEpoch, ErrorCode, LeaderEpoch, Offset};
 use crate::world::real::RealWorld;
+use crate::world::sim::Pending;
 use crate::world::{Chain, Disk, World};
 
 const SEGMENT_0: &str = "data/orders-0/00000000000000000000.log";
@@ -224,6 +225,63 @@ fn truncation_removes_later_segments_and_epochs() {
         assert_eq!(log.batches().len(), 3);
         assert_eq!(append(&mut log, 1, 9), (3, 3));
     });
+}
+
+/// Six segments, and an operation on them that dies between two changes to the disk with its machine's power; of the
+/// changes that were pending one survives, or all but one. The offsets of what is left, in all of these cases.
+fn crashed_within(operation: impl Fn(&mut Log) -> std::io::Result<()>) -> Vec<Vec<i64>> {
+    let mut left = Vec::new();
+    for (calls, one) in (0..45).flat_map(|calls| (0..8).map(move |one| (calls, one))) {
+        for survives in [true, false] {
+            let found = Machine::run(async |machine| {
+                let (_, mut log) = create(&machine.disk(), &small_segments());
+                for _ in 0..6 {
+                    append(&mut log, 3, 1);
+                }
+                log.flush().unwrap();
+                log.set_high_watermark(log.log_end());
+                machine.crash_after_disk_calls(calls);
+                // It may be over before.
+                let _ = operation(&mut log);
+                let choose = &mut |pending: &Pending| {
+                    (0..pending.changes.len()).map(|at| (at == one) == survives).collect::<Vec<bool>>()
+                };
+                let (_, log, _) = reopen(&machine.lose_power_choosing(choose).await, &small_segments());
+                log.batches().iter().map(|batch| batch.base_offset.0).collect::<Vec<i64>>()
+            });
+            left.push(found);
+        }
+    }
+    left
+}
+
+#[test]
+fn a_power_loss_within_a_truncation_leaves_no_gap() {
+    let left = crashed_within(|log| log.truncate_to(Offset(1)));
+    for found in &left {
+        assert_eq!(found[..], [0, 3, 6, 9, 12, 15][..found.len()], "a part of the log without what comes before it");
+    }
+    for length in [0, 1, 3, 5, 6] {
+        assert!(left.iter().any(|found| found.len() == length), "cut at every step, also at {length}");
+    }
+}
+
+#[test]
+fn a_power_loss_within_retention_leaves_no_gap() {
+    let left = crashed_within(|log| {
+        log.set_config(LogConfig { retention_bytes: 0, ..small_segments() });
+        log.delete_old_segments(crate::world::Time::ZERO, 0).map(drop)
+    });
+    for found in &left {
+        assert_eq!(
+            found[..],
+            [0, 3, 6, 9, 12, 15][6 - found.len()..],
+            "a part of the log without what comes behind it"
+        );
+    }
+    for length in [0, 1, 3, 5, 6] {
+        assert!(left.iter().any(|found| found.len() == length), "cut at every step, also at {length}");
+    }
 }
 
 #[test]

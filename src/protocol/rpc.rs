@@ -8,10 +8,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kafka_protocol::messages::ApiVersionsRequest;
+use kafka_protocol::messages::{ApiKey, ApiVersionsRequest};
 use kafka_protocol::protocol::{Request, StrBytes};
 use rand::RngExt;
 
+use super::fetch::{FetchAnswer, FetchQuestion};
 use super::wire;
 use crate::world::{ConnId, Endpoint, Event, HostPort, Rng, Time};
 
@@ -68,6 +69,11 @@ pub struct Reply {
 impl Reply {
     pub fn decode<R: Request>(&self) -> Result<R::Response, wire::WireError> {
         wire::decode_response::<R>(&self.frame, self.api_version)
+    }
+
+    /// As [`Reply::decode`], of a Fetch response.
+    pub fn decode_fetch(&self) -> Result<FetchAnswer, wire::WireError> {
+        wire::decode_fetch_answer(&self.frame, self.api_version)
     }
 }
 
@@ -146,6 +152,13 @@ impl<T> Peer<T> {
         let queued = self.queued.iter().map(|p| p.deadline).min();
         let in_flight = self.in_flight.iter().map(|p| p.deadline).min();
         [link, queued, in_flight].into_iter().flatten().min()
+    }
+
+    /// Sends a request whose response is awaited.
+    fn transmit(&mut self, conn: ConnId, request: Pending<T>, net: &mut Endpoint) {
+        let Pending { correlation_id, api_key: _, api_version, frame, deadline, expects_response: _, tag } = request;
+        net.send(conn, frame);
+        self.in_flight.push_back(InFlight { correlation_id, api_version, deadline, tag });
     }
 
     fn serves(&self, api_key: i16, version: i16) -> bool {
@@ -228,9 +241,29 @@ impl<T> RpcClient<T> {
         tag: T,
         net: &mut Endpoint,
     ) {
-        let mut refused = std::mem::take(&mut self.refused);
-        self.enqueue(now, peer, api_version, body, timeout, true, tag, net, &mut refused);
-        self.refused = refused;
+        let correlation_id = self.correlation_id();
+        let frame = wire::encode_request(body, api_version, correlation_id, &self.config.client_id);
+        let (api_key, deadline, expects_response) = (R::KEY, now + timeout, true);
+        let request = Pending { correlation_id, api_key, api_version, frame, deadline, expects_response, tag };
+        self.enqueue(now, peer, request, net);
+    }
+
+    /// As [`RpcClient::send`], for a follower's Fetch in version 16.
+    pub fn send_fetch(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        question: &FetchQuestion,
+        timeout: Duration,
+        tag: T,
+        net: &mut Endpoint,
+    ) {
+        let correlation_id = self.correlation_id();
+        let frame = wire::encode_fetch(question, correlation_id, &self.config.client_id);
+        let (api_key, api_version) = (ApiKey::Fetch as i16, 16);
+        let (deadline, expects_response) = (now + timeout, true);
+        let request = Pending { correlation_id, api_key, api_version, frame, deadline, expects_response, tag };
+        self.enqueue(now, peer, request, net);
     }
 
     /// Sends a request that has no response (Produce with acks=0). It completes when it is handed to the network.
@@ -246,34 +279,29 @@ impl<T> RpcClient<T> {
         net: &mut Endpoint,
         out: &mut Vec<Completion<T>>,
     ) {
-        self.enqueue(now, peer, api_version, body, timeout, false, tag, net, out);
+        let correlation_id = self.correlation_id();
+        let frame = wire::encode_request(body, api_version, correlation_id, &self.config.client_id);
+        let (api_key, deadline, expects_response) = (R::KEY, now + timeout, false);
+        let request = Pending { correlation_id, api_key, api_version, frame, deadline, expects_response, tag };
+        self.peers[peer.0].queued.push_back(request);
+        self.advance(now, peer.0, net, out);
     }
 
-    #[allow(clippy::too_many_arguments)] // what a request is made of
-    fn enqueue<R: Request>(
-        &mut self,
-        now: Time,
-        peer: PeerId,
-        api_version: i16,
-        body: &R,
-        timeout: Duration,
-        expects_response: bool,
-        tag: T,
-        net: &mut Endpoint,
-        out: &mut Vec<Completion<T>>,
-    ) {
-        let correlation_id = self.correlation_id();
-        let pending = Pending {
-            correlation_id,
-            api_key: R::KEY,
-            api_version,
-            frame: wire::encode_request(body, api_version, correlation_id, &self.config.client_id),
-            deadline: now + timeout,
-            expects_response,
-            tag,
-        };
-        self.peers[peer.0].queued.push_back(pending);
-        self.advance(now, peer.0, net, out);
+    fn enqueue(&mut self, now: Time, to: PeerId, request: Pending<T>, net: &mut Endpoint) {
+        let peer = &mut self.peers[to.0];
+        match peer.link {
+            // Nothing is queued on a connection that stands.
+            Link::Ready { conn } if peer.serves(request.api_key, request.api_version) => {
+                debug_assert!(peer.queued.is_empty());
+                peer.transmit(conn, request, net);
+            }
+            Link::Down | Link::Connecting { .. } | Link::Negotiating { .. } | Link::Ready { .. } => {
+                peer.queued.push_back(request);
+                let mut refused = std::mem::take(&mut self.refused);
+                self.advance(now, to.0, net, &mut refused);
+                self.refused = refused;
+            }
+        }
     }
 
     /// Closes the connection to `peer`, if any; everything waiting on it completes as disconnected.
@@ -388,17 +416,11 @@ impl<T> RpcClient<T> {
                 while let Some(pending) = peer.queued.pop_front() {
                     let result = if !peer.serves(pending.api_key, pending.api_version) {
                         Err(RpcError::UnsupportedVersion)
+                    } else if pending.expects_response {
+                        peer.transmit(conn, pending, net);
+                        continue;
                     } else {
                         net.send(conn, pending.frame);
-                        if pending.expects_response {
-                            peer.in_flight.push_back(InFlight {
-                                correlation_id: pending.correlation_id,
-                                api_version: pending.api_version,
-                                deadline: pending.deadline,
-                                tag: pending.tag,
-                            });
-                            continue;
-                        }
                         Ok(Reply { frame: Bytes::new(), api_version: pending.api_version })
                     };
                     out.push(Completion { peer: PeerId(index), tag: pending.tag, result });

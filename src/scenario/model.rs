@@ -425,6 +425,12 @@ pub enum Action {
     ElectPreferred {
         of: String,
     },
+    /// DeleteRecords (KIP-107) for every partition of a topic, or for one: what lies before the offset goes; without one,
+    /// what lies before the high watermark. Written like [`Action::ElectPreferred`].
+    DeleteRecords {
+        of: String,
+        before: Option<u64>,
+    },
 }
 
 /// Whom an action says to be aimed at, besides [`Fault::target`].
@@ -466,7 +472,8 @@ impl Action {
             | Action::ClockFreeze
             | Action::Heal
             | Action::ControlledShutdown
-            | Action::ElectPreferred { .. } => Subject::Target,
+            | Action::ElectPreferred { .. }
+            | Action::DeleteRecords { .. } => Subject::Target,
         }
     }
 

@@ -148,7 +148,7 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
         "segment" => words(SEGMENTS),
         "batch" => words(BATCHES),
         "field" => words(BatchField::NAMES),
-        "free-bytes" => at_least(0),
+        "free-bytes" | "before-offset" => at_least(0),
         "byte" => json!({"type": "integer"}),
         "bit" => json!({"type": "integer", "minimum": 0, "maximum": 7}),
         "brokers" => json!({"type": "integer", "minimum": 1, "maximum": 100}),
@@ -289,7 +289,7 @@ fn fault() -> Value {
         let is_its_own = |key: &&&str| START_KEYS.contains(key) || needed.contains(key) || optional.contains(key);
         let foreign = FAULT_KEYS.iter().filter(|key| !is_its_own(key));
         let mut properties: Map<String, Value> = foreign.map(|key| ((*key).to_owned(), json!(false))).collect();
-        if *action == "elect-preferred" {
+        if TOPIC_ACTIONS.contains(action) {
             properties.insert("target".to_owned(), json!({"pattern": "^[a-zA-Z0-9._-]+$"}));
         }
         let then = json!({"required": needed, "properties": properties});
@@ -298,12 +298,12 @@ fn fault() -> Value {
     of["allOf"] = actions.collect();
     of["oneOf"] = json!([{"required": ["at"]}, {"required": ["when"]}]);
     of["dependentRequired"] = json!({"after": ["when"]});
-    // A topic or a partition for `elect-preferred`, a target for everything else.
+    // A topic or a partition for what is asked of the cluster, a target for everything else.
     of["properties"]["target"] = described(json!({"type": "string"}), "`[[fault]]`", "target");
     let stops = ["crash", "power-loss", "crash-loop", "restart", "controlled-shutdown"];
     let others: Vec<&&str> = ACTIONS
         .iter()
-        .filter(|action| !["elect-preferred"].iter().chain(&stops).chain(DISK_ACTIONS).any(|a| a == *action))
+        .filter(|action| !TOPIC_ACTIONS.iter().chain(&stops).chain(DISK_ACTIONS).any(|a| a == *action))
         .collect();
     let all = of["allOf"].as_array_mut().expect("just set");
     for (actions, target) in [(json!(stops), "server"), (json!(DISK_ACTIONS), "disk"), (json!(others), "target")] {

@@ -240,7 +240,7 @@ fn each_action_and_each_target_is_accepted() {
         let is_one_of_two = |key: &str| (key == "for" && optional.contains(&"count")) || key == "byte";
         let keys = needed.iter().chain(optional).filter(|key| !is_one_of_two(key));
         let value = |key: &str| match key {
-            "target" if *action == "elect-preferred" => "\"orders\"",
+            "target" if TOPIC_ACTIONS.contains(action) => "\"orders\"",
             "target" if *action == "bit-rot" => "'file(1, \"orders-0/*.log\")'",
             "target" if DISK_ACTIONS.contains(action) => "\"disk(leader(orders-0))\"",
             "target" | "from" => "\"broker(1)\"",
@@ -255,7 +255,7 @@ fn each_action_and_each_target_is_accepted() {
             "direction" => "\"response\"",
             "drift" => "\"-50ppm\"",
             "pages" | "entries" => "\"subset\"",
-            "free-bytes" | "bit" => "3",
+            "free-bytes" | "bit" | "before-offset" => "3",
             "segment" => "\"sealed\"",
             "batch" => "\"first\"",
             "field" => "\"records\"",

@@ -127,6 +127,7 @@ pub const FAULT_KEYS: &[&str] = &[
     "field",
     "byte",
     "bit",
+    "before-offset",
 ];
 /// Values of `do` in `[[fault]]`.
 pub const ACTIONS: &[&str] = &[
@@ -141,6 +142,7 @@ pub const ACTIONS: &[&str] = &[
     "heal",
     "controlled-shutdown",
     "elect-preferred",
+    "delete-records",
     "throttle",
     "packet-loss",
     "flap",
@@ -178,6 +180,7 @@ pub fn keys_of(action: &str) -> Option<(&'static [&'static str], &'static [&'sta
         "crash" | "pause" | "isolate" | "controlled-shutdown" | "clock-freeze" => (&["target"], &["for"]),
         "restart" => (&["target"], &["config"]),
         "resume" | "elect-preferred" => (&["target"], &[]),
+        "delete-records" => (&["target"], &["before-offset"]),
         "partition" => (&["groups"], &["one-way", "for"]),
         "delay" => (&["from", "to", "by"], &["jitter", "both-ways", "for"]),
         "throttle" => (&["from", "to", "bandwidth"], &["both-ways", "for"]),
@@ -221,6 +224,9 @@ pub const DISK_ACTIONS: &[&str] = &[
     "drop-cache",
     "bit-rot",
 ];
+
+/// Values of `do` that are aimed at a topic or a partition.
+pub const TOPIC_ACTIONS: &[&str] = &["elect-preferred", "delete-records"];
 
 /// Values of `direction` in `[[fault]]`.
 pub const DIRECTIONS: &[&str] = &["request", "response"];

@@ -63,6 +63,11 @@ impl Replica {
         self.batches.last().map_or(Offset::ZERO, |batch| batch.last_offset + 1)
     }
 
+    /// Up to where it surely holds what it had: without power only what was flushed.
+    fn sure_end(&self) -> Offset {
+        if self.power_lost { self.log_end().min(Offset(self.flushed)) } else { self.log_end() }
+    }
+
     /// Why it does not hold `offset`.
     pub fn gone(&self, offset: Offset) -> Gone {
         let covers = |(from, end, _): &&(Offset, Offset, Gone)| *from <= offset && offset < *end;
@@ -492,7 +497,7 @@ impl Partition {
     /// Members of the ISR that should hold everything below `offset`.
     fn note_short_members(&mut self, at: Time, offset: Offset) {
         let members = self.isr.iter().filter_map(|member| self.replicas.get(member));
-        let mut short = members.filter(|replica| replica.log_end() < offset).peekable();
+        let mut short = members.filter(|replica| replica.sure_end() < offset).peekable();
         if short.peek().is_some() && short.all(|replica| replica.impaired) {
             self.impaired_members.insert(at);
         }

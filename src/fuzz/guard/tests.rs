@@ -250,7 +250,7 @@ fn an_unclean_election_excuses_losses_but_no_second_leader() {
     assert_eq!(told.lost(1), Some(Excuse::UncleanElection));
     let forbidden = told.guard_where_unclean(false);
     assert_eq!(forbidden.excuse_lost("orders-0", &promise(None, 1)), None);
-    for never in ["one-leader-per-epoch", "leader-epoch-went-back", "liveness"] {
+    for never in ["one-leader-per-epoch", "leader-epoch-went-back", "liveness", "log-matching"] {
         assert_eq!(told.breaks(never), None, "{never}");
     }
 }
@@ -374,6 +374,8 @@ fn a_replica_that_lost_power_may_join_the_isr_for_what_it_had() {
     let joins = |told: Told| told.changes(1, 1, &[1, 2, 3], false).breaks("candidate-completeness");
     assert_eq!(joins(left().stops(3, true).spoils(3, DiskAction::Replace)), Some(Excuse::InSyncReplicaLostPower));
     assert_eq!(joins(left().truncates(3, 1)), None, "it lost nothing with power");
+    assert_eq!(joins(left().stops(3, true)), Some(Excuse::InSyncReplicaLostPower), "while it is without power, too");
+    assert_eq!(joins(left().flushes(3, 2).stops(3, true)), None, "it has what it had");
     let begins = |told: Told| {
         let (partition, leader_epoch, leader) = (orders(), LeaderEpoch(1), BrokerId(1));
         let follows = Observation::BecameFollower { partition, leader_epoch, leader, log_end: Offset::ZERO };

@@ -124,7 +124,8 @@ fn each_target(fault: &mut Fault, change: &mut dyn FnMut(&mut Target)) {
         | Action::ClockFreeze
         | Action::Heal
         | Action::ControlledShutdown
-        | Action::ElectPreferred { .. } => {}
+        | Action::ElectPreferred { .. }
+        | Action::DeleteRecords { .. } => {}
     }
 }
 
@@ -241,7 +242,8 @@ fn simpler(fault: &Fault) -> Vec<Fault> {
         | Action::ClockFreeze
         | Action::Heal
         | Action::ControlledShutdown
-        | Action::ElectPreferred { .. } => {}
+        | Action::ElectPreferred { .. }
+        | Action::DeleteRecords { .. } => {}
     }
     if fault.duration.is_some() {
         simpler.push(Fault { duration: None, ..fault.clone() });
@@ -326,7 +328,8 @@ impl Part {
                 | Action::ClockFreeze
                 | Action::Heal
                 | Action::ControlledShutdown
-                | Action::ElectPreferred { .. } => None,
+                | Action::ElectPreferred { .. }
+                | Action::DeleteRecords { .. } => None,
             },
         }
     }

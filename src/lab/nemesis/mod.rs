@@ -16,7 +16,7 @@ use super::cluster::{AdminRequest, CONTROLLER, Cluster};
 use super::ghost::machine_of;
 use super::outcome::{FiredFault, TraceKind};
 use crate::coordinator;
-use crate::protocol::{BrokerId, TopicPartition};
+use crate::protocol::{BrokerId, Offset, TopicPartition};
 use crate::scenario::{Action, Condition, Counter, DiskAction, Fault, Subject, Target, Variant, When};
 use crate::world::Time;
 use crate::world::sim::{FaultId, LinkConditions, Load, RuleId, Survivors};
@@ -324,6 +324,10 @@ impl Nemesis {
             Action::ElectPreferred { of } => {
                 self.cluster.administer(AdminRequest::ElectPreferred(self.partitions_of(of)));
             }
+            Action::DeleteRecords { of, before } => {
+                let before = before.map(|offset| Offset(i64::try_from(offset).unwrap_or(i64::MAX)));
+                self.cluster.administer(AdminRequest::DeleteRecords(self.partitions_of(of), before));
+            }
         }
     }
 
@@ -354,7 +358,11 @@ impl Nemesis {
                 self.restarts.extend(targets);
                 self.boot_after_shutdown();
             }
-            Action::Restart { .. } | Action::Resume | Action::Heal | Action::ElectPreferred { .. } => {}
+            Action::Restart { .. }
+            | Action::Resume
+            | Action::Heal
+            | Action::ElectPreferred { .. }
+            | Action::DeleteRecords { .. } => {}
         }
         self.note_end(index, now);
     }
@@ -491,6 +499,7 @@ fn lasts(action: &Action) -> bool {
         | Action::Resume
         | Action::ClockStep { .. }
         | Action::Heal
-        | Action::ElectPreferred { .. } => false,
+        | Action::ElectPreferred { .. }
+        | Action::DeleteRecords { .. } => false,
     }
 }

@@ -7,7 +7,7 @@ use crate::log::Log;
 
 /// What an operation that was cut short may have done to the log.
 struct Reach {
-    /// So many of the oldest batches may be gone, each by itself.
+    /// So many of the oldest batches may be gone, the oldest of all first.
     deletable: usize,
     /// What ends below is there, but for the deletable ones.
     kept_to: Offset,
@@ -53,8 +53,8 @@ impl Run {
     fn reach(&self, op: &Op) -> Reach {
         let mut reach = Reach { deletable: 0, kept_to: self.model.end, appended: Vec::new() };
         match *op {
-            // Whole segments go, and a power loss may bring any of them back.
-            Op::Retention | Op::StartAnew(_) => reach.deletable = self.model.batches.len(),
+            Op::Retention => reach.deletable = self.model.batches.len(),
+            Op::StartAnew(_) => reach.kept_to = Offset::ZERO,
             Op::Truncate(thousandths) => reach.kept_to = self.at_thousandths(thousandths),
             Op::LosePower(_) => reach.kept_to = self.model.flushed,
             _ => {}
@@ -147,17 +147,19 @@ impl Model {
         let began_anew = recovery.dropped.iter().any(|dropped| dropped.reason == DropReason::BelowLogStart);
         let before = std::mem::take(&mut self.batches).into_iter().chain(appended);
         let mut found = recovery.batches.iter().peekable();
-        let mut is_over = false;
+        let (mut is_over, mut has_begun) = (false, false);
         for (at, (batch, timestamp)) in before.enumerate() {
             if found.next_if_eq(&&batch).is_some() {
                 assert!(!is_over, "{batch:?} is there and one before it is not");
+                has_begun = true;
                 self.batches.push((batch, timestamp));
                 continue;
             }
             let is_below_start = began_anew && batch.last_offset < log.log_start();
-            let is_lost = at >= deletable && batch.last_offset < kept_to && !is_below_start;
+            let may_be_deleted = at < deletable && !has_begun;
+            let is_lost = !may_be_deleted && batch.last_offset < kept_to && !is_below_start;
             assert!(!is_lost, "{batch:?} is lost");
-            is_over |= at >= deletable;
+            is_over |= !may_be_deleted;
         }
         assert_eq!(found.next(), None, "recovery invented batches");
         self.segments_start = log.segments[0].base_offset();

@@ -395,7 +395,11 @@ fn action(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mis
         "clock-drift" => at_target(machine::clock_drift(section, mistakes), mistakes),
         "clock-strobe" => at_target(machine::clock_strobe(section, mistakes), mistakes),
         "clock-freeze" => aimed(Action::ClockFreeze, mistakes),
-        "elect-preferred" => elect_preferred(section, names, mistakes),
+        "elect-preferred" => {
+            let of = topic_or_partition(section, what, names, mistakes)?;
+            Some((Action::ElectPreferred { of: of.clone() }, None, of))
+        }
+        "delete-records" => delete_records(section, what, names, mistakes),
         "heal" => Some((Action::Heal, None, String::new())),
         _ => disk::read(section, what, own, names, mistakes),
     }
@@ -453,7 +457,8 @@ fn misfit(action: &Action, target: &Target) -> Option<(&'static str, &'static st
         | Action::ClockStrobe { .. }
         | Action::ClockFreeze
         | Action::Heal
-        | Action::ElectPreferred { .. } => None,
+        | Action::ElectPreferred { .. }
+        | Action::DeleteRecords { .. } => None,
     }
 }
 
@@ -606,7 +611,24 @@ fn cycle(section: &Section<'_>, mistakes: &mut Mistakes) -> Option<(Cycle, Strin
     Some((cycle, text))
 }
 
-fn elect_preferred(section: &Section<'_>, names: &Names<'_>, mistakes: &mut Mistakes) -> Option<Read> {
+fn delete_records(section: &Section<'_>, what: &Text, names: &Names<'_>, mistakes: &mut Mistakes) -> Option<Read> {
+    let before = section.optional(|s, key, m| s.integer(key, 0..=i64::MAX, m), "before-offset", mistakes);
+    let of = topic_or_partition(section, what, names, mistakes)?;
+    let before = before?.map(|before| before.value as u64);
+    let text = match before {
+        Some(offset) => format!("{of} before {offset}"),
+        None => of.clone(),
+    };
+    Some((Action::DeleteRecords { of, before }, None, text))
+}
+
+/// The `target` of an action that is asked of the cluster.
+fn topic_or_partition(
+    section: &Section<'_>,
+    what: &Text,
+    names: &Names<'_>,
+    mistakes: &mut Mistakes,
+) -> Option<String> {
     if !section.has("target") {
         section.missing("target", "target = \"orders\"", mistakes);
         return None;
@@ -614,7 +636,7 @@ fn elect_preferred(section: &Section<'_>, names: &Names<'_>, mistakes: &mut Mist
     let of = section.text("target", mistakes)?;
     if of.value.contains('(') {
         mistakes
-            .add(&of.span, "`elect-preferred` is for a topic or a partition, not for a machine")
+            .add(&of.span, format!("`{}` is for a topic or a partition, not for a machine", what.value))
             .help("for example `target = \"orders\"` or `target = \"orders-0\"`");
         return None;
     }
@@ -622,7 +644,7 @@ fn elect_preferred(section: &Section<'_>, names: &Names<'_>, mistakes: &mut Mist
         note(dangling, &of.span, mistakes);
         return None;
     }
-    Some((Action::ElectPreferred { of: of.value.clone() }, None, of.value))
+    Some(of.value)
 }
 
 /// Faults that refer to one another: the other must have machines, and must be able to start first.

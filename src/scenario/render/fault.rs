@@ -55,6 +55,7 @@ fn word(action: &Action) -> &'static str {
         Action::Heal => "heal",
         Action::ControlledShutdown => "controlled-shutdown",
         Action::ElectPreferred { .. } => "elect-preferred",
+        Action::DeleteRecords { .. } => "delete-records",
     }
 }
 
@@ -107,6 +108,12 @@ fn details(out: &mut String, action: &Action) {
             self::cycle(out, cycle);
         }
         Action::ElectPreferred { of } => pair(out, "target", &quoted(of)),
+        Action::DeleteRecords { of, before } => {
+            pair(out, "target", &quoted(of));
+            if let Some(before) = before {
+                pair(out, "before-offset", &before.to_string());
+            }
+        }
         Action::Crash
         | Action::Pause
         | Action::Resume

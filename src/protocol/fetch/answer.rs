@@ -1,15 +1,15 @@
-//! The Fetch response, written by hand, because records must not be copied into it: `kafka-protocol` encodes into one
-//! buffer. Here the envelope goes into a buffer and the records stay where they are (Kafka's `MultiRecordsSend`).
-//! Tests hold it to the bytes of the library's encoder in every version.
+//! The Fetch response. The envelope goes into a buffer, the records stay where they are (Kafka's `MultiRecordsSend`).
 
 use bytes::Bytes;
+use kafka_protocol::messages::TopicName;
 use kafka_protocol::messages::fetch_response::{AbortedTransaction, NodeEndpoint};
-use kafka_protocol::messages::{ResponseHeader, TopicName};
 use kafka_protocol::protocol::Encodable;
 use uuid::Uuid;
 
-use super::primitives::{put_compact_array, put_compact_string, put_unsigned_varint, put_uuid};
-use super::{BrokerId, ErrorCode, LeaderEpoch, Offset};
+use super::fields::Fields;
+use super::{FLEXIBLE, VERSIONS};
+use crate::protocol::primitives::{DecodeError, put_compact_array, put_compact_string, put_unsigned_varint, put_uuid};
+use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 use crate::world::Chain;
 
 /// What a fetcher is answered.
@@ -63,8 +63,6 @@ impl PartitionAnswer {
     }
 }
 
-/// `KAFKA-8601`: versions from here on have compact lengths and tagged fields (KIP-482).
-const FLEXIBLE: i16 = 12;
 /// No preferred read replica (KIP-392): we name none.
 const NO_REPLICA: i32 = -1;
 
@@ -72,10 +70,8 @@ impl FetchAnswer {
     /// The frame of a response in version 4 to 16, header included.
     pub fn encode(self, version: i16, correlation_id: i32) -> Chain {
         let mut out = Envelope::new(version);
-        ResponseHeader::default()
-            .with_correlation_id(correlation_id)
-            .encode(&mut out.buffer, i16::from(version >= FLEXIBLE))
-            .expect("a response header always encodes");
+        out.int32(correlation_id);
+        out.no_tagged_fields();
         out.int32(0); // throttle_time_ms
         if version >= 7 {
             out.error(self.error);
@@ -89,6 +85,32 @@ impl FetchAnswer {
             out.node_endpoints(&self.node_endpoints);
         }
         out.finish()
+    }
+
+    /// Reads a response's frame. Sessions, read replicas, snapshots and what we do not know are passed over.
+    pub fn decode(frame: &Bytes, version: i16) -> Result<FetchAnswer, DecodeError> {
+        if !VERSIONS.contains(&version) {
+            return Err(DecodeError::Invalid("version"));
+        }
+        let mut fields = Fields::new(frame, version);
+        fields.int32()?; // correlation id
+        fields.skip_tagged_fields()?;
+        fields.int32()?; // throttle_time_ms
+        let mut answer = FetchAnswer::default();
+        if version >= 7 {
+            answer.error = ErrorCode::try_from_code(fields.int16()?);
+            fields.int32()?; // session_id
+        }
+        answer.topics = fields.array(TopicAnswer::decode)?.ok_or(DecodeError::Invalid("null array"))?;
+        fields.tagged_fields(|tag, field| {
+            if tag == 0 && version >= 16 {
+                answer.node_endpoints =
+                    field.array(Fields::decoded::<NodeEndpoint>)?.ok_or(DecodeError::Invalid("null array"))?;
+            }
+            Ok(())
+        })?;
+        fields.finish()?;
+        Ok(answer)
     }
 }
 
@@ -105,9 +127,48 @@ impl TopicAnswer {
         }
         out.no_tagged_fields();
     }
+
+    fn decode(fields: &mut Fields<'_>) -> Result<TopicAnswer, DecodeError> {
+        let (topic, topic_id) = fields.topic()?;
+        let partitions = fields.array(PartitionAnswer::decode)?.ok_or(DecodeError::Invalid("null array"))?;
+        fields.skip_tagged_fields()?;
+        Ok(TopicAnswer { topic, topic_id, partitions })
+    }
 }
 
 impl PartitionAnswer {
+    fn decode(fields: &mut Fields<'_>) -> Result<PartitionAnswer, DecodeError> {
+        let version = fields.version();
+        let (index, error) = (fields.int32()?, ErrorCode::try_from_code(fields.int16()?));
+        let (high_watermark, last_stable_offset) = (Offset(fields.int64()?), Offset(fields.int64()?));
+        let log_start = if version >= 5 { Offset(fields.int64()?) } else { Offset(-1) };
+        let aborted_transactions = fields.array(Fields::decoded::<AbortedTransaction>)?;
+        if version >= 11 {
+            fields.int32()?; // preferred_read_replica
+        }
+        let records = fields.bytes()?.unwrap_or_default().into();
+        let (mut diverging_epoch, mut current_leader) = (None, None);
+        fields.tagged_fields(|tag, field| {
+            match tag {
+                0 => diverging_epoch = Some((LeaderEpoch(field.int32()?), Offset(field.int64()?))),
+                1 => current_leader = Some((BrokerId(field.int32()?), LeaderEpoch(field.int32()?))),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok(PartitionAnswer {
+            index,
+            error,
+            high_watermark,
+            last_stable_offset,
+            log_start,
+            diverging_epoch,
+            current_leader,
+            aborted_transactions,
+            records,
+        })
+    }
+
     fn encode(self, out: &mut Envelope) {
         out.int32(self.index);
         out.error(self.error);
@@ -354,6 +415,34 @@ mod tests {
             let expected =
                 wire::encode_response::<FetchRequest>(&in_library(&answer, version), version, correlation_id);
             prop_assert_eq!(answer.encode(version, correlation_id).into_bytes(), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_library_writes_is_read(answer in answer(), version in 4..=16i16) {
+            let frame = wire::encode_response::<FetchRequest>(&in_library(&answer, version), version, 7);
+            let read = FetchAnswer::decode(&frame, version).unwrap();
+            let again = wire::encode_response::<FetchRequest>(&in_library(&read, version), version, 7);
+            // Offsets that are not in old versions read as unknown.
+            if version >= 5 {
+                prop_assert_eq!(again, frame);
+            }
+        }
+
+        #[test]
+        fn what_is_cut_or_garbled_is_refused_or_read_but_never_panics(
+            answer in answer(), version in 4..=16i16, at: usize, byte: u8, cut: bool,
+        ) {
+            let mut bytes = answer.encode(version, 7).into_bytes().to_vec();
+            let at = at % bytes.len();
+            if cut {
+                bytes.truncate(at);
+                prop_assert!(FetchAnswer::decode(&bytes.into(), version).is_err());
+            } else {
+                bytes[at] = byte;
+                let _ = FetchAnswer::decode(&bytes.into(), version);
+            }
         }
     }
 
