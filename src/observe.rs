@@ -191,7 +191,7 @@ pub enum Observation {
     Registered {
         broker_epoch: BrokerEpoch,
     },
-    /// Controller: a broker was fenced or unfenced.
+    /// Controller: a broker was fenced or unfenced, or another incarnation of it registered, which begins fenced.
     Fenced {
         broker: BrokerId,
         broker_epoch: BrokerEpoch,

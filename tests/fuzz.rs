@@ -50,6 +50,7 @@ proptest! {
         drawn in prop_oneof![
             scenarios(Profile::Replication),
             scenarios(Profile::Storage),
+            scenarios(Profile::Groups),
             scenarios(Profile::All),
         ]
     ) {

@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("replica", &["config", "defect", "log", "metadata", "observe", "protocol", "world"]),
     ("controller", &["config", "defect", "log", "metadata", "observe", "protocol", "world"]),
     // Groups decide over record batches and their own records; the broker carries requests, answers and appends.
-    ("coordinator", &["config", "log", "protocol", "world"]),
+    ("coordinator", &["config", "defect", "log", "protocol", "world"]),
     ("broker", &["config", "coordinator", "defect", "log", "metadata", "observe", "protocol", "replica", "world"]),
     // Of the log a client knows the layout of a record batch (`log::batch`), as it is on the wire and on disk.
     ("client", &["config", "defect", "log", "protocol", "world"]),
@@ -32,6 +32,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "client",
             "config",
             "controller",
+            // Which partition of `__consumer_offsets` a group belongs to.
+            "coordinator",
             "defect",
             "history",
             "log",
@@ -44,7 +46,23 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("check", &["history", "lab", "observe", "protocol", "scenario", "config", "world"]),
     ("explain", &["check", "client", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
     ("report", &["check", "client", "explain", "history", "lab", "observe", "protocol", "scenario", "config", "world"]),
-    ("fuzz", &["check", "config", "defect", "history", "lab", "observe", "protocol", "report", "scenario", "world"]),
+    // The name of `__consumer_offsets`.
+    (
+        "fuzz",
+        &[
+            "check",
+            "config",
+            "coordinator",
+            "defect",
+            "history",
+            "lab",
+            "observe",
+            "protocol",
+            "report",
+            "scenario",
+            "world",
+        ],
+    ),
 ];
 
 fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {

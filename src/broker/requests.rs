@@ -1,13 +1,15 @@
 //! Dispatch: which API in which versions, and who handles it (`KafkaApis.handle`, `ApiVersionManager`).
 
 use bytes::Bytes;
-use kafka_protocol::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use kafka_protocol::messages::api_versions_response::{
+    ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
+};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
     DescribeConfigsRequest, ElectLeadersRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest,
     MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
-use kafka_protocol::protocol::Request;
+use kafka_protocol::protocol::{Request, StrBytes};
 
 use super::Broker;
 use super::admin::Forwarded;
@@ -31,7 +33,7 @@ const fn api(key: ApiKey, advertised_min: i16, min: i16, max: i16) -> ServedApi 
     ServedApi { key, advertised_min, min, max }
 }
 
-const SERVED: [ServedApi; 24] = [
+const SERVED: [ServedApi; 26] = [
     // Up to 11: a client that may send 12 takes us to know transactions version 2.
     api(ApiKey::Produce, 0, 3, 11),
     api(ApiKey::Fetch, 0, 4, 16),
@@ -57,6 +59,8 @@ const SERVED: [ServedApi; 24] = [
     api(ApiKey::DeleteGroups, 0, 0, 2),
     api(ApiKey::OffsetDelete, 0, 0, 0),
     api(ApiKey::DescribeCluster, 0, 0, 1),
+    api(ApiKey::ConsumerGroupHeartbeat, 0, 0, 1),
+    api(ApiKey::ConsumerGroupDescribe, 0, 0, 1),
 ];
 
 impl Broker {
@@ -166,7 +170,9 @@ impl Broker {
     }
 }
 
-/// No tagged fields: librdkafka 2.0 miscounts their lengths.
+/// `group.version` 1: consumer groups (KIP-848). Kafka tells all of its features.
+const GROUP_VERSION: &str = "group.version";
+
 fn api_versions() -> ApiVersionsResponse {
     let keys = SERVED.iter().map(|api| {
         ApiVersion::default()
@@ -174,5 +180,13 @@ fn api_versions() -> ApiVersionsResponse {
             .with_min_version(api.advertised_min)
             .with_max_version(api.max)
     });
-    ApiVersionsResponse::default().with_api_keys(keys.collect())
+    let name = || StrBytes::from_static_str(GROUP_VERSION);
+    let supported = SupportedFeatureKey::default().with_name(name()).with_max_version(1);
+    let finalized =
+        FinalizedFeatureKey::default().with_name(name()).with_min_version_level(1).with_max_version_level(1);
+    ApiVersionsResponse::default()
+        .with_api_keys(keys.collect())
+        .with_supported_features(vec![supported])
+        .with_finalized_features_epoch(0)
+        .with_finalized_features(vec![finalized])
 }

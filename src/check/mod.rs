@@ -9,7 +9,9 @@ mod availability;
 pub mod bench;
 mod commits;
 mod compaction;
+mod context;
 mod cycles;
+mod events;
 mod evidence;
 mod expired;
 mod facts;
@@ -23,9 +25,10 @@ use std::collections::BTreeMap;
 
 use crate::history::HistoryEvent;
 
-pub(crate) use allowed::broker_of;
-pub use allowed::{Allowance, Context, VIOLATIONS_OF_LOSS, acks_name, allow_claimed_loss, allowed};
+pub use allowed::{Allowance, VIOLATIONS_OF_LOSS, allow_claimed_loss, allowed};
 pub use availability::without_successful_send;
+pub use context::{Context, acks_name};
+pub(crate) use events::broker_of;
 pub use evidence::{
     AbortedRead, Because, CommittedTooFar, Cycle, Dependency, Duplicate, Evidence, InconsistentOffsets, Jump,
     LostLatest, LostWrite, Phantom, PrecommittedRead, TombstoneMissed, Unseen,

@@ -37,6 +37,7 @@ fn fuzz_rows(announce: impl Fn(&str)) -> Vec<Row> {
         let name = match profile {
             Profile::Replication => "fuzz, profile replication",
             Profile::Storage => "fuzz, profile storage",
+            Profile::Groups => "fuzz, profile groups",
             Profile::All => "fuzz, profile all",
         };
         announce(name);

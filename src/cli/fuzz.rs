@@ -48,9 +48,9 @@ pub struct FuzzArgs {
     /// How long to go on, for example 60s or 10m [default: 60s, unless --seeds is given]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     time: Option<Duration>,
-    /// What to look at.
-    #[arg(long, value_enum, default_value_t = ProfileArg::All)]
-    profile: ProfileArg,
+    /// What to look at [default: all; with --defects-table the profile that each defect belongs to]
+    #[arg(long, value_enum)]
+    profile: Option<ProfileArg>,
     /// Switch on a known defect; may be given several times. See `faultline defects`.
     #[arg(long = "defect", value_name = "NAME", value_parser = parse_defect)]
     defects: Vec<Defect>,
@@ -85,6 +85,8 @@ enum ProfileArg {
     Replication,
     /// What disks keep
     Storage,
+    /// Consumer groups and their coordinators
+    Groups,
     /// Everything
     All,
 }
@@ -94,6 +96,7 @@ impl ProfileArg {
         match self {
             ProfileArg::Replication => Profile::Replication,
             ProfileArg::Storage => Profile::Storage,
+            ProfileArg::Groups => Profile::Groups,
             ProfileArg::All => Profile::All,
         }
     }
@@ -160,7 +163,7 @@ fn campaign_of(args: &FuzzArgs) -> Campaign {
     let unbounded = args.seeds.is_none() && args.time.is_none();
     let failures_max = args.failures.unwrap_or(if args.defects.is_empty() { 10 } else { 1 });
     Campaign {
-        profile: args.profile.profile(),
+        profile: args.profile.unwrap_or(ProfileArg::All).profile(),
         defects: args.defects.iter().copied().collect(),
         first_seed: args.seed,
         seeds: args.seeds.unwrap_or(u64::MAX),
@@ -279,7 +282,7 @@ fn defects_table(args: &FuzzArgs, file: &Path) -> anyhow::Result<Exit> {
     let defects = if args.defects.is_empty() { Defect::ALL.to_vec() } else { args.defects.clone() };
     let stop = stop_on_signal();
     let search = table::Search {
-        profile: args.profile.profile(),
+        profile: args.profile.map(ProfileArg::profile),
         first_seed: args.seed,
         seeds: args.seeds.unwrap_or(table::SEEDS_MAX),
         jobs: args.jobs.map_or_else(cores, usize::from),
@@ -298,7 +301,7 @@ fn defects_table(args: &FuzzArgs, file: &Path) -> anyhow::Result<Exit> {
             let _ = writeln!(io::stderr(), "{}: {error}", kept.display());
         }
     });
-    let text = table::markdown(&defects, &records, &search);
+    let text = table::markdown(&defects, &records, &search, cores());
     std::fs::write(file, &text).with_context(|| file.display().to_string())?;
     print(&text)?;
     Ok(if table::all_found(&defects, &records) { Exit::AsExpected } else { Exit::Unexpected })

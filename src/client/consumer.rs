@@ -232,7 +232,7 @@ impl Consumer {
         self.group.as_ref().is_none_or(|group| group.is_closed())
     }
 
-    /// The generation that we are a member of; -1: none.
+    /// The generation that we are a member of, or the member epoch; -1: none.
     pub fn generation(&self) -> i32 {
         self.group.as_ref().map_or(-1, |group| group.generation())
     }
@@ -302,6 +302,15 @@ impl Consumer {
         }
     }
 
+    /// Has the positions looked up anew at the high watermark, of all assigned partitions if none is named.
+    pub fn seek_to_end(&mut self, partitions: &[TopicPartition]) {
+        for assigned in &mut self.partitions {
+            if partitions.is_empty() || partitions.contains(&assigned.partition) {
+                assigned.reset(OffsetReset::Latest, None);
+            }
+        }
+    }
+
     /// Offset of the next record to be handed out; none if it is not known yet or the partition is not assigned.
     pub fn position(&self, partition: &TopicPartition) -> Option<Offset> {
         self.partitions.iter().find(|p| p.partition == *partition)?.position()
@@ -312,13 +321,14 @@ impl Consumer {
         self.with_group(|group, view| group.poll(now, net, view));
         self.follow_group(net);
         let mut polled = Vec::new();
-        if self.group.as_ref().is_some_and(|group| !group.hands_out()) {
+        if !self.hands_out() {
             self.run_once(now, net);
             return polled;
         }
         let checks_crcs = self.config.check_crcs && !self.config.defects.has(Defect::ServeCorruptBatch);
         while polled.len() < self.config.max_poll_records {
-            let Some(fetch) = self.completed_fetches.front_mut() else { break };
+            let Some(at) = self.next_fetched() else { break };
+            let fetch = &mut self.completed_fetches[at];
             let assigned = &mut self.partitions[fetch.index];
             let limit = self.config.max_poll_records - polled.len();
             let collected = collect(assigned, &mut fetch.records, checks_crcs, limit, &mut polled);
@@ -328,7 +338,7 @@ impl Consumer {
                 break;
             }
             assigned.is_buffered = false;
-            self.completed_fetches.pop_front();
+            self.completed_fetches.remove(at);
         }
         if let Some(group) = self.group.as_mut().filter(|_| !polled.is_empty()) {
             group.note_handed_out(now);
@@ -340,7 +350,39 @@ impl Consumer {
     /// Whether the next [`Consumer::poll`] has fetched data to look at. True after a poll that `max.poll.records` cut
     /// short: poll again then, no event will come for it.
     pub fn has_fetched(&self) -> bool {
-        !self.completed_fetches.is_empty()
+        self.hands_out() && self.next_fetched().is_some()
+    }
+
+    /// Not while a rebalance waits for commits: what was fetched is to be given up.
+    fn hands_out(&self) -> bool {
+        self.group.as_ref().is_none_or(|group| group.hands_out())
+    }
+
+    /// The first of the completed fetches that is not of a paused partition.
+    fn next_fetched(&self) -> Option<usize> {
+        self.completed_fetches.iter().position(|fetch| !self.partitions[fetch.index].is_paused)
+    }
+
+    /// Fetches nothing more of these partitions and hands nothing of them out, until they are resumed; those that are
+    /// not assigned are left out. A rebalance that takes a partition away forgets that it was paused.
+    pub fn pause(&mut self, partitions: &[TopicPartition]) {
+        self.set_paused(partitions, true);
+    }
+
+    /// Ends [`Consumer::pause`]. Acted on by the next poll or event.
+    pub fn resume(&mut self, partitions: &[TopicPartition]) {
+        self.set_paused(partitions, false);
+    }
+
+    fn set_paused(&mut self, partitions: &[TopicPartition], is_paused: bool) {
+        for assigned in self.partitions.iter_mut().filter(|assigned| partitions.contains(&assigned.partition)) {
+            assigned.is_paused = is_paused;
+        }
+    }
+
+    /// The partitions that are assigned, by hand or by the group.
+    pub fn assignment(&self) -> Vec<TopicPartition> {
+        self.partitions.iter().map(|assigned| assigned.partition.clone()).collect()
     }
 
     /// Looks up the ends of partitions (their high watermarks), assigned or not.
@@ -476,7 +518,7 @@ impl Consumer {
         for index in 0..self.partitions.len() {
             let assigned = &self.partitions[index];
             let FetchState::Fetching(position) = assigned.state else { continue };
-            if assigned.is_buffered {
+            if assigned.is_buffered || assigned.is_paused {
                 continue;
             }
             if assigned.retry_at > now {

@@ -89,11 +89,19 @@ pub(super) struct AssignedPartition {
     pub retry_at: Time,
     /// Fetched records wait for `poll`.
     pub is_buffered: bool,
+    /// By the application: not fetched, and nothing of it is handed out.
+    pub is_paused: bool,
 }
 
 impl AssignedPartition {
     pub fn new(partition: TopicPartition) -> AssignedPartition {
-        AssignedPartition { partition, state: FetchState::Initializing, retry_at: Time::ZERO, is_buffered: false }
+        AssignedPartition {
+            partition,
+            state: FetchState::Initializing,
+            retry_at: Time::ZERO,
+            is_buffered: false,
+            is_paused: false,
+        }
     }
 
     /// The position, valid or not; none while it is looked up.

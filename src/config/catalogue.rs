@@ -9,8 +9,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    Acks, AssignmentStrategy, Assignor, BrokerConfig, ConsumerConfig, OffsetReset, Partitioner, ProducerConfig,
-    TopicConfig, known,
+    Acks, AssignmentStrategy, Assignor, BrokerConfig, ConsumerConfig, GroupProtocol, MigrationPolicy, OffsetReset,
+    Partitioner, ProducerConfig, RemoteAssignor, ServerAssignor, ServerAssignors, TopicConfig, known,
 };
 use crate::log::compression::Compression;
 use crate::log::{CleanupPolicy, Ratio, StoredCompression, TimestampType};
@@ -309,6 +309,27 @@ word_field!(AssignmentStrategy {
     STICKY => AssignmentStrategy::One as Assignor::Sticky, STICKY;
     COOPERATIVE_STICKY => AssignmentStrategy::One as Assignor::CooperativeSticky, COOPERATIVE_STICKY;
 });
+word_field!(ServerAssignors {
+    "uniform,range" => ServerAssignors::UniformThenRange, "uniform,range";
+    "range,uniform" => ServerAssignors::RangeThenUniform, "range,uniform";
+    "uniform" => ServerAssignors::One as ServerAssignor::Uniform, "uniform";
+    "range" => ServerAssignors::One as ServerAssignor::Range, "range";
+});
+word_field!(GroupProtocol {
+    "classic" => GroupProtocol::Classic, "classic";
+    "consumer" => GroupProtocol::Consumer, "consumer";
+});
+word_field!(RemoteAssignor {
+    "null" => RemoteAssignor::CoordinatorsChoice, "null";
+    "uniform" => RemoteAssignor::One as ServerAssignor::Uniform, "uniform";
+    "range" => RemoteAssignor::One as ServerAssignor::Range, "range";
+});
+word_field!(MigrationPolicy {
+    "bidirectional" => MigrationPolicy::Bidirectional, "bidirectional";
+    "upgrade" => MigrationPolicy::Upgrade, "upgrade";
+    "downgrade" => MigrationPolicy::Downgrade, "downgrade";
+    "disabled" => MigrationPolicy::Disabled, "disabled";
+});
 word_field!(TimestampType {
     "CreateTime" => TimestampType::CreateTime, "CreateTime";
     "LogAppendTime" => TimestampType::LogAppendTime, "LogAppendTime";
@@ -437,6 +458,25 @@ const BROKER: &[Key<BrokerConfig>] = &[
     key!("group.max.session.timeout.ms", "1800000", millis(0), groups.max_session_timeout),
     key!("group.initial.rebalance.delay.ms", "3000", millis(0), groups.initial_rebalance_delay),
     key!("group.max.size", "2147483647", int(1), groups.max_size),
+    key!("group.consumer.session.timeout.ms", "45000", millis(1), groups.consumer_session_timeout),
+    key!("group.consumer.min.session.timeout.ms", "45000", millis(1), groups.consumer_min_session_timeout),
+    key!("group.consumer.max.session.timeout.ms", "60000", millis(1), groups.consumer_max_session_timeout),
+    key!("group.consumer.heartbeat.interval.ms", "5000", millis(1), groups.consumer_heartbeat_interval),
+    key!("group.consumer.min.heartbeat.interval.ms", "5000", millis(1), groups.consumer_min_heartbeat_interval),
+    key!("group.consumer.max.heartbeat.interval.ms", "15000", millis(1), groups.consumer_max_heartbeat_interval),
+    key!("group.consumer.max.size", "2147483647", int(1), groups.consumer_max_size),
+    key!(
+        "group.consumer.assignors",
+        "uniform,range",
+        Kind::Choice(&["uniform,range", "range,uniform", "uniform", "range"]),
+        groups.consumer_assignors
+    ),
+    key!(
+        "group.consumer.migration.policy",
+        "bidirectional",
+        Kind::Choice(&["bidirectional", "upgrade", "downgrade", "disabled"]),
+        groups.consumer_migration_policy
+    ),
     key!("offset.metadata.max.bytes", "4096", int(0), groups.offset_metadata_max_bytes),
     key!("offsets.load.buffer.size", "5242880", int(1), groups.offsets_load_buffer_size),
     key!("offsets.commit.timeout.ms", "5000", millis(1), groups.offsets_commit_timeout),
@@ -555,6 +595,8 @@ const PRODUCER: &[Key<ProducerConfig>] = &[
 ];
 
 const CONSUMER: &[Key<ConsumerConfig>] = &[
+    key!("group.protocol", "classic", Kind::Choice(&["classic", "consumer"]), group_protocol),
+    key!("group.remote.assignor", "null", Kind::Choice(&["null", "uniform", "range"]), group_remote_assignor),
     key!("session.timeout.ms", "45000", millis(0), session_timeout),
     key!("heartbeat.interval.ms", "3000", millis(1), heartbeat_interval),
     key!("max.poll.interval.ms", "300000", millis(1), max_poll_interval),

@@ -139,7 +139,74 @@ impl Default for BrokerConfig {
     }
 }
 
-/// Kafka's `GroupCoordinatorConfig`, for classic groups.
+/// An assignor of the group coordinator (KIP-848).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerAssignor {
+    Uniform,
+    Range,
+}
+
+impl ServerAssignor {
+    /// Its name in the protocol.
+    pub fn name(self) -> &'static str {
+        match self {
+            ServerAssignor::Uniform => "uniform",
+            ServerAssignor::Range => "range",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<ServerAssignor> {
+        [ServerAssignor::Uniform, ServerAssignor::Range].into_iter().find(|assignor| assignor.name() == name)
+    }
+}
+
+/// `group.consumer.assignors`: what a coordinator has to offer; the first one is for members that do not choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerAssignors {
+    UniformThenRange,
+    RangeThenUniform,
+    One(ServerAssignor),
+}
+
+impl ServerAssignors {
+    pub fn assignors(self) -> Vec<ServerAssignor> {
+        match self {
+            ServerAssignors::UniformThenRange => vec![ServerAssignor::Uniform, ServerAssignor::Range],
+            ServerAssignors::RangeThenUniform => vec![ServerAssignor::Range, ServerAssignor::Uniform],
+            ServerAssignors::One(assignor) => vec![assignor],
+        }
+    }
+
+    pub fn default_assignor(self) -> ServerAssignor {
+        match self {
+            ServerAssignors::UniformThenRange => ServerAssignor::Uniform,
+            ServerAssignors::RangeThenUniform => ServerAssignor::Range,
+            ServerAssignors::One(assignor) => assignor,
+        }
+    }
+}
+
+/// `group.consumer.migration.policy`: which groups with members change their protocol when their members do. Groups
+/// without members always do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationPolicy {
+    Bidirectional,
+    Upgrade,
+    Downgrade,
+    Disabled,
+}
+
+impl MigrationPolicy {
+    pub fn upgrades(self) -> bool {
+        matches!(self, MigrationPolicy::Bidirectional | MigrationPolicy::Upgrade)
+    }
+
+    pub fn downgrades(self) -> bool {
+        matches!(self, MigrationPolicy::Bidirectional | MigrationPolicy::Downgrade)
+    }
+}
+
+/// Kafka's `GroupCoordinatorConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupCoordinatorConfig {
     /// `group.min.session.timeout.ms` (6000)
@@ -150,6 +217,22 @@ pub struct GroupCoordinatorConfig {
     pub initial_rebalance_delay: Duration,
     /// `group.max.size` (2147483647)
     pub max_size: usize,
+    /// `group.consumer.session.timeout.ms` (45000): of members of consumer groups, whatever they would like. Within
+    /// `group.consumer.min.session.timeout.ms` (45000) and `group.consumer.max.session.timeout.ms` (60000).
+    pub consumer_session_timeout: Duration,
+    pub consumer_min_session_timeout: Duration,
+    pub consumer_max_session_timeout: Duration,
+    /// `group.consumer.heartbeat.interval.ms` (5000): what members of consumer groups are told. Within
+    /// `group.consumer.min.heartbeat.interval.ms` (5000) and `group.consumer.max.heartbeat.interval.ms` (15000).
+    pub consumer_heartbeat_interval: Duration,
+    pub consumer_min_heartbeat_interval: Duration,
+    pub consumer_max_heartbeat_interval: Duration,
+    /// `group.consumer.max.size` (2147483647)
+    pub consumer_max_size: usize,
+    /// `group.consumer.assignors` (uniform,range)
+    pub consumer_assignors: ServerAssignors,
+    /// `group.consumer.migration.policy` (bidirectional)
+    pub consumer_migration_policy: MigrationPolicy,
     /// `offset.metadata.max.bytes` (4096)
     pub offset_metadata_max_bytes: usize,
     /// `offsets.load.buffer.size` (5242880)
@@ -166,6 +249,8 @@ pub struct GroupCoordinatorConfig {
     pub offsets_topic_replication_factor: i16,
     /// `offsets.topic.segment.bytes` (104857600)
     pub offsets_topic_segment_bytes: u32,
+    /// Known defects that are on.
+    pub defects: Defects,
 }
 
 impl Default for GroupCoordinatorConfig {
@@ -176,6 +261,15 @@ impl Default for GroupCoordinatorConfig {
             max_session_timeout: ms(1_800_000),
             initial_rebalance_delay: ms(3_000),
             max_size: i32::MAX as usize,
+            consumer_session_timeout: ms(45_000),
+            consumer_min_session_timeout: ms(45_000),
+            consumer_max_session_timeout: ms(60_000),
+            consumer_heartbeat_interval: ms(5_000),
+            consumer_min_heartbeat_interval: ms(5_000),
+            consumer_max_heartbeat_interval: ms(15_000),
+            consumer_max_size: i32::MAX as usize,
+            consumer_assignors: ServerAssignors::UniformThenRange,
+            consumer_migration_policy: MigrationPolicy::Bidirectional,
             offset_metadata_max_bytes: 4_096,
             offsets_load_buffer_size: 5 * 1024 * 1024,
             offsets_commit_timeout: ms(5_000),
@@ -184,6 +278,7 @@ impl Default for GroupCoordinatorConfig {
             offsets_topic_num_partitions: 50,
             offsets_topic_replication_factor: 3,
             offsets_topic_segment_bytes: 100 * 1024 * 1024,
+            defects: Defects::NONE,
         }
     }
 }
@@ -194,6 +289,7 @@ impl BrokerConfig {
     pub fn with_defects(mut self, defects: Defects) -> BrokerConfig {
         self.defects = defects;
         self.log.defects = defects;
+        self.groups.defects = defects;
         self
     }
 }
@@ -345,6 +441,31 @@ impl AssignmentStrategy {
     }
 }
 
+/// `group.protocol`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupProtocol {
+    Classic,
+    /// KIP-848.
+    Consumer,
+}
+
+/// `group.remote.assignor`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoteAssignor {
+    /// What the coordinator has first.
+    CoordinatorsChoice,
+    One(ServerAssignor),
+}
+
+impl RemoteAssignor {
+    pub fn assignor(self) -> Option<ServerAssignor> {
+        match self {
+            RemoteAssignor::CoordinatorsChoice => None,
+            RemoteAssignor::One(assignor) => Some(assignor),
+        }
+    }
+}
+
 /// Kafka's `ConsumerConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConsumerConfig {
@@ -352,6 +473,10 @@ pub struct ConsumerConfig {
     pub group_id: Option<String>,
     /// `group.instance.id`: a static member (KIP-345).
     pub group_instance_id: Option<String>,
+    /// `group.protocol` (classic)
+    pub group_protocol: GroupProtocol,
+    /// `group.remote.assignor` (null): which assignor the coordinator is to use.
+    pub group_remote_assignor: RemoteAssignor,
     /// `session.timeout.ms` (45000)
     pub session_timeout: Duration,
     /// `heartbeat.interval.ms` (3000)
@@ -401,6 +526,8 @@ impl Default for ConsumerConfig {
         ConsumerConfig {
             group_id: None,
             group_instance_id: None,
+            group_protocol: GroupProtocol::Classic,
+            group_remote_assignor: RemoteAssignor::CoordinatorsChoice,
             session_timeout: ms(45_000),
             heartbeat_interval: ms(3_000),
             max_poll_interval: ms(300_000),

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Acks, BrokerConfig, ConfigError, ProducerConfig};
+use super::{
+    Acks, BrokerConfig, ConfigError, ConsumerConfig, GroupCoordinatorConfig, GroupProtocol, ProducerConfig,
+};
 use crate::log::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression, TimestampType};
 
 /// Topic-level configuration: `None` inherits the broker's.
@@ -140,7 +142,62 @@ impl BrokerConfig {
         if wait > self.replica_lag_time_max {
             return Err(conflict("replica.lag.time.max.ms", self.replica_lag_time_max));
         }
+        self.groups.validate()
+    }
+}
+
+impl GroupCoordinatorConfig {
+    /// What must hold between the keys of consumer groups (`GroupCoordinatorConfig`'s constructor).
+    fn validate(&self) -> Result<(), ConfigError> {
+        const SESSION: &str = "group.consumer.session.timeout.ms";
+        const HEARTBEAT: &str = "group.consumer.heartbeat.interval.ms";
+        let (session, heartbeat) = (self.consumer_session_timeout, self.consumer_heartbeat_interval);
+        let ms = Duration::from_millis(1);
+        // (what, at least what)
+        let bounds = [
+            ((SESSION, session), ("group.consumer.min.session.timeout.ms", self.consumer_min_session_timeout)),
+            (("group.consumer.max.session.timeout.ms", self.consumer_max_session_timeout), (SESSION, session)),
+            (
+                (HEARTBEAT, heartbeat),
+                ("group.consumer.min.heartbeat.interval.ms", self.consumer_min_heartbeat_interval),
+            ),
+            (
+                ("group.consumer.max.heartbeat.interval.ms", self.consumer_max_heartbeat_interval),
+                (HEARTBEAT, heartbeat),
+            ),
+            ((SESSION, session), (HEARTBEAT, heartbeat + ms)),
+        ];
+        for ((key, value), (bound, least)) in bounds {
+            if value < least {
+                let (value, least) = (value.as_millis(), least.as_millis());
+                let message = match bound == HEARTBEAT && key == SESSION {
+                    true => format!("`{key}` ({value}) must be greater than `{bound}` ({})", least - 1),
+                    false => format!("`{key}` ({value}) must be greater than or equal to `{bound}` ({least})"),
+                };
+                return Err(ConfigError::Conflict { keys: vec![key, bound], message });
+            }
+        }
         Ok(())
+    }
+}
+
+impl ConsumerConfig {
+    /// Refuses keys that the chosen group protocol does not have (`ConsumerConfig.checkUnsupportedConfigs`). `is_set` says
+    /// whether the user set a key.
+    pub fn validate(&self, is_set: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
+        let (protocol, unsupported): (&str, &[&'static str]) = match self.group_protocol {
+            GroupProtocol::Classic => ("classic", &["group.remote.assignor"]),
+            GroupProtocol::Consumer => {
+                ("consumer", &["partition.assignment.strategy", "heartbeat.interval.ms", "session.timeout.ms"])
+            }
+        };
+        match unsupported.iter().find(|key| is_set(key)) {
+            None => Ok(()),
+            Some(key) => Err(ConfigError::Conflict {
+                keys: vec![key, "group.protocol"],
+                message: format!("`{key}` cannot be set when `group.protocol` is {protocol}"),
+            }),
+        }
     }
 }
 

@@ -45,7 +45,7 @@ use crate::metadata::{ImageChanges, MetadataRecord};
 use crate::observe::{Observation, Observer};
 use crate::protocol::fetch::{FetchAnswer, PartitionAnswer, TopicAnswer};
 use crate::protocol::wire::{RequestFrame, WireError, encode_response};
-use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
 use crate::world::{Chain, ConnId, Endpoint, Event, HostPort, Process, Rng, Time, World};
 use heartbeats::BrokerControlState;
 use metadata_log::{Fetched, MetadataLog};
@@ -250,7 +250,8 @@ impl Controller {
             }
             MetadataRecord::RegisterBroker { broker, .. } | MetadataRecord::BrokerRegistrationChange { broker, .. } => {
                 let after = &self.state.image.brokers[broker];
-                if before.fenced != after.fenced {
+                let is_replaced = before.broker_epoch.is_some_and(|epoch| epoch != after.epoch);
+                if before.fenced != after.fenced || is_replaced {
                     let (broker, broker_epoch, fenced) = (*broker, after.epoch, after.fenced);
                     self.observe(now, Observation::Fenced { broker, broker_epoch, fenced });
                 }
@@ -598,11 +599,13 @@ struct Before {
     isr: Option<Vec<BrokerId>>,
     /// The broker was fenced, or not registered.
     fenced: bool,
+    /// `None` if it was not registered.
+    broker_epoch: Option<BrokerEpoch>,
 }
 
 impl Before {
     fn of(state: &ControllerState, record: &MetadataRecord) -> Before {
-        let mut before = Before { isr: None, fenced: true };
+        let mut before = Before { isr: None, fenced: true, broker_epoch: None };
         if let MetadataRecord::PartitionChange { topic_id, partition, .. } = record {
             let topic = state.image.topics.get(topic_id);
             before.isr = topic.and_then(|t| t.partitions.get(partition)).map(|p| p.isr.clone());
@@ -610,7 +613,9 @@ impl Before {
         if let MetadataRecord::RegisterBroker { broker, .. } | MetadataRecord::BrokerRegistrationChange { broker, .. } =
             record
         {
-            before.fenced = state.image.brokers.get(broker).is_none_or(|b| b.fenced);
+            let known = state.image.brokers.get(broker);
+            before.fenced = known.is_none_or(|b| b.fenced);
+            before.broker_epoch = known.map(|b| b.epoch);
         }
         before
     }

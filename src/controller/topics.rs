@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::METADATA_TOPIC;
 use super::placement::{Placer, UsableBroker};
 use super::state::{ControllerState, Decision};
+use crate::config::{self, ConfigError, Scope};
 use crate::metadata::{MetadataRecord, TOPIC_RESOURCE, directory};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch};
 
@@ -29,7 +30,7 @@ fn error<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, ApiError> 
 }
 
 /// Creates topics, each on its own: one that fails does not stop the others (`createTopics`). `new_topic_id` makes
-/// ids. Configurations are stored as they come; whoever forwards the request has checked them.
+/// ids.
 pub fn create_topics(
     state: &ControllerState,
     request: &CreateTopicsRequest,
@@ -96,6 +97,19 @@ fn validate_new_topic_name(state: &ControllerState, name: &str) -> Result<(), Ap
     Ok(())
 }
 
+/// `LogConfig.validate`: every key of a topic that Kafka has is taken, also those that nothing here acts on.
+fn check_config(key: &str, value: &str) -> Result<(), ApiError> {
+    let message = match config::check(Scope::Topic, key, value) {
+        Ok(()) | Err(ConfigError::NotModelled { .. }) => return Ok(()),
+        Err(ConfigError::Unknown { .. }) => format!("Unknown topic config name: {key}"),
+        Err(ConfigError::Invalid { key, value, expected }) => {
+            format!("Invalid value {value} for configuration {key}: it must be {expected}")
+        }
+        Err(ConfigError::Conflict { message, .. }) => message,
+    };
+    error(ErrorCode::InvalidConfig, message)
+}
+
 fn create_topic(
     state: &ControllerState,
     topic: &CreatableTopic,
@@ -104,6 +118,9 @@ fn create_topic(
     if let Some(config) = topic.configs.iter().find(|c| c.value.is_none()) {
         let message = format!("Null value not supported for topic configs: {}", config.name);
         return error(ErrorCode::InvalidConfig, message);
+    }
+    for config in &topic.configs {
+        check_config(&config.name, config.value.as_deref().unwrap_or_default())?;
     }
     let assignments = if topic.assignments.is_empty() {
         place_replicas(state, topic.num_partitions, topic.replication_factor)?

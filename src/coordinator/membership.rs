@@ -18,16 +18,17 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::classic::{ClassicGroup, InitialDelay, Member, State};
-use super::shard::{Assignments, Clock, Outcome, Shard, Then};
+use super::shard::{Assignments, Group, Moment, Outcome, Shard, Then};
 use super::timers::{TimerKey, Timers};
 use super::{Answer, RequestContext, Ticket};
 use crate::config::GroupCoordinatorConfig;
+use crate::defect::Defect;
 use crate::protocol::ErrorCode;
 
 /// How long a new member may wait in its first JoinGroup (`CLASSIC_GROUP_NEW_MEMBER_JOIN_TIMEOUT_MS`).
 const NEW_MEMBER_JOIN_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// From this version of JoinGroup on a dynamic member is told its id first (KIP-394).
-const JOIN_REQUIRES_MEMBER_ID: i16 = 4;
+pub(super) const JOIN_REQUIRES_MEMBER_ID: i16 = 4;
 /// From this version on a static leader that comes back is told not to assign (KIP-814).
 const JOIN_KNOWS_SKIP_ASSIGNMENT: i16 = 9;
 
@@ -39,7 +40,7 @@ impl Shard {
     /// `classicGroupJoin`
     pub fn join_group(
         &mut self,
-        clock: Clock,
+        moment: Moment<'_>,
         context: &RequestContext,
         request: &JoinGroupRequest,
         new_member_id: impl FnOnce(&StrBytes) -> StrBytes,
@@ -47,15 +48,27 @@ impl Shard {
     ) -> Outcome {
         let group_id = &request.group_id.0;
         let is_unknown = request.member_id.is_empty();
+        let mut tombstones = Vec::new();
+        match self.groups.get(group_id) {
+            Some(Group::Consumer(group)) if !group.members.is_empty() => {
+                return self.join_consumer_group(moment, context, request, new_member_id, ticket);
+            }
+            Some(Group::Consumer(group)) => {
+                tombstones = group.tombstones();
+                self.groups.remove(group_id);
+            }
+            Some(Group::Classic(_)) | None => {}
+        }
         let is_new_group = !self.groups.contains_key(group_id);
         if is_new_group && !is_unknown {
             self.answers.push((ticket, join_error(&request.member_id, ErrorCode::UnknownMemberId)));
             return Outcome::default();
         }
         if is_new_group {
-            self.groups.insert(group_id.clone(), ClassicGroup::new(group_id.clone(), clock.wall_ms));
+            let group = ClassicGroup::new(group_id.clone(), moment.wall_ms);
+            self.groups.insert(group_id.clone(), Group::Classic(group));
         }
-        let mut step = self.step(clock, group_id).expect("made just now");
+        let mut step = self.step(moment, group_id).expect("made just now");
         let outcome = if !step.accepts(&request.member_id) {
             step.group.remove(&request.member_id);
             step.answer(ticket, join_error(&StrBytes::default(), ErrorCode::GroupMaxSizeReached));
@@ -71,31 +84,32 @@ impl Shard {
             step.join_existing_member(context, request, ticket)
         };
         if is_new_group && outcome.is_empty() {
-            let record = step.group.empty_record();
+            tombstones.push(step.group.empty_record());
             let then = Then::GroupCreated { ticket, group: group_id.clone(), member: request.member_id.clone() };
-            return Outcome { records: vec![record], replay: false, then };
+            return Outcome { records: tombstones, then, ..Outcome::default() };
         }
         outcome
     }
 
     /// `classicGroupSync`
-    pub fn sync_group(&mut self, clock: Clock, request: &SyncGroupRequest, ticket: Ticket) -> Outcome {
+    pub fn sync_group(
+        &mut self,
+        moment: Moment<'_>,
+        request: &SyncGroupRequest,
+        ticket: Ticket,
+    ) -> Result<Outcome, ErrorCode> {
         let group_id = &request.group_id.0;
-        let found = self.step(clock, group_id).filter(|step| step.group.state != State::Empty);
-        let Some(mut step) = found else {
-            self.answers.push((ticket, sync_error(ErrorCode::UnknownMemberId)));
-            return Outcome::default();
-        };
-        if let Err(error) = step.validate_sync(request) {
-            step.answer(ticket, sync_error(error));
-            return Outcome::default();
+        if let Some(Group::Consumer(_)) = self.groups.get(group_id) {
+            return self.sync_consumer_group(moment, request, ticket);
         }
-        match step.group.state {
+        let found = self.step(moment, group_id).filter(|step| step.group.state != State::Empty);
+        let Some(mut step) = found else {
+            return Err(ErrorCode::UnknownMemberId);
+        };
+        step.validate_sync(request)?;
+        Ok(match step.group.state {
             State::Empty => unreachable!("filtered out above"),
-            State::PreparingRebalance => {
-                step.answer(ticket, sync_error(ErrorCode::RebalanceInProgress));
-                Outcome::default()
-            }
+            State::PreparingRebalance => return Err(ErrorCode::RebalanceInProgress),
             State::CompletingRebalance => step.sync_while_completing(request, ticket),
             State::Stable => {
                 step.remove_pending_sync(&request.member_id);
@@ -103,17 +117,20 @@ impl Shard {
                 step.answer(ticket, answer);
                 Outcome::default()
             }
-        }
+        })
     }
 
     /// `classicGroupHeartbeat`
     pub fn heartbeat(
         &mut self,
-        clock: Clock,
+        moment: Moment<'_>,
         request: &HeartbeatRequest,
         ticket: Ticket,
     ) -> Result<Outcome, ErrorCode> {
-        let mut step = self.step(clock, &request.group_id.0).ok_or(ErrorCode::UnknownMemberId)?;
+        if let Some(Group::Consumer(_)) = self.groups.get(&request.group_id.0) {
+            return self.heartbeat_consumer_group(moment, request, ticket);
+        }
+        let mut step = self.step(moment, &request.group_id.0).ok_or(ErrorCode::UnknownMemberId)?;
         step.group.validate_member(&request.member_id, request.group_instance_id.as_ref())?;
         if request.generation_id != step.group.generation {
             return Err(ErrorCode::IllegalGeneration);
@@ -127,6 +144,9 @@ impl Shard {
             // The sync timer has a key of its own: a heartbeat does not stand for SyncGroup (KAFKA-12890).
             State::CompletingRebalance | State::Stable => {
                 step.reschedule_heartbeat(&request.member_id);
+                if step.config.defects.has(Defect::HeartbeatCompletesSyncTimer) {
+                    step.remove_pending_sync(&request.member_id);
+                }
                 0
             }
         };
@@ -137,11 +157,14 @@ impl Shard {
     /// `classicGroupLeave`. A request below version 3 names its one member like a later one.
     pub fn leave_group(
         &mut self,
-        clock: Clock,
+        moment: Moment<'_>,
         request: &LeaveGroupRequest,
         ticket: Ticket,
     ) -> Result<Outcome, ErrorCode> {
-        let mut step = self.step(clock, &request.group_id.0).ok_or(ErrorCode::UnknownMemberId)?;
+        if let Some(Group::Consumer(_)) = self.groups.get(&request.group_id.0) {
+            return Ok(self.leave_consumer_group_as_classic(moment, request, ticket));
+        }
+        let mut step = self.step(moment, &request.group_id.0).ok_or(ErrorCode::UnknownMemberId)?;
         let mut has_left = false;
         let mut members = Vec::with_capacity(request.members.len());
         for member in &request.members {
@@ -164,28 +187,32 @@ impl Shard {
     }
 
     /// A deadline of a classic group has passed.
-    pub fn on_group_timer(&mut self, clock: Clock, key: &TimerKey) -> Outcome {
+    pub fn on_group_timer(&mut self, moment: Moment<'_>, key: &TimerKey) -> Outcome {
         let (TimerKey::Heartbeat { group, .. } | TimerKey::Join { group } | TimerKey::Sync { group }) = key else {
             return Outcome::default();
         };
-        let Some(mut step) = self.step(clock, group) else { return Outcome::default() };
+        let Some(mut step) = self.step(moment, group) else { return Outcome::default() };
         match key {
             TimerKey::Heartbeat { member, .. } => step.expire_heartbeat(member),
             TimerKey::Join { .. } => step.on_join_timer(),
             TimerKey::Sync { .. } => step.expire_pending_sync(),
-            TimerKey::Expiration => unreachable!("no group's"),
+            TimerKey::Session { .. }
+            | TimerKey::Rebalance { .. }
+            | TimerKey::ClassicJoin { .. }
+            | TimerKey::ClassicSync { .. }
+            | TimerKey::Expiration => unreachable!("no classic group's"),
         }
     }
 
     /// The record that SyncGroup waited for is committed, or will never be.
     pub fn on_assignment_stored(
         &mut self,
-        clock: Clock,
+        moment: Moment<'_>,
         (group, generation): (&StrBytes, i32),
         assignments: &Assignments,
         result: Result<(), ErrorCode>,
     ) -> Outcome {
-        let Some(mut step) = self.step(clock, group) else { return Outcome::default() };
+        let Some(mut step) = self.step(moment, group) else { return Outcome::default() };
         // Another member may have joined meanwhile.
         if step.group.state != State::CompletingRebalance || step.group.generation != generation {
             return Outcome::default();
@@ -196,7 +223,7 @@ impl Shard {
                     member.assignment = assignments.get(&member.id).cloned().unwrap_or_default();
                 }
                 step.propagate_assignment(None);
-                step.group.transition_to(State::Stable, clock.wall_ms);
+                step.group.transition_to(State::Stable, moment.wall_ms);
                 Outcome::default()
             }
             Err(error) => {
@@ -209,12 +236,12 @@ impl Shard {
     /// The record of a static member's new id is committed, or will never be.
     pub fn on_static_member_stored(
         &mut self,
-        clock: Clock,
+        moment: Moment<'_>,
         replaced: StaticReplacement,
         result: Result<(), ErrorCode>,
     ) {
         let StaticReplacement { group, instance, former, member, ticket, api_version, leader } = replaced;
-        let Some(mut step) = self.step(clock, &group) else { return };
+        let Some(mut step) = self.step(moment, &group) else { return };
         if step.group.static_members.get(&instance) != Some(&member) {
             return;
         }
@@ -241,9 +268,9 @@ impl Shard {
     }
 
     /// What a loaded group needs: its members must be heard of (`GroupMetadataManager.onLoaded`).
-    pub fn on_group_loaded(&mut self, clock: Clock, group: &StrBytes) -> Outcome {
+    pub fn on_group_loaded(&mut self, moment: Moment<'_>, group: &StrBytes) -> Outcome {
         let max_size = self.config.max_size;
-        let Some(mut step) = self.step(clock, group) else { return Outcome::default() };
+        let Some(mut step) = self.step(moment, group) else { return Outcome::default() };
         let members: Vec<StrBytes> = step.group.members.keys().cloned().collect();
         for member in &members {
             step.reschedule_heartbeat(member);
@@ -253,7 +280,8 @@ impl Shard {
 
     /// Whoever waits in a JoinGroup or SyncGroup looks for the new coordinator (`onUnloaded`).
     pub fn on_unloaded(&mut self) {
-        for group in self.groups.values_mut() {
+        let classic = self.groups.values_mut().filter_map(Group::classic_mut);
+        for group in classic {
             for member in group.members.values_mut() {
                 if let Some(ticket) = member.awaiting_join.take() {
                     self.answers.push((ticket, join_error(&member.id, ErrorCode::NotCoordinator)));
@@ -265,9 +293,18 @@ impl Shard {
         }
     }
 
-    fn step<'a>(&'a mut self, clock: Clock, group: &StrBytes) -> Option<Step<'a>> {
-        let group = self.groups.get_mut(group)?;
-        Some(Step { clock, group, timers: &mut self.timers, answers: &mut self.answers, config: &self.config })
+    /// The group of a consumer group that has become a classic one (`convertToClassicGroup`): its members must be heard of
+    /// and, unless one took another's place, share out anew.
+    pub fn on_downgraded(&mut self, moment: Moment<'_>, group: &StrBytes, rebalances: bool) -> Outcome {
+        let Some(mut step) = self.step(moment, group) else { return Outcome::default() };
+        let members: Vec<StrBytes> = step.group.members.keys().cloned().collect();
+        members.iter().for_each(|member| step.reschedule_heartbeat(member));
+        if rebalances { step.prepare_rebalance() } else { Outcome::default() }
+    }
+
+    fn step<'a>(&'a mut self, moment: Moment<'a>, group: &StrBytes) -> Option<Step<'a>> {
+        let group = self.groups.get_mut(group)?.classic_mut()?;
+        Some(Step { moment, group, timers: &mut self.timers, answers: &mut self.answers, config: &self.config })
     }
 }
 
@@ -307,7 +344,7 @@ fn join_response(group: &ClassicGroup, member: StrBytes, leader: Option<StrBytes
 
 /// One step of one group, with what it can reach.
 struct Step<'a> {
-    clock: Clock,
+    moment: Moment<'a>,
     group: &'a mut ClassicGroup,
     timers: &'a mut Timers,
     answers: &'a mut Vec<(Ticket, Answer)>,
@@ -457,7 +494,15 @@ impl Step<'_> {
                     leader,
                 };
                 let record = self.group.record(|member| member.assignment.clone());
-                Outcome { records: vec![record], replay: false, then: Then::StaticMemberStored(replaced) }
+                Outcome { records: vec![record], then: Then::StaticMemberStored(replaced), ..Outcome::default() }
+            }
+            State::CompletingRebalance if self.config.defects.has(Defect::StaticRejoinNoRebalance) => {
+                self.group.pending_sync.remove(old);
+                self.group.pending_sync.insert(new.clone());
+                let members = if self.group.is_leader(new) { self.group.join_response_members() } else { Vec::new() };
+                let response = join_response(self.group, new.clone(), self.group.leader.clone()).with_members(members);
+                self.complete_join(new, response);
+                Outcome::default()
             }
             // The leader may have its old id and assign to that (KAFKA-9801).
             State::CompletingRebalance => self.prepare_rebalance(),
@@ -493,7 +538,7 @@ impl Step<'_> {
         }
         self.cancel_sync();
         let is_initial = self.group.state == State::Empty;
-        self.group.transition_to(State::PreparingRebalance, self.clock.wall_ms);
+        self.group.transition_to(State::PreparingRebalance, self.moment.wall_ms);
         if !is_initial {
             return self.maybe_complete_join_else_schedule();
         }
@@ -501,7 +546,7 @@ impl Step<'_> {
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         let remaining_ms = self.group.rebalance_timeout_ms().saturating_sub(delay_ms);
         self.group.initial_delay = Some(InitialDelay { delay_ms, remaining_ms });
-        self.timers.set(self.join_key(), self.clock.now + delay);
+        self.timers.set(self.join_key(), self.moment.now + delay);
         Outcome::default()
     }
 
@@ -518,7 +563,7 @@ impl Step<'_> {
         let next_ms = initial_ms.min(remaining_ms);
         let remaining_ms = remaining_ms.saturating_sub(delay_ms);
         self.group.initial_delay = Some(InitialDelay { delay_ms: next_ms, remaining_ms });
-        self.timers.set(self.join_key(), self.clock.now + Duration::from_millis(next_ms));
+        self.timers.set(self.join_key(), self.moment.now + Duration::from_millis(next_ms));
         Outcome::default()
     }
 
@@ -527,7 +572,7 @@ impl Step<'_> {
             return self.complete_join_phase();
         }
         let timeout = Duration::from_millis(self.group.rebalance_timeout_ms());
-        self.timers.set(self.join_key(), self.clock.now + timeout);
+        self.timers.set(self.join_key(), self.moment.now + timeout);
         Outcome::default()
     }
 
@@ -551,13 +596,13 @@ impl Step<'_> {
         if !self.group.maybe_elect_new_joined_leader() && !self.group.members.is_empty() {
             // Only static members are left, and none of them is back: their sessions decide.
             let timeout = Duration::from_millis(self.group.rebalance_timeout_ms());
-            self.timers.set(self.join_key(), self.clock.now + timeout);
+            self.timers.set(self.join_key(), self.moment.now + timeout);
             return Outcome::default();
         }
-        self.group.init_next_generation(self.clock.wall_ms);
+        self.group.init_next_generation(self.moment.wall_ms);
         if self.group.state == State::Empty {
             let record = self.group.record(|_| Bytes::new());
-            return Outcome { records: vec![record], replay: false, then: Then::Nothing };
+            return Outcome { records: vec![record], ..Outcome::default() };
         }
         let members: Vec<StrBytes> = self.group.members.keys().cloned().collect();
         for id in members {
@@ -569,7 +614,7 @@ impl Step<'_> {
             self.group.pending_sync.insert(id);
         }
         let timeout = Duration::from_millis(self.group.rebalance_timeout_ms());
-        self.timers.set(self.sync_key(), self.clock.now + timeout);
+        self.timers.set(self.sync_key(), self.moment.now + timeout);
         Outcome::default()
     }
 
@@ -589,8 +634,8 @@ impl Step<'_> {
         let (group, generation) = (self.group.id.clone(), self.group.generation);
         Outcome {
             records: vec![record],
-            replay: false,
             then: Then::AssignmentStored { group, generation, assignments },
+            ..Outcome::default()
         }
     }
 
@@ -704,7 +749,7 @@ impl Step<'_> {
     }
 
     fn schedule_heartbeat(&mut self, member: &StrBytes, timeout: Duration) {
-        self.timers.set(self.heartbeat_key(member), self.clock.now + timeout);
+        self.timers.set(self.heartbeat_key(member), self.moment.now + timeout);
     }
 
     fn cancel_heartbeat(&mut self, member: &StrBytes) {

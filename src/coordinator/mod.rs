@@ -3,13 +3,19 @@
 //! group's coordinator.
 //!
 //! Plain synchronous code: requests, deadlines and the progress of the high watermark go in; appends and answers come
-//! out. By subject: `classic` (a group and its members), `membership` (join, sync, heartbeat, leave: the rebalance),
-//! `offsets` (commits), `shard` (the groups of one partition, their expiry), `record` (what is written), `runtime`
-//! (loading, waiting for the high watermark). The broker finds coordinators, makes the topic, and carries the answers.
-//! Groups of KIP-848 would be a second kind beside `classic`.
+//! out. By subject: `classic` (a group of the classic protocol) and `membership` (join, sync, heartbeat, leave: the
+//! rebalance); `consumer` (a group of KIP-848), `heartbeat` and `advance` (what moves it), `migration` (from one protocol to
+//! the other); `offsets` (commits), `shard` (the groups of one partition, their expiry), `record` (what is written),
+//! `runtime` (loading, waiting for the high watermark). The broker finds coordinators, makes the topic, and carries the
+//! answers.
 
+mod advance;
 mod classic;
+mod consumer;
+mod embedded;
+mod heartbeat;
 mod membership;
+mod migration;
 mod offsets;
 mod record;
 mod request;
@@ -18,6 +24,7 @@ mod shard;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod topics;
 
 use std::collections::BTreeMap;
 
@@ -28,10 +35,11 @@ use kafka_protocol::protocol::StrBytes;
 use rand::RngExt;
 use uuid::Uuid;
 
-pub use self::record::{GroupMetadataValue, MemberMetadata, OffsetAndMetadata, Record};
+pub use self::record::{GroupMetadataValue, MemberMetadata, OffsetAndMetadata, Record, TopicMetadata};
 pub use self::request::{Answer, GroupRequest, RequestContext, Ticket};
 use self::runtime::Runtime;
-use self::shard::Clock;
+use self::shard::Moment;
+use self::topics::Topics;
 use crate::config::GroupCoordinatorConfig;
 use crate::protocol::{ErrorCode, LeaderEpoch, Offset};
 use crate::world::{IoWait, Rng, Time};
@@ -61,6 +69,7 @@ pub struct LogBounds {
 pub struct GroupCoordinator {
     config: GroupCoordinatorConfig,
     partitions: BTreeMap<i32, Runtime>,
+    topics: Topics,
     /// Answered without asking a partition.
     answers: Vec<(Ticket, Answer)>,
     /// The earliest deadline of all partitions.
@@ -75,6 +84,7 @@ impl GroupCoordinator {
         GroupCoordinator {
             config,
             partitions: BTreeMap::new(),
+            topics: Topics::default(),
             answers: Vec::new(),
             next: None,
             is_loading: false,
@@ -94,15 +104,15 @@ impl GroupCoordinator {
         leader_epoch: LeaderEpoch,
         log: &mut dyn CoordinatorLog,
     ) {
-        let clock = Clock { now, wall_ms };
         if self.partitions.get(&partition).is_some_and(|runtime| runtime.leader_epoch >= leader_epoch) {
             return;
         }
         self.on_resignation((now, wall_ms), partition);
-        match Runtime::load(clock, partition, leader_epoch, self.config.clone(), log) {
+        let moment = Moment { now, wall_ms, topics: &self.topics };
+        match Runtime::load(moment, partition, leader_epoch, self.config.clone(), log) {
             Ok(mut runtime) => {
                 if runtime.loading.is_none() {
-                    runtime.on_loaded(clock, log);
+                    runtime.on_loaded(moment, log);
                 }
                 self.partitions.insert(partition, runtime);
             }
@@ -113,7 +123,7 @@ impl GroupCoordinator {
     /// Another broker leads `partition`, or nobody, or it is gone (`onResignation`).
     pub fn on_resignation(&mut self, (now, wall_ms): (Time, i64), partition: i32) {
         if let Some(mut runtime) = self.partitions.remove(&partition) {
-            runtime.unload(Clock { now, wall_ms });
+            runtime.unload(Moment { now, wall_ms, topics: &self.topics });
             self.answers.append(&mut runtime.shard.answers);
         }
     }
@@ -131,7 +141,7 @@ impl GroupCoordinator {
         is_over: impl Fn(IoWait) -> bool,
     ) {
         for runtime in self.partitions.values_mut().filter(|runtime| runtime.loading.is_some_and(&is_over)) {
-            runtime.on_loaded(Clock { now, wall_ms }, log);
+            runtime.on_loaded(Moment { now, wall_ms, topics: &self.topics }, log);
         }
     }
 
@@ -156,7 +166,14 @@ impl GroupCoordinator {
             Some(runtime) => runtime,
         };
         let rng = &mut self.rng;
-        runtime.handle(Clock { now, wall_ms }, log, context, request, |prefix| new_member_id(prefix, rng), ticket);
+        runtime.handle(
+            Moment { now, wall_ms, topics: &self.topics },
+            log,
+            context,
+            request,
+            |prefix| new_member_id(prefix, rng),
+            ticket,
+        );
     }
 
     /// What Kafka checks before it asks a partition.
@@ -171,7 +188,10 @@ impl GroupCoordinator {
             GroupRequest::Commit(_)
             | GroupRequest::Fetch { .. }
             | GroupRequest::Describe(_)
+            | GroupRequest::ConsumerDescribe(_)
             | GroupRequest::Delete(_) => false,
+            // Refused with a message.
+            GroupRequest::ConsumerHeartbeat(_) => false,
         };
         if needs_group && request.group_id().is_empty() {
             return Err(ErrorCode::InvalidGroupId);
@@ -204,7 +224,20 @@ impl GroupCoordinator {
         log: &mut dyn CoordinatorLog,
     ) {
         if let Some(runtime) = self.partitions.get_mut(&partition) {
-            runtime.on_high_watermark(Clock { now, wall_ms }, log, offset);
+            runtime.on_high_watermark(Moment { now, wall_ms, topics: &self.topics }, log, offset);
+        }
+    }
+
+    /// Topics that are new or have more partitions. What has not changed is ignored.
+    pub fn on_topics(&mut self, topics: impl IntoIterator<Item = (StrBytes, TopicMetadata)>) {
+        let mut changed = Vec::new();
+        for (name, topic) in topics {
+            if self.topics.put(&name, topic) {
+                changed.push(name);
+            }
+        }
+        if !changed.is_empty() {
+            self.partitions.values_mut().for_each(|runtime| runtime.shard.on_topics_changed(&changed));
         }
     }
 
@@ -212,13 +245,18 @@ impl GroupCoordinator {
     pub fn on_topics_deleted(
         &mut self,
         (now, wall_ms): (Time, i64),
-        topics: &[StrBytes],
+        deleted: &[(Uuid, StrBytes)],
         log: &mut dyn CoordinatorLog,
     ) {
+        deleted.iter().for_each(|(id, _)| self.topics.remove(id));
+        let topics: Vec<StrBytes> = deleted.iter().map(|(_, name)| name.clone()).collect();
+        for runtime in self.partitions.values_mut() {
+            runtime.shard.on_topics_changed(&topics);
+        }
         for runtime in self.partitions.values_mut().filter(|runtime| runtime.loading.is_none()) {
-            for topic in topics {
+            for topic in &topics {
                 let outcome = runtime.shard.forget_topic(topic);
-                runtime.execute(Clock { now, wall_ms }, log, outcome);
+                runtime.execute(Moment { now, wall_ms, topics: &self.topics }, log, outcome);
             }
         }
     }
@@ -241,7 +279,7 @@ impl GroupCoordinator {
     pub fn on_timer(&mut self, (now, wall_ms): (Time, i64), log: &mut dyn CoordinatorLog) {
         for runtime in self.partitions.values_mut() {
             if runtime.loading.is_none() && runtime.deadline().is_some_and(|at| at <= now) {
-                runtime.on_timer(Clock { now, wall_ms }, log);
+                runtime.on_timer(Moment { now, wall_ms, topics: &self.topics }, log);
             }
         }
     }

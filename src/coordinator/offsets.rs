@@ -18,7 +18,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::classic::State;
 use super::record::{OffsetAndMetadata, Record};
-use super::shard::{Clock, Outcome, Shard, offset_tombstone};
+use super::shard::{Group, Moment, Outcome, Shard, offset_tombstone};
 use super::timers::TimerKey;
 use super::{Answer, Ticket};
 use crate::protocol::{ErrorCode, Offset};
@@ -115,14 +115,14 @@ impl Shard {
     /// `commitOffset`
     pub fn commit_offsets(
         &mut self,
-        clock: Clock,
+        moment: Moment<'_>,
         api_version: i16,
         request: &OffsetCommitRequest,
         ticket: Ticket,
     ) -> Result<Outcome, ErrorCode> {
         self.validate_offset_commit(api_version, request)?;
-        self.refresh_session(clock, &request.group_id.0, &request.member_id);
-        let expire_timestamp_ms = (request.retention_time_ms >= 0).then(|| clock.wall_ms + request.retention_time_ms);
+        self.refresh_session(moment, &request.group_id.0, &request.member_id);
+        let expire_timestamp_ms = (request.retention_time_ms >= 0).then(|| moment.wall_ms + request.retention_time_ms);
         let mut response = OffsetCommitResponse::default();
         let mut records = Vec::new();
         for topic in &request.topics {
@@ -143,7 +143,7 @@ impl Shard {
                         offset: partition.committed_offset,
                         leader_epoch: partition.committed_leader_epoch,
                         metadata,
-                        commit_timestamp_ms: clock.wall_ms,
+                        commit_timestamp_ms: moment.wall_ms,
                         expire_timestamp_ms,
                     }),
                 });
@@ -157,12 +157,18 @@ impl Shard {
     /// `ClassicGroup.validateOffsetCommit`, and the simple group that a commit without membership makes.
     fn validate_offset_commit(&self, api_version: i16, request: &OffsetCommitRequest) -> Result<(), ErrorCode> {
         let generation = request.generation_id_or_member_epoch;
-        let Some(group) = self.groups.get(&request.group_id.0) else {
-            return match api_version {
-                _ if generation < 0 => Ok(()),
-                COMMIT_KNOWS_GROUP_ID_NOT_FOUND.. => Err(ErrorCode::GroupIdNotFound),
-                _ => Err(ErrorCode::IllegalGeneration),
-            };
+        let group = match self.groups.get(&request.group_id.0) {
+            Some(Group::Classic(group)) => group,
+            Some(Group::Consumer(group)) => {
+                return group.validate_offset_commit(api_version, &request.member_id, generation);
+            }
+            None => {
+                return match api_version {
+                    _ if generation < 0 => Ok(()),
+                    COMMIT_KNOWS_GROUP_ID_NOT_FOUND.. => Err(ErrorCode::GroupIdNotFound),
+                    _ => Err(ErrorCode::IllegalGeneration),
+                };
+            }
         };
         // An administrator, or a consumer that is no member.
         if generation < 0 && group.state == State::Empty {
@@ -184,15 +190,25 @@ impl Shard {
     }
 
     /// A commit is a sign of life (of members of the classic protocol).
-    fn refresh_session(&mut self, clock: Clock, group: &StrBytes, member: &StrBytes) {
-        let Some(group) = self.groups.get(group) else { return };
+    fn refresh_session(&mut self, moment: Moment<'_>, group: &StrBytes, member: &StrBytes) {
+        let Some(Group::Classic(group)) = self.groups.get(group) else { return };
         if !matches!(group.state, State::Stable | State::PreparingRebalance) {
             return;
         }
         if let Some(member) = group.members.get(member) {
             let timeout = std::time::Duration::from_millis(u64::try_from(member.session_timeout_ms).unwrap_or(0));
             let key = TimerKey::Heartbeat { group: group.id.clone(), member: member.id.clone() };
-            self.timers.set(key, clock.now + timeout);
+            self.timers.set(key, moment.now + timeout);
+        }
+    }
+
+    /// A member of a consumer group names itself and its epoch. An unknown group has no offsets, which is no error.
+    pub fn validate_offset_fetch(&self, request: &OffsetFetchRequestGroup) -> Result<(), ErrorCode> {
+        match self.groups.get(&request.group_id.0) {
+            Some(Group::Consumer(group)) => {
+                group.validate_offset_fetch(request.member_id.as_ref(), request.member_epoch)
+            }
+            Some(Group::Classic(_)) | None => Ok(()),
         }
     }
 
@@ -238,7 +254,10 @@ impl Shard {
     pub fn delete_offsets(&mut self, request: &OffsetDeleteRequest, ticket: Ticket) -> Result<Outcome, ErrorCode> {
         let id = &request.group_id.0;
         let group = self.groups.get(id).ok_or(ErrorCode::GroupIdNotFound)?;
-        if group.state != State::Empty && !group.uses_consumer_protocol() {
+        if let Group::Classic(group) = group
+            && group.state != State::Empty
+            && !group.uses_consumer_protocol()
+        {
             return Err(ErrorCode::NonEmptyGroup);
         }
         let mut records = Vec::new();

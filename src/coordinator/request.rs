@@ -1,14 +1,15 @@
 //! What is asked of a group coordinator, and what it answers, each as Kafka's message.
 
+use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
-    SyncGroupRequest, SyncGroupResponse,
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, GroupId, HeartbeatRequest, HeartbeatResponse,
+    JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, OffsetCommitRequest,
+    OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, SyncGroupRequest, SyncGroupResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -33,6 +34,8 @@ pub enum GroupRequest {
     Join(JoinGroupRequest),
     Sync(SyncGroupRequest),
     Heartbeat(HeartbeatRequest),
+    /// Of a member of a consumer group (KIP-848).
+    ConsumerHeartbeat(ConsumerGroupHeartbeatRequest),
     /// In the form of version 3 and later: members in `members`.
     Leave(LeaveGroupRequest),
     /// Of partitions that exist.
@@ -44,6 +47,8 @@ pub enum GroupRequest {
     OffsetDelete(OffsetDeleteRequest),
     /// All of one partition.
     Describe(Vec<GroupId>),
+    /// Consumer groups only, all of one partition.
+    ConsumerDescribe(Vec<GroupId>),
     Delete(Vec<GroupId>),
 }
 
@@ -53,12 +58,41 @@ pub enum Answer {
     Join(JoinGroupResponse),
     Sync(SyncGroupResponse),
     Heartbeat(HeartbeatResponse),
+    ConsumerHeartbeat(ConsumerGroupHeartbeatResponse),
     Leave(LeaveGroupResponse),
     Commit(OffsetCommitResponse),
     Fetch(OffsetFetchResponseGroup),
     OffsetDelete(OffsetDeleteResponse),
     Describe(Vec<DescribedGroup>),
+    ConsumerDescribe(Vec<DescribedConsumerGroup>),
     Delete(Vec<DeletableGroupResult>),
+}
+
+/// Why nothing was done about a request, with what Kafka says to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Refusal {
+    pub error: ErrorCode,
+    pub message: Option<String>,
+}
+
+impl Refusal {
+    pub fn new(error: ErrorCode, message: &str) -> Refusal {
+        Refusal { error, message: Some(message.to_owned()) }
+    }
+
+    /// The answer to a ConsumerGroupHeartbeat.
+    pub fn into_answer(self) -> Answer {
+        let response = ConsumerGroupHeartbeatResponse::default()
+            .with_error_code(response_error(self.error).code())
+            .with_error_message(self.message.map(StrBytes::from_string));
+        Answer::ConsumerHeartbeat(response)
+    }
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(error: ErrorCode) -> Refusal {
+        Refusal { error, message: None }
+    }
 }
 
 impl GroupRequest {
@@ -68,11 +102,14 @@ impl GroupRequest {
             GroupRequest::Join(request) => &request.group_id.0,
             GroupRequest::Sync(request) => &request.group_id.0,
             GroupRequest::Heartbeat(request) => &request.group_id.0,
+            GroupRequest::ConsumerHeartbeat(request) => &request.group_id.0,
             GroupRequest::Leave(request) => &request.group_id.0,
             GroupRequest::Commit(request) => &request.group_id.0,
             GroupRequest::Fetch { group, .. } => &group.group_id.0,
             GroupRequest::OffsetDelete(request) => &request.group_id.0,
-            GroupRequest::Describe(groups) | GroupRequest::Delete(groups) => groups.first().map_or("", |id| &id.0),
+            GroupRequest::Describe(groups) | GroupRequest::ConsumerDescribe(groups) | GroupRequest::Delete(groups) => {
+                groups.first().map_or("", |id| &id.0)
+            }
         }
     }
 
@@ -92,6 +129,7 @@ impl GroupRequest {
                 let code = if error == ErrorCode::CoordinatorLoadInProgress { 0 } else { code };
                 Answer::Heartbeat(HeartbeatResponse::default().with_error_code(code))
             }
+            GroupRequest::ConsumerHeartbeat(_) => Refusal::from(error).into_answer(),
             GroupRequest::Leave(request) => Answer::Leave(leave_failed(request, error)),
             GroupRequest::Commit(request) => Answer::Commit(commit_failed(request, code)),
             GroupRequest::Fetch { group, .. } => Answer::Fetch(fetch_failed(group.group_id.clone(), error)),
@@ -101,6 +139,11 @@ impl GroupRequest {
             GroupRequest::Describe(groups) => {
                 let failed = |id: &GroupId| DescribedGroup::default().with_group_id(id.clone()).with_error_code(code);
                 Answer::Describe(groups.iter().map(failed).collect())
+            }
+            GroupRequest::ConsumerDescribe(groups) => {
+                let failed =
+                    |id: &GroupId| DescribedConsumerGroup::default().with_group_id(id.clone()).with_error_code(code);
+                Answer::ConsumerDescribe(groups.iter().map(failed).collect())
             }
             GroupRequest::Delete(groups) => {
                 let failed =
@@ -152,6 +195,7 @@ impl Answer {
             Answer::Join(response) => Answer::Join(response.with_error_code(code)),
             Answer::Sync(_) => Answer::Sync(SyncGroupResponse::default().with_error_code(code)),
             Answer::Heartbeat(_) => Answer::Heartbeat(HeartbeatResponse::default().with_error_code(code)),
+            Answer::ConsumerHeartbeat(_) => Refusal::from(error).into_answer(),
             Answer::Leave(_) => Answer::Leave(LeaveGroupResponse::default().with_error_code(code)),
             Answer::Commit(mut response) => {
                 let partitions = response.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
@@ -163,6 +207,10 @@ impl Answer {
             Answer::Describe(mut groups) => {
                 groups.iter_mut().for_each(|group| group.error_code = code);
                 Answer::Describe(groups)
+            }
+            Answer::ConsumerDescribe(mut groups) => {
+                groups.iter_mut().for_each(|group| group.error_code = code);
+                Answer::ConsumerDescribe(groups)
             }
             Answer::Delete(mut results) => {
                 results.iter_mut().for_each(|result| result.error_code = code);

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use super::record::{Record, decode_batches, encode_batch};
 use super::request::response_error;
-use super::shard::{Clock, Outcome, Shard, Then};
+use super::shard::{Moment, Outcome, Shard, Then};
 use super::{CoordinatorLog, GroupRequest, RequestContext, Ticket};
 use crate::config::GroupCoordinatorConfig;
 use crate::log::batch::Header;
@@ -42,7 +42,7 @@ struct Deferred {
 impl Runtime {
     /// Replays the partition (`CoordinatorLoaderImpl`).
     pub fn load(
-        clock: Clock,
+        moment: Moment<'_>,
         partition: i32,
         leader_epoch: LeaderEpoch,
         config: GroupCoordinatorConfig,
@@ -66,7 +66,7 @@ impl Runtime {
             let Some(end) = end_of(&bytes) else { break };
             for (offset, record) in decode_batches(&bytes).map_err(|_| ErrorCode::CorruptMessage)? {
                 if offset >= next {
-                    runtime.shard.replay(offset, record, clock.wall_ms);
+                    runtime.shard.replay(offset, record, moment.wall_ms);
                 }
             }
             next = end;
@@ -76,10 +76,10 @@ impl Runtime {
     }
 
     /// The records are there: deadlines begin to count.
-    pub fn on_loaded(&mut self, clock: Clock, log: &mut dyn CoordinatorLog) {
+    pub fn on_loaded(&mut self, moment: Moment<'_>, log: &mut dyn CoordinatorLog) {
         self.loading = None;
-        for outcome in self.shard.on_loaded(clock) {
-            self.execute(clock, log, outcome);
+        for outcome in self.shard.on_loaded(moment) {
+            self.execute(moment, log, outcome);
         }
     }
 
@@ -94,7 +94,7 @@ impl Runtime {
 
     pub fn handle(
         &mut self,
-        clock: Clock,
+        moment: Moment<'_>,
         log: &mut dyn CoordinatorLog,
         context: &RequestContext,
         request: &GroupRequest,
@@ -103,25 +103,44 @@ impl Runtime {
     ) {
         let shard = &mut self.shard;
         let decided = match request {
-            GroupRequest::Join(request) => Ok(shard.join_group(clock, context, request, new_member_id, ticket)),
-            GroupRequest::Sync(request) => Ok(shard.sync_group(clock, request, ticket)),
-            GroupRequest::Heartbeat(request) => shard.heartbeat(clock, request, ticket),
-            GroupRequest::Leave(request) => shard.leave_group(clock, request, ticket),
-            GroupRequest::Commit(request) => shard.commit_offsets(clock, context.api_version, request, ticket),
+            GroupRequest::Join(request) => Ok(shard.join_group(moment, context, request, new_member_id, ticket)),
+            GroupRequest::Sync(request) => shard.sync_group(moment, request, ticket),
+            GroupRequest::Heartbeat(request) => shard.heartbeat(moment, request, ticket),
+            GroupRequest::ConsumerHeartbeat(request) => {
+                let new_member_id = || new_member_id(&Default::default());
+                match shard.consumer_group_heartbeat(moment, context, request, new_member_id, ticket) {
+                    Ok(outcome) => Ok(outcome),
+                    Err(refusal) => {
+                        shard.answers.push((ticket, refusal.into_answer()));
+                        return;
+                    }
+                }
+            }
+            GroupRequest::Leave(request) => shard.leave_group(moment, request, ticket),
+            GroupRequest::Commit(request) => shard.commit_offsets(moment, context.api_version, request, ticket),
             GroupRequest::OffsetDelete(request) => shard.delete_offsets(request, ticket),
             GroupRequest::Delete(groups) => {
                 let ids: Vec<_> = groups.iter().map(|group| group.0.clone()).collect();
                 Ok(shard.delete_groups(&ids, ticket))
             }
-            // Stable offsets are all that is written, told once it is committed.
-            GroupRequest::Fetch { group, require_stable: true } => {
-                Ok(Outcome::answer(ticket, super::Answer::Fetch(shard.fetch_offsets(group, None))))
-            }
-            GroupRequest::Fetch { group, require_stable: false } => {
-                let answer = super::Answer::Fetch(shard.fetch_offsets(group, Some(self.committed)));
-                shard.answers.push((ticket, answer));
+            GroupRequest::ConsumerDescribe(groups) => {
+                let described =
+                    groups.iter().map(|id| shard.describe_consumer_group(moment, &id.0, self.committed)).collect();
+                shard.answers.push((ticket, super::Answer::ConsumerDescribe(described)));
                 return;
             }
+            // Stable offsets are all that is written, told once it is committed.
+            GroupRequest::Fetch { group, require_stable } => match shard.validate_offset_fetch(group) {
+                Err(error) => Err(error),
+                Ok(()) if *require_stable => {
+                    Ok(Outcome::answer(ticket, super::Answer::Fetch(shard.fetch_offsets(group, None))))
+                }
+                Ok(()) => {
+                    let answer = super::Answer::Fetch(shard.fetch_offsets(group, Some(self.committed)));
+                    shard.answers.push((ticket, answer));
+                    return;
+                }
+            },
             GroupRequest::Describe(groups) => {
                 let described = groups.iter().map(|id| shard.describe_group(&id.0, self.committed)).collect();
                 shard.answers.push((ticket, super::Answer::Describe(described)));
@@ -129,27 +148,31 @@ impl Runtime {
             }
         };
         match decided {
-            Ok(outcome) => self.execute(clock, log, outcome),
+            Ok(outcome) => self.execute(moment, log, outcome),
             Err(error) => self.shard.answers.push((ticket, request.failed(error))),
         }
     }
 
     /// Does what a step wants, and what follows from that.
-    pub fn execute(&mut self, clock: Clock, log: &mut dyn CoordinatorLog, outcome: Outcome) {
+    pub fn execute(&mut self, moment: Moment<'_>, log: &mut dyn CoordinatorLog, outcome: Outcome) {
         let mut next = Some(outcome);
-        while let Some(Outcome { records, replay, then }) = next.take() {
-            match self.append(clock, log, records, replay) {
+        while let Some(Outcome { records, replay, becomes, then }) = next.take() {
+            let appended = self.append(moment, log, records, replay);
+            if let Some(becomes) = becomes.filter(|_| appended.is_ok()) {
+                self.shard.replace_group(moment, becomes, self.last_written);
+            }
+            match appended {
                 Ok(()) if matches!(then, Then::Nothing) => {}
-                Ok(()) if self.last_written <= self.committed => next = Some(self.complete(clock, then, Ok(()))),
+                Ok(()) if self.last_written <= self.committed => next = Some(self.complete(moment, then, Ok(()))),
                 Ok(()) => {
-                    let deadline = clock.now + self.shard.config.offsets_commit_timeout;
+                    let deadline = moment.now + self.shard.config.offsets_commit_timeout;
                     self.deferred.push_back(Deferred { offset: self.last_written, deadline, then });
                 }
                 Err(error) => {
                     if let Then::GroupCreated { group, .. } = &then {
                         self.shard.groups.remove(group);
                     }
-                    next = Some(self.complete(clock, then, Err(error)));
+                    next = Some(self.complete(moment, then, Err(error)));
                 }
             }
         }
@@ -157,17 +180,17 @@ impl Runtime {
 
     fn append(
         &mut self,
-        clock: Clock,
+        moment: Moment<'_>,
         log: &mut dyn CoordinatorLog,
         records: Vec<Record>,
         replay: bool,
     ) -> Result<(), ErrorCode> {
         for records in records.chunks(SPLIT_RECORDS) {
-            let base = log.append(self.partition, &encode_batch(records, clock.wall_ms))?;
+            let base = log.append(self.partition, &encode_batch(records, moment.wall_ms))?;
             let mut offset = base;
             for record in records {
                 if replay {
-                    self.shard.replay(offset, record.clone(), clock.wall_ms);
+                    self.shard.replay(offset, record.clone(), moment.wall_ms);
                 } else {
                     self.shard.note_written(offset, record);
                 }
@@ -179,7 +202,7 @@ impl Runtime {
     }
 
     /// The high watermark is at `offset`.
-    pub fn on_high_watermark(&mut self, clock: Clock, log: &mut dyn CoordinatorLog, offset: Offset) {
+    pub fn on_high_watermark(&mut self, moment: Moment<'_>, log: &mut dyn CoordinatorLog, offset: Offset) {
         if offset <= self.committed {
             return;
         }
@@ -187,26 +210,26 @@ impl Runtime {
         self.shard.offsets.set_committed(offset);
         while self.deferred.front().is_some_and(|deferred| deferred.offset <= self.committed) {
             let Deferred { then, .. } = self.deferred.pop_front().expect("there is one");
-            let follows = self.complete(clock, then, Ok(()));
-            self.execute(clock, log, follows);
+            let follows = self.complete(moment, then, Ok(()));
+            self.execute(moment, log, follows);
         }
     }
 
     /// Deadlines that have passed: of answers that wait for their records, and of the groups.
-    pub fn on_timer(&mut self, clock: Clock, log: &mut dyn CoordinatorLog) {
-        while self.deferred.front().is_some_and(|deferred| deferred.deadline <= clock.now) {
+    pub fn on_timer(&mut self, moment: Moment<'_>, log: &mut dyn CoordinatorLog) {
+        while self.deferred.front().is_some_and(|deferred| deferred.deadline <= moment.now) {
             let Deferred { then, .. } = self.deferred.pop_front().expect("there is one");
-            let follows = self.complete(clock, then, Err(ErrorCode::RequestTimedOut));
-            self.execute(clock, log, follows);
+            let follows = self.complete(moment, then, Err(ErrorCode::RequestTimedOut));
+            self.execute(moment, log, follows);
         }
-        while let Some(key) = self.shard.timers.pop_due(clock.now) {
-            let outcome = self.shard.on_timer(clock, &key);
-            self.execute(clock, log, outcome);
+        while let Some(key) = self.shard.timers.pop_due(moment.now) {
+            let outcome = self.shard.on_timer(moment, &key);
+            self.execute(moment, log, outcome);
         }
     }
 
     /// Another broker leads now (`CoordinatorContext.unload`).
-    pub fn unload(&mut self, clock: Clock) {
+    pub fn unload(&mut self, moment: Moment<'_>) {
         for Deferred { then, .. } in std::mem::take(&mut self.deferred) {
             match then {
                 Then::Nothing => {}
@@ -216,14 +239,14 @@ impl Runtime {
                 // Whoever waits is told below; groups are over here.
                 Then::AssignmentStored { .. } => {}
                 Then::StaticMemberStored(_) | Then::GroupCreated { .. } => {
-                    let _ = self.complete(clock, then, Err(ErrorCode::NotCoordinator));
+                    let _ = self.complete(moment, then, Err(ErrorCode::NotCoordinator));
                 }
             }
         }
         self.shard.on_unloaded();
     }
 
-    fn complete(&mut self, clock: Clock, then: Then, result: Result<(), ErrorCode>) -> Outcome {
+    fn complete(&mut self, moment: Moment<'_>, then: Then, result: Result<(), ErrorCode>) -> Outcome {
         let result = result.map_err(response_error);
         let shard = &mut self.shard;
         match then {
@@ -236,9 +259,9 @@ impl Runtime {
                 shard.answers.push((ticket, answer));
             }
             Then::AssignmentStored { group, generation, assignments } => {
-                return shard.on_assignment_stored(clock, (&group, generation), &assignments, result);
+                return shard.on_assignment_stored(moment, (&group, generation), &assignments, result);
             }
-            Then::StaticMemberStored(replaced) => shard.on_static_member_stored(clock, replaced, result),
+            Then::StaticMemberStored(replaced) => shard.on_static_member_stored(moment, replaced, result),
             Then::GroupCreated { ticket, member, .. } => {
                 if let Err(error) = result {
                     let response = kafka_protocol::messages::JoinGroupResponse::default();

@@ -21,6 +21,8 @@ use rand::SeedableRng;
 use super::*;
 use crate::config::GroupCoordinatorConfig;
 
+mod consumer;
+
 const GROUP: &str = "g";
 const SESSION: Duration = Duration::from_millis(10_000);
 const REBALANCE: Duration = Duration::from_millis(60_000);
@@ -730,7 +732,7 @@ fn what_was_committed_for_a_deleted_topic_goes_with_it() {
     let mut bench = Bench::new();
     bench.commit(NOT_TOLD, -1, "orders", 7);
     bench.commit(NOT_TOLD, -1, "other", 8);
-    bench.coordinator.on_topics_deleted(bench.clock(), &[text("orders")], &mut bench.log);
+    bench.coordinator.on_topics_deleted(bench.clock(), &[(Uuid::from_u128(1), text("orders"))], &mut bench.log);
     bench.settle();
     assert_eq!((bench.offset("orders"), bench.offset("other")), (-1, 8));
 }

@@ -10,11 +10,37 @@ use crate::world::Time;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum TimerKey {
     /// A member of a classic group, or one that has yet to join with its new id, must be heard of.
-    Heartbeat { group: StrBytes, member: StrBytes },
+    Heartbeat {
+        group: StrBytes,
+        member: StrBytes,
+    },
     /// The time to rejoin is over.
-    Join { group: StrBytes },
+    Join {
+        group: StrBytes,
+    },
     /// The time to send SyncGroup is over.
-    Sync { group: StrBytes },
+    Sync {
+        group: StrBytes,
+    },
+    /// A member of a consumer group must be heard of.
+    Session {
+        group: StrBytes,
+        member: StrBytes,
+    },
+    /// A member of a consumer group must have given up what was taken from it.
+    Rebalance {
+        group: StrBytes,
+        member: StrBytes,
+    },
+    /// A classic member of a consumer group must have rejoined, or sent SyncGroup.
+    ClassicJoin {
+        group: StrBytes,
+        member: StrBytes,
+    },
+    ClassicSync {
+        group: StrBytes,
+        member: StrBytes,
+    },
     /// Offsets and groups are looked at for expiry (KIP-211).
     Expiration,
 }
@@ -30,6 +56,12 @@ impl Timers {
         self.cancel(&key);
         self.order.insert((at, key.clone()));
         self.at.insert(key, at);
+    }
+
+    pub fn set_if_absent(&mut self, key: TimerKey, at: Time) {
+        if !self.at.contains_key(&key) {
+            self.set(key, at);
+        }
     }
 
     pub fn cancel(&mut self, key: &TimerKey) {

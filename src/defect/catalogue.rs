@@ -11,7 +11,7 @@ macro_rules! catalogue {
         }
 
         impl Defect {
-            /// Every defect, in the order of the decisions that they spoil: replication, controller, broker, disk, producer.
+            /// Every defect, in the order of the decisions that they spoil: replication, controller, broker, disk, groups, producer.
             pub const ALL: &'static [Defect] = &[$(Defect::$variant),*];
 
             /// As scenarios write it.
@@ -96,17 +96,17 @@ catalogue! {
     KeepOldFollowerState = "keep-old-follower-state" {
         sentence: "A new leader goes on with what it knew of its followers when it led before.",
         source: "kafka-tlaplus v3_5 CHECK line 346; Replica.resetReplicaState",
-        scenario: None
+        scenario: Some("what_a_leader_knew_of_its_followers_ends_with_its_leadership")
     }
     KeepOldFetchSession = "keep-old-fetch-session" {
         sentence: "A follower in a new leader epoch takes the answer to the fetch that it sent in the old one.",
         source: "kafka-tlaplus v3_5 CHECK line 281",
-        scenario: None
+        scenario: Some("an_answer_to_a_fetch_of_the_old_epoch_is_no_answer")
     }
     AcceptStaleFetchResponse = "accept-stale-fetch-response" {
         sentence: "A follower appends an answer whose offset is not that of its log end any more.",
         source: "kafka-tlaplus v3_5 CHECK lines 1022-1023; AbstractFetcherThread.processFetchRequest",
-        scenario: None
+        scenario: Some("an_answer_to_a_fetch_from_another_offset_is_no_answer")
     }
     NoLastFetchedEpoch = "no-last-fetched-epoch" {
         sentence: "A follower does not say which epoch its last record has, so that the leader cannot see where the logs part; only a log that is too long is cut.",
@@ -176,7 +176,7 @@ catalogue! {
     EpochCheckpointNoFsync = "epoch-checkpoint-no-fsync" {
         sentence: "leader-epoch-checkpoint is replaced without fsync.",
         source: "KAFKA-15046, KAFKA-16541",
-        scenario: None
+        scenario: Some("epochs_that_were_never_synced_hide_where_two_logs_part")
     }
     KeepTornTail = "keep-torn-tail" {
         sentence: "Recovery keeps what lies in the file up to the first batch that is not whole, without checking a CRC.",
@@ -202,6 +202,31 @@ catalogue! {
         sentence: "A consumer hands out the records of a batch without checking its CRC.",
         source: "single-guard mutation of CompletedFetch.maybeEnsureValid (check.crcs)",
         scenario: Some("a_consumer_hands_out_no_batch_that_rotted")
+    }
+    StaticRejoinNoRebalance = "static-rejoin-no-rebalance" {
+        sentence: "A static member that comes back while its group waits for the assignment is let in without a rebalance; the leader assigns to its old id, and it gets nothing.",
+        source: "KAFKA-9801",
+        scenario: Some("a_static_member_that_comes_back_into_a_rebalance_gets_its_share")
+    }
+    OwnedPartitionsNoGeneration = "owned-partitions-no-generation" {
+        sentence: "A member that has fallen out of its group goes on claiming what it owned, and the sticky assignors believe the claim, however old it is.",
+        source: "KAFKA-12984, KAFKA-13419, KAFKA-15170; KIP-792",
+        scenario: Some("a_member_that_was_away_too_long_owns_nothing_any_more")
+    }
+    HeartbeatCompletesSyncTimer = "heartbeat-completes-sync-timer" {
+        sentence: "A heartbeat counts as the SyncGroup that a coordinator waits for: a member that never sends one holds up its group for ever.",
+        source: "KAFKA-12890",
+        scenario: Some("a_member_that_never_sends_its_assignment_is_out_after_the_rebalance_timeout")
+    }
+    OffsetExpiryByCommit = "offset-expiry-by-commit" {
+        sentence: "A committed offset expires offsets.retention.minutes after its commit, although the group is at work.",
+        source: "KIP-211, KAFKA-4682",
+        scenario: Some("a_group_at_work_keeps_its_offsets_however_old_they_are")
+    }
+    ExpireDuringRebalance = "expire-during-rebalance" {
+        sentence: "While a group rebalances, offsets expire of topics that its new members are about to subscribe to.",
+        source: "KAFKA-13636",
+        scenario: Some("offsets_do_not_expire_while_a_group_gathers")
     }
     ProducerStateDropsWithRecords = "producer-state-drops-with-records" {
         sentence: "A broker forgets a producer when its last record leaves the log, and answers the producer's next batch with UNKNOWN_PRODUCER_ID.",

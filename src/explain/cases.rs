@@ -30,7 +30,7 @@ pub enum Wanted {
 pub struct Unknown(String);
 
 /// Names for an acknowledged record that is gone.
-const LOSSES: [&str; 3] = ["lost-write", "unseen", "lost"];
+pub(super) const LOSSES: [&str; 3] = ["lost-write", "unseen", "lost"];
 
 /// Something a checker found of one record.
 struct Found {

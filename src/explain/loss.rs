@@ -3,6 +3,7 @@
 
 use serde_json::Value as Json;
 
+use super::cases::LOSSES;
 use super::life::{Election, Fate, Life, Loss, LostCopy, Snapshot, Turn};
 use super::prose::{brokers, count, list, machines};
 use super::records::{Append, Sending};
@@ -13,6 +14,7 @@ use crate::check::broker_of;
 use crate::lab::outcome::TraceKind;
 use crate::observe::{LogStartReason, Observation, TruncationReason};
 use crate::protocol::{BrokerId, Offset, TopicPartition};
+use crate::world::Time;
 
 /// Events of a time line, at most.
 pub const MOMENTS_MAX: usize = 20;
@@ -38,6 +40,13 @@ impl Ranked {
     pub fn new(at: usize, rank: u8, text: impl Into<String>) -> Ranked {
         Ranked { at, text: text.into(), rank, machine: None }
     }
+}
+
+/// What there is to say of a record that is still there, and that nobody could read.
+struct Unread {
+    summary: &'static str,
+    decision: String,
+    why: String,
 }
 
 impl<'a> Facts<'a> {
@@ -95,6 +104,11 @@ impl<'a> Facts<'a> {
         let parsed = TopicPartition::parse(partition)?;
         let life = Life::of(self.case.trace, &parsed, append.batch, append.at);
         let Judged { ruling, why, remedies } = ruling::judge(&life, &promise);
+        let unread = (LOSSES.contains(&kind) && matches!(life.fate, Fate::Kept)).then(|| self.unread(&parsed, offset));
+        let (summary, decision, why) = match unread {
+            Some(Unread { summary, decision, why }) => (summary, decision, why),
+            None => ("", decision(&life), why),
+        };
         let holders = life.fate.moment().map(|m| m.holders.iter().map(|id| id.0).collect());
         let isr = life.fate.moment().map(|m| m.isr.iter().map(|id| id.0).collect());
         let timeline = self.timeline(record, sending, &life, offset);
@@ -104,9 +118,9 @@ impl<'a> Facts<'a> {
             partition: partition.clone(),
             offset: Some(offset.0),
             value: Some(value.clone()),
-            summary: self.summary(record, sending, &life, offset),
+            summary: self.summary(record, sending, &life, offset) + summary,
             timeline,
-            decision: decision(&life),
+            decision,
             ruling,
             why,
             holders,
@@ -140,6 +154,42 @@ impl<'a> Facts<'a> {
                 format!("{outcome}{offset}, and it is gone.")
             }
         }
+    }
+
+    /// Why a record that the last leader holds was not read back.
+    fn unread(&self, partition: &TopicPartition, offset: Offset) -> Unread {
+        let summary = " Nobody read it back.";
+        let kept = "The last leader holds it: nothing was lost, but";
+        let is_final = |at: Time| self.final_read_at.is_some_and(|from| at >= from);
+        let place = format!("in {partition} at position");
+        let failed =
+            self.case.trace.iter().rev().take_while(|event| is_final(event.at)).find_map(|event| match &event.what {
+                TraceKind::ReadFailed { error } if error.contains(&place) => Some(error.as_str()),
+                _ => None,
+            });
+        let high_watermark = self.case.trace.iter().rev().find_map(|event| match &event.what {
+            TraceKind::Observed(Observation::HighWatermark { partition: of, offset, as_leader: true })
+                if of == partition =>
+            {
+                Some(*offset)
+            }
+            _ => None,
+        });
+        let (decision, why) = match (failed, high_watermark.filter(|high_watermark| offset >= *high_watermark)) {
+            (_, Some(end)) => (
+                format!("the high watermark, which stayed at {end}: consumers read below it"),
+                format!("{kept} it is not committed as long as members of the ISR lack it."),
+            ),
+            (Some(error), None) => (
+                format!("the final reader's error: {error}"),
+                format!("{kept} a consumer stays in front of a batch that it cannot read."),
+            ),
+            (None, None) => (
+                "the final read, which did not get so far".to_owned(),
+                format!("{kept} its partition could not be read to its end."),
+            ),
+        };
+        Unread { summary, decision, why }
     }
 
     fn time(&self, at: usize) -> String {

@@ -304,3 +304,16 @@ fn records_of_one_fate_are_told_once() {
     assert_eq!(lost.same_fate, SameFate { records: 3, offsets: vec![(0, 2)] });
     assert_eq!(lost.same_fate_text().as_deref(), Some("The same fate: offsets 0 to 2, 3 records of orders-0."));
 }
+
+#[test]
+fn a_record_that_is_there_and_was_not_read_is_not_told_as_gone() {
+    let kept = Run::with("1").commits(0, 6).sends(7, 1, 1).appends(1, 1, 0, 7, true).acknowledged(1, 7, 1, 1);
+    let above = kept.reads_back(&[(0, 6)]).only("unseen");
+    assert_eq!((above.ruling, above.offset), (Ruling::Intact, Some(1)));
+    assert!(above.summary.ends_with("the last leader holds it. Nobody read it back."), "{}", above.summary);
+    assert_eq!(above.decision, "the high watermark, which stayed at 1: consumers read below it");
+    let error = "corrupt records in orders-0 at position 0: batch at offset 0: unsupported magic 34".to_owned();
+    let stuck = Run::with("all").commits(0, 6).reads_back(&[]);
+    let stuck = stuck.event("final-reader", TraceKind::ReadFailed { error: error.clone() }).only("unseen");
+    assert_eq!(stuck.decision, format!("the final reader's error: {error}"));
+}

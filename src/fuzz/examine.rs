@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::Value as Json;
 
-use super::guard::Guard;
+use super::guard::{Guard, Promise};
 use crate::check::{self, Anomalies, Context, allowed};
 use crate::history::{EventType, MicroOp};
 use crate::lab::outcome::{End, RunOutcome, Violation};
@@ -42,8 +42,14 @@ pub struct Failure {
 /// Anomalies that mean that an acknowledged record is gone, in the order in which they name a failure.
 const LOSSES: [&str; 3] = ["lost-write", "unseen", "lost-latest"];
 /// Anomalies that follow when a log is cut below what a client knows of it.
-const GAPS: [&str; 5] =
-    ["poll-skip", "nonmonotonic-poll", "int-poll-skip", "int-nonmonotonic-poll", "nonmonotonic-send"];
+const GAPS: [&str; 6] = [
+    "poll-skip",
+    "nonmonotonic-poll",
+    "int-poll-skip",
+    "int-nonmonotonic-poll",
+    "nonmonotonic-send",
+    "committed-too-far",
+];
 
 /// Judges a run. `None`: whatever was found is legitimate.
 ///
@@ -112,9 +118,11 @@ fn unexcused(variant: &Variant, outcome: &RunOutcome, anomalies: &Anomalies, gua
     let context = Context { unclean_election: false, lossy_crashes: 0, last_replica_lost_power: false, ..context };
     let table = allowed(&context);
     let is_allowed = |name: &str| table.iter().any(|row| row.anomaly == name);
-    let unread = outcome.violations.iter().filter(|violation| violation.name == "unreadable");
-    let unread = unread.map(|violation| violation.partition.as_str()).collect();
-    let losses = Losses { guard, acks: Acks::of(outcome), unread };
+    let broken = |name: &str| {
+        let violations = outcome.violations.iter().filter(|violation| violation.name == name);
+        violations.map(|violation| violation.partition.as_str()).collect()
+    };
+    let losses = Losses { guard, acks: Acks::of(outcome), unread: broken("unreadable"), stuck: broken("liveness") };
     let mut findings = Vec::new();
     for (name, cases) in anomalies.iter() {
         let by_record = LOSSES.contains(&name) || name == "inconsistent-offsets";
@@ -134,14 +142,6 @@ fn unexcused(variant: &Variant, outcome: &RunOutcome, anomalies: &Anomalies, gua
     findings
 }
 
-/// What was promised of a value.
-#[derive(Clone, Copy)]
-struct Promise {
-    offset: Option<i64>,
-    sent_at: Time,
-    acked_at: Time,
-}
-
 /// Where and when each value was acknowledged, by key and value as text.
 struct Acks(BTreeMap<(String, String), Promise>);
 
@@ -158,7 +158,8 @@ impl Acks {
                     EventType::Invoke => drop(sent.insert(name, at)),
                     EventType::Ok => {
                         let sent_at = sent.get(&name).copied().unwrap_or(at);
-                        acked.insert(name, Promise { offset: *offset, sent_at, acked_at: at });
+                        let Some(offset) = offset.map(Offset) else { continue };
+                        acked.insert(name, Promise { value: value.as_u64(), offset, sent_at, acked_at: at });
                     }
                     EventType::Fail | EventType::Info => {}
                 }
@@ -174,6 +175,8 @@ struct Losses<'a> {
     acks: Acks,
     /// Partitions that the final read did not get through.
     unread: BTreeSet<&'a str>,
+    /// Partitions whose replicas did not come together again.
+    stuck: BTreeSet<&'a str>,
 }
 
 impl Losses<'_> {
@@ -197,12 +200,16 @@ impl Losses<'_> {
         }
         let promise = self.acks.0.get(&(key.to_owned(), value.to_string()));
         // Without an acknowledgement there (of another copy, perhaps) nothing was promised but to whoever read it.
-        let promise = promise.filter(|promise| promise.offset == Some(offset.0));
+        let promise = promise.filter(|promise| promise.offset == offset);
+        // What its leader waits for to commit it is another finding, or excused.
+        if promise.is_some_and(|promise| self.stuck.contains(key) && self.guard.is_uncommitted(key, promise)) {
+            return None;
+        }
         let excuse = match promise {
-            Some(promise) => self.guard.excuse_lost(key, offset, promise.sent_at, promise.acked_at),
+            Some(promise) => self.guard.excuse_lost(key, promise),
             None => self.guard.excuse_overwritten(key, offset),
         };
-        let site = || promise.map_or_else(|| "read".to_owned(), |p| self.guard.site_of_lost(key, offset, p.acked_at));
+        let site = || promise.map_or_else(|| "read".to_owned(), |promise| self.guard.site_of_lost(key, promise));
         excuse.is_none().then(site)
     }
 

@@ -22,20 +22,23 @@ use crate::scenario::{self, Scenario};
 pub enum Profile {
     /// Leadership, ISR, high watermark and truncation: network faults, pauses and crashes of three brokers or so.
     Replication,
-    /// What disks keep: power losses, crashes and orderly stops with small segments and rare flushes.
+    /// What disks keep: power losses, crashes, orderly stops and isolated brokers with small segments and rare flushes.
     Storage,
-    /// Both, with everything that a scenario can say.
+    /// Consumer groups: members that come and go, coordinators that fail, `__consumer_offsets` on one to three brokers.
+    Groups,
+    /// Replication and storage, with everything that a scenario can say.
     All,
 }
 
 impl Profile {
-    pub const ALL: [Profile; 3] = [Profile::Replication, Profile::Storage, Profile::All];
+    pub const ALL: [Profile; 4] = [Profile::Replication, Profile::Storage, Profile::Groups, Profile::All];
 
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Profile::Replication => "replication",
             Profile::Storage => "storage",
+            Profile::Groups => "groups",
             Profile::All => "all",
         }
     }

@@ -36,6 +36,8 @@ pub fn ledger(mut announce: impl FnMut(&'static str)) -> Vec<Row> {
     rows.push(speed("1,000 unbatched records/s at acks=all", &heavy));
     rows.push(per_frame("wire frame, idle", &idle));
     rows.push(per_frame("wire frame, 1,000 records/s", &heavy));
+    announce("a group of 100 members");
+    rows.push(speed("a group of 100 members over 300 partitions", &timed(&group_scenario())));
     announce("smallest scenario");
     rows.push(smallest_scenario());
     announce("bare madsim TCP echo");
@@ -97,6 +99,19 @@ acks = "all"
 config = {{ "batch.size" = 0, "linger.ms" = 0 }}
 "#
     );
+    parse("bench", "", &text).expect("the benchmark's scenario is valid")
+}
+
+/// A hundred members that all read one topic of 300 partitions, at Kafka's defaults.
+fn group_scenario() -> Scenario {
+    let mut text = "# Benchmark: 100 members over 300 partitions.\nduration = \"60s\"\n[cluster]\nbrokers = 3\n[[topic]]\n\
+        name = \"orders\"\npartitions = 300\nreplication-factor = 3\n[[workload]]\nkind = \"produce\"\ntopic = \"orders\"\n\
+        records = 6000\nrate = 100\nacks = \"all\"\n"
+        .to_owned();
+    for _ in 0..100 {
+        text += "[[workload]]\nkind = \"consume\"\ntopic = \"orders\"\ngroup = \"billing\"\n\
+            config = { \"auto.offset.reset\" = \"earliest\" }\n";
+    }
     parse("bench", "", &text).expect("the benchmark's scenario is valid")
 }
 

@@ -77,6 +77,8 @@ fn names(target: &Target, variant: &Variant) -> Vec<String> {
             });
             brokers().chain([CONTROLLER.to_owned()]).chain(clients).collect()
         }
-        Target::Leader(_) | Target::Follower(..) | Target::Isr(_) | Target::SameAs(_) => Vec::new(),
+        Target::Leader(_) | Target::Follower(..) | Target::Isr(_) | Target::Coordinator(_) | Target::SameAs(_) => {
+            Vec::new()
+        }
     }
 }

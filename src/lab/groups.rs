@@ -3,8 +3,10 @@
 //! that was processed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use kafka_protocol::messages::TopicName;
 use serde::Serialize;
 
 use super::ghost::Ghost;
@@ -24,13 +26,18 @@ pub struct GroupFigures {
     pub skipped: u64,
     /// Generations in which somebody was assigned something anew.
     pub rebalances: u64,
+    /// Averages and maxima that members printed, and those that are not of consecutive records of one partition.
+    pub windows: u64,
+    pub broken_windows: u64,
     /// Milliseconds without an owner, summed over partitions, from when all had one until the workloads ended.
     pub unowned_ms: u64,
 }
 
 impl GroupFigures {
     fn add(&mut self, other: GroupFigures) {
-        let GroupFigures { processed, reprocessed, skipped, rebalances, unowned_ms } = other;
+        let GroupFigures { processed, reprocessed, skipped, rebalances, windows, broken_windows, unowned_ms } = other;
+        self.windows += windows;
+        self.broken_windows += broken_windows;
         self.processed += processed;
         self.reprocessed += reprocessed;
         self.skipped += skipped;
@@ -47,14 +54,72 @@ struct Owners {
     unowned: Duration,
 }
 
+/// What the applications of a group can be held to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Promise {
+    /// A poll's records are processed before `max.poll.interval.ms` is over: the group comes to rest.
+    pub keeps_up: bool,
+    /// Everything from the beginning on is read, and nothing committed before it was processed.
+    pub is_at_least_once: bool,
+}
+
+/// How far a partition's commits have come, and how far back its next owner may have to begin.
+///
+/// The last acknowledged commit counts, unless an earlier one of the same generation was tried more than once, or ended
+/// without an answer: a copy of it may still arrive. Once another generation has begun, the coordinator refuses it.
+#[derive(Default)]
+struct Progress {
+    generation: i32,
+    /// Nobody begins below it.
+    floor: i64,
+    acknowledged: Option<i64>,
+    /// The lowest offset of those that may arrive late.
+    late: Option<i64>,
+    /// Who was in the group, and subscribed to the topic, at the last acknowledged commit; and when that was.
+    witnesses: MemberIds,
+    committed_at: Time,
+}
+
+/// Member ids are never given twice: whoever has the one that it had was in the group all the time.
+type MemberIds = Arc<BTreeSet<String>>;
+
+impl Progress {
+    fn bound(&self) -> i64 {
+        let Some(acknowledged) = self.acknowledged else { return self.floor };
+        self.floor.max(self.late.map_or(acknowledged, |late| late.min(acknowledged)))
+    }
+
+    /// The bound before it, if this owner begins below it.
+    fn begin(&mut self, generation: i32, offset: i64) -> Option<i64> {
+        let bound = self.bound();
+        if generation > self.generation || offset < bound {
+            let Progress { witnesses, committed_at, .. } = std::mem::take(self);
+            *self = Progress { generation, floor: bound.min(offset), witnesses, committed_at, ..Progress::default() };
+        }
+        (offset < bound).then_some(bound)
+    }
+}
+
 #[derive(Default)]
 struct Group {
+    /// The members that run, with what they subscribe to.
+    present: BTreeMap<String, Vec<TopicPartition>>,
+    /// Their member ids with the generations that they have joined, and the ids by topic.
+    ids: BTreeMap<String, (String, i32)>,
+    ids_by_topic: BTreeMap<TopicName, MemberIds>,
+    /// What all of its members promise.
+    promise: Option<Promise>,
+    progress: BTreeMap<TopicPartition, Progress>,
+    /// The next offset that nobody was handed.
+    handed: BTreeMap<TopicPartition, i64>,
     owners: BTreeMap<TopicPartition, Owners>,
     /// Every partition has had an owner: the group has begun.
     has_begun: bool,
     generations: BTreeSet<i32>,
     processed: BTreeMap<TopicPartition, BTreeMap<i64, u32>>,
     committed: BTreeMap<TopicPartition, i64>,
+    windows: u64,
+    broken_windows: u64,
 }
 
 /// All groups of a run.
@@ -62,14 +127,172 @@ struct Group {
 pub struct Groups {
     groups: BTreeMap<String, Group>,
     has_ended: bool,
+    /// `offsets.retention.minutes`, and whether wall clocks go wrong: a group without members keeps its offsets so long.
+    pub offsets_retention: Duration,
+    pub moves_clocks: bool,
 }
 
 impl Groups {
     /// A member will read these partitions with others.
-    pub fn announce(&mut self, group: &str, partitions: &[TopicPartition]) {
+    pub fn announce(&mut self, (group, member): (&str, &str), partitions: &[TopicPartition], promise: Promise) {
         let group = self.groups.entry(group.to_owned()).or_default();
         for partition in partitions {
             group.owners.entry(partition.clone()).or_default();
+        }
+        group.present.insert(member.to_owned(), partitions.to_vec());
+        let others = group.promise.unwrap_or(promise);
+        group.promise = Some(Promise {
+            keeps_up: others.keeps_up && promise.keeps_up,
+            is_at_least_once: others.is_at_least_once && promise.is_at_least_once,
+        });
+    }
+
+    /// A member does not run any more.
+    pub fn gone(&mut self, at: Time, (group, member): (&str, &str)) {
+        self.released(at, (group, member), None);
+        if let Some(group) = self.groups.get_mut(group) {
+            group.present.remove(member);
+            group.ids.remove(member);
+            group.list_ids();
+        }
+    }
+
+    /// A member was handed its first record of a partition since it was assigned it. To begin below what the group has
+    /// committed is a violation of `offset-rewind`.
+    pub fn began(
+        &mut self,
+        at: Time,
+        (group_id, member): (&str, &str),
+        generation: i32,
+        partition: &TopicPartition,
+        offset: Offset,
+        ghost: &mut Ghost,
+    ) {
+        let may_expire = |committed_at| self.moves_clocks || at.since(committed_at) >= self.offsets_retention;
+        let Some(group) = self.groups.get_mut(group_id) else { return };
+        let progress = group.progress.entry(partition.clone()).or_default();
+        let Some(committed) = progress.begin(generation, offset.0) else { return };
+        // A group without members may lose its offsets after a while (KIP-211).
+        let witnesses = std::mem::take(&mut progress.witnesses);
+        let was_never_empty = group.has_member_of(&witnesses, generation, partition);
+        let progress = group.progress.entry(partition.clone()).or_default();
+        if was_never_empty || !may_expire(progress.committed_at) {
+            let detail = format!("{member} begins at {offset} where group {group_id} had committed {committed}");
+            ghost.violate("offset-rewind", at, partition, detail);
+        }
+    }
+
+    /// A member has joined a generation, under an id. What it owns already it owns in that generation too.
+    pub fn joined(
+        &mut self,
+        at: Time,
+        (group_id, member): (&str, &str),
+        (generation, id): (i32, &str),
+        ghost: &mut Ghost,
+    ) {
+        let Some(group) = self.groups.get_mut(group_id) else { return };
+        let known = group.ids.insert(member.to_owned(), (id.to_owned(), generation));
+        if known.is_none_or(|(known, _)| known != id) {
+            group.list_ids();
+        }
+        for (partition, owners) in &mut group.owners {
+            if !owners.members.contains_key(member) {
+                continue;
+            }
+            owners.members.insert(member.to_owned(), generation);
+            let others = owners.members.iter().filter(|(other, of)| *other != member && **of == generation);
+            for (other, _) in others {
+                let detail =
+                    format!("{member} and {other} go on owning it, both in generation {generation} of {group_id}");
+                ghost.violate("owned-twice", at, partition, detail);
+            }
+        }
+    }
+
+    /// Everything below `next` was handed to somebody, or need not be.
+    pub fn handed(&mut self, group: &str, partition: &TopicPartition, next: Offset) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let handed = group.handed.entry(partition.clone()).or_default();
+        *handed = next.0.max(*handed);
+    }
+
+    /// The application moved its position back: from now on anything may be read again.
+    pub fn sought_back(&mut self, group: &str, partition: &TopicPartition, to: Offset) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let progress = group.progress.entry(partition.clone()).or_default();
+        progress.floor = progress.floor.min(to.0);
+        progress.late = Some(progress.late.map_or(to.0, |late| late.min(to.0)));
+    }
+
+    /// A commit failed, or was tried more than once: a copy of it may arrive late.
+    pub fn maybe_committed(&mut self, group: &str, partition: &TopicPartition, offset: Offset) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let progress = group.progress.entry(partition.clone()).or_default();
+        progress.late = Some(progress.late.map_or(offset.0, |late| late.min(offset.0)));
+    }
+
+    /// Whether the workloads are over.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Groups that have not come to rest: each partition that a member subscribes to has one owner then, no more. With a
+    /// sentence for the verdict.
+    pub fn unsettled(&self) -> Vec<(TopicPartition, String)> {
+        let mut unsettled = Vec::new();
+        for (id, group) in self.resting() {
+            for partition in group.subscribed() {
+                let owners = group.owners.get(partition).map(|owners| &owners.members);
+                if owners.is_none_or(|owners| owners.len() != 1) {
+                    let owners: Vec<&String> = owners.into_iter().flat_map(BTreeMap::keys).collect();
+                    let members: Vec<&String> = group.present.keys().collect();
+                    let detail = format!("group {id} with members {members:?}: owned by {owners:?}");
+                    unsettled.push((partition.clone(), detail));
+                }
+            }
+        }
+        unsettled
+    }
+
+    /// Partitions that groups have not read to their ends, with a sentence for the verdict.
+    pub fn behind(&self, ghost: &Ghost) -> Vec<(TopicPartition, String)> {
+        let mut behind = Vec::new();
+        for (id, group) in self.resting().filter(|(_, group)| group.promise.is_some_and(|p| p.is_at_least_once)) {
+            for partition in group.subscribed() {
+                let handed = group.handed.get(partition).copied().unwrap_or(0);
+                let end = ghost.readable_end(partition).0;
+                if handed < end {
+                    behind.push((partition.clone(), format!("group {id} was handed what is below {handed} of {end}")));
+                }
+            }
+        }
+        behind
+    }
+
+    fn resting(&self) -> impl Iterator<Item = (&String, &Group)> {
+        self.groups.iter().filter(|(_, group)| group.promise.is_some_and(|promise| promise.keeps_up))
+    }
+
+    /// Acknowledged records that a group has passed without anybody having processed them, though it promises to: a
+    /// violation of `skipped-record` per partition.
+    pub fn judge(&self, at: Time, history: &[HistoryEvent], ghost: &mut Ghost) {
+        let acknowledged = acknowledged(history);
+        for (id, group) in &self.groups {
+            if !group.promise.is_some_and(|promise| promise.is_at_least_once) {
+                continue;
+            }
+            for (partition, passed) in group.passed(&acknowledged) {
+                let removed = ghost.removed_below(partition);
+                let passed: Vec<i64> = passed.into_iter().filter(|offset| *offset >= removed.0).collect();
+                if let Some(first) = passed.first() {
+                    let detail = format!(
+                        "group {id} has committed {} and nobody processed {} records before, the first at {first}",
+                        group.committed[partition],
+                        passed.len()
+                    );
+                    ghost.violate("skipped-record", at, partition, detail);
+                }
+            }
         }
     }
 
@@ -102,16 +325,6 @@ impl Groups {
         group.has_begun |= has_all;
     }
 
-    /// A member goes on owning what it owns in a new generation.
-    pub fn kept(&mut self, (group, member): (&str, &str), generation: i32) {
-        let Some(group) = self.groups.get_mut(group) else { return };
-        for owners in group.owners.values_mut() {
-            if let Some(of) = owners.members.get_mut(member) {
-                *of = generation;
-            }
-        }
-    }
-
     /// A member gave partitions up, lost them, or is gone.
     pub fn released(&mut self, at: Time, (group, member): (&str, &str), partitions: Option<&[TopicPartition]>) {
         let has_ended = self.has_ended;
@@ -130,9 +343,22 @@ impl Groups {
         *group.processed.entry(partition.clone()).or_default().entry(offset.0).or_default() += 1;
     }
 
-    pub fn committed(&mut self, group: &str, partition: &TopicPartition, offset: Offset) {
+    /// A member printed average and maximum of these records, each with whether its value was the one that was sent.
+    pub fn printed(&mut self, group: &str, records: &[(TopicPartition, Offset, bool)]) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let follows = |pair: &[(TopicPartition, Offset, bool)]| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1;
+        let is_whole = records.windows(2).all(follows) && records.iter().all(|(.., is_right)| *is_right);
+        group.windows += 1;
+        group.broken_windows += u64::from(!is_whole);
+    }
+
+    pub fn committed(&mut self, at: Time, group: &str, partition: &TopicPartition, offset: Offset) {
         let Some(group) = self.groups.get_mut(group) else { return };
         group.committed.insert(partition.clone(), offset.0);
+        let progress = group.progress.entry(partition.clone()).or_default();
+        progress.acknowledged = Some(offset.0);
+        progress.witnesses = group.ids_by_topic.get(&partition.topic).cloned().unwrap_or_default();
+        progress.committed_at = at;
     }
 
     /// The workloads are over: what has no owner now is not counted any further.
@@ -160,21 +386,53 @@ impl Groups {
 }
 
 impl Group {
+    /// Whether one of `witnesses` is in this generation, and still subscribed.
+    fn has_member_of(&self, witnesses: &MemberIds, generation: i32, partition: &TopicPartition) -> bool {
+        let subscribes = |member| self.present.get(member).is_some_and(|all| all.contains(partition));
+        let mut ids = self.ids.iter().filter(|(_, (_, joined))| *joined == generation);
+        ids.any(|(member, (id, _))| witnesses.contains(id) && subscribes(member))
+    }
+
+    fn list_ids(&mut self) {
+        let mut by_topic: BTreeMap<TopicName, BTreeSet<String>> = BTreeMap::new();
+        for (member, (id, _)) in &self.ids {
+            for partition in self.present.get(member).into_iter().flatten() {
+                by_topic.entry(partition.topic.clone()).or_default().insert(id.clone());
+            }
+        }
+        self.ids_by_topic = by_topic.into_iter().map(|(topic, ids)| (topic, Arc::new(ids))).collect();
+    }
+
+    /// What the members that run subscribe to.
+    fn subscribed(&self) -> BTreeSet<&TopicPartition> {
+        self.present.values().flatten().collect()
+    }
+
+    /// By partition, the acknowledged records below the committed offset that nobody has processed.
+    fn passed<'a>(
+        &'a self,
+        acknowledged: &'a BTreeMap<&str, BTreeSet<i64>>,
+    ) -> impl Iterator<Item = (&'a TopicPartition, Vec<i64>)> {
+        self.committed.iter().filter_map(|(partition, committed)| {
+            let acknowledged = acknowledged.get(partition.to_string().as_str())?;
+            let processed = self.processed.get(partition);
+            let is_processed = |offset: &i64| processed.is_some_and(|processed| processed.contains_key(offset));
+            let passed = acknowledged.range(..committed).copied();
+            Some((partition, passed.filter(|offset| !is_processed(offset)).collect()))
+        })
+    }
+
     fn figures(&self, acknowledged: &BTreeMap<&str, BTreeSet<i64>>) -> GroupFigures {
         let times = self.processed.values().flat_map(|offsets| offsets.values());
         let mut figures = GroupFigures {
             processed: times.clone().count() as u64,
             reprocessed: times.filter(|times| **times > 1).count() as u64,
             rebalances: self.generations.len() as u64,
+            windows: self.windows,
+            broken_windows: self.broken_windows,
             ..GroupFigures::default()
         };
-        for (partition, committed) in &self.committed {
-            let Some(acknowledged) = acknowledged.get(partition.to_string().as_str()) else { continue };
-            let processed = self.processed.get(partition);
-            let is_processed = |offset: &i64| processed.is_some_and(|processed| processed.contains_key(offset));
-            let passed = acknowledged.range(..committed);
-            figures.skipped += passed.filter(|offset| !is_processed(offset)).count() as u64;
-        }
+        figures.skipped = self.passed(acknowledged).map(|(_, passed)| passed.len() as u64).sum();
         let unowned: Duration = self.owners.values().map(|owners| owners.unowned).sum();
         figures.unowned_ms = u64::try_from(unowned.as_millis()).unwrap_or(u64::MAX);
         figures
@@ -203,7 +461,9 @@ mod tests {
 
     fn announced() -> (Groups, Ghost) {
         let mut groups = Groups::default();
-        groups.announce("g", &[partition(0), partition(1)]);
+        groups.offsets_retention = Duration::from_secs(60);
+        let promise = Promise { keeps_up: true, is_at_least_once: true };
+        groups.announce(("g", "a"), &[partition(0), partition(1)], promise);
         (groups, Ghost::default())
     }
 
@@ -233,9 +493,75 @@ mod tests {
         groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
         groups.owned(at(1), ("g", "b"), 2, &[partition(0)], &mut ghost);
         assert!(ghost.violations.is_empty());
-        groups.kept(("g", "a"), 2);
+        groups.joined(at(1), ("g", "a"), (2, "a-1"), &mut ghost);
         groups.owned(at(2), ("g", "b"), 2, &[partition(0)], &mut ghost);
-        assert_eq!(ghost.violations.iter().map(|v| v.name).collect::<Vec<_>>(), ["owned-twice"]);
+        assert_eq!(ghost.violations.iter().map(|v| v.name).collect::<Vec<_>>(), ["owned-twice", "owned-twice"]);
+    }
+
+    #[test]
+    fn a_group_has_come_to_rest_when_each_partition_has_one_owner() {
+        let (mut groups, mut ghost) = announced();
+        groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
+        assert_eq!(groups.unsettled().iter().map(|(p, _)| p.clone()).collect::<Vec<_>>(), [partition(1)]);
+        groups.owned(at(1), ("g", "a"), 2, &[partition(1)], &mut ghost);
+        assert_eq!(groups.unsettled(), []);
+        groups.owned(at(2), ("g", "b"), 3, &[partition(1)], &mut ghost);
+        assert_eq!(groups.unsettled().len(), 1, "two owners, whatever their generations");
+        groups.gone(at(3), ("g", "b"));
+        assert_eq!(groups.unsettled(), []);
+        groups.gone(at(4), ("g", "a"));
+        assert_eq!(groups.unsettled(), [], "nobody is there to own anything");
+    }
+
+    #[test]
+    fn whoever_begins_below_what_was_committed_rewinds() {
+        let cases: [(&str, Option<i64>, i32, i64, usize); 5] = [
+            ("at the commit", None, 2, 20, 0),
+            ("before the commit", None, 2, 19, 1),
+            ("a copy of an earlier commit may have come late", Some(10), 2, 10, 0),
+            ("but nothing earlier than that", Some(10), 2, 9, 1),
+            ("in the same generation", None, 1, 5, 1),
+        ];
+        for (case, late, generation, begins, violations) in cases {
+            let (mut groups, mut ghost) = announced();
+            groups.began(at(0), ("g", "a"), 1, &partition(0), Offset(0), &mut ghost);
+            if let Some(late) = late {
+                groups.maybe_committed("g", &partition(0), Offset(late));
+            }
+            groups.committed(at(0), "g", &partition(0), Offset(20));
+            groups.began(at(1), ("g", "b"), generation, &partition(0), Offset(begins), &mut ghost);
+            assert_eq!(ghost.violations.len(), violations, "{case}");
+        }
+    }
+
+    #[test]
+    fn the_offsets_of_a_group_without_members_may_expire_those_of_another_may_not() {
+        for (case, id_then, id_now, after, violations) in [
+            ("empty for long", "a-1", "a-2", 60_001, 0),
+            ("empty for a short time", "a-1", "a-2", 59_000, 1),
+            ("never empty", "a-1", "a-1", 60_001, 1),
+        ] {
+            let (mut groups, mut ghost) = announced();
+            groups.joined(at(0), ("g", "a"), (1, id_then), &mut ghost);
+            groups.began(at(0), ("g", "a"), 1, &partition(0), Offset(0), &mut ghost);
+            groups.committed(at(0), "g", &partition(0), Offset(20));
+            groups.joined(at(after), ("g", "a"), (2, id_now), &mut ghost);
+            groups.began(at(after), ("g", "a"), 2, &partition(0), Offset(0), &mut ghost);
+            assert_eq!(ghost.violations.len(), violations, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_commit_of_an_earlier_generation_comes_too_late_for_the_next() {
+        let (mut groups, mut ghost) = announced();
+        groups.maybe_committed("g", &partition(0), Offset(10));
+        groups.committed(at(0), "g", &partition(0), Offset(20));
+        groups.began(at(1), ("g", "b"), 2, &partition(0), Offset(20), &mut ghost);
+        groups.committed(at(0), "g", &partition(0), Offset(30));
+        groups.began(at(2), ("g", "a"), 3, &partition(0), Offset(30), &mut ghost);
+        assert!(ghost.violations.is_empty());
+        groups.began(at(3), ("g", "b"), 4, &partition(0), Offset(29), &mut ghost);
+        assert_eq!(ghost.violations.len(), 1);
     }
 
     #[test]
@@ -251,8 +577,11 @@ mod tests {
         for offset in [0, 1, 1, 3] {
             groups.processed("g", &partition(0), Offset(offset));
         }
-        groups.committed("g", &partition(0), Offset(4));
+        groups.committed(at(0), "g", &partition(0), Offset(4));
         let figures = groups.figures(&history).expect("there is a group");
         assert_eq!((figures.processed, figures.reprocessed, figures.skipped), (3, 1, 1));
+        let mut ghost = Ghost::default();
+        groups.judge(at(9), &history, &mut ghost);
+        assert_eq!(ghost.violations.iter().map(|v| v.name).collect::<Vec<_>>(), ["skipped-record"]);
     }
 }

@@ -1,21 +1,25 @@
 //! A member of a consumer group as a process: the application around the product's consumer. It polls, works on what it
 //! got for as long as the scenario says, commits before or after, and may stop, fail or crash on the way and come back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 use serde_json::Value as Json;
 
+use super::groups::Promise;
 use super::outcome::TraceKind;
 use super::recorder::{GroupPoll, ProcessId, Recorder};
-use super::workload::into_value;
+use super::workload::{into_value, sample_of, sample_value};
 use crate::client::{CommitId, CommitResult, Consumer, PositionReset, RebalanceEvent};
-use crate::config::ConsumerConfig;
+use crate::config::{ConsumerConfig, OffsetReset};
 use crate::protocol::{Offset, TopicPartition};
-use crate::scenario::{CommitStyle, Ending, EndingKind, Membership};
+use crate::scenario::{CommitStyle, Ending, EndingKind, Membership, Pause, PoisonReaction, Seek, SeekTo};
 use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
+
+/// How long it takes until an application runs again that an exception of its consumer has ended.
+const RESTART: Duration = Duration::from_secs(1);
 
 /// What a member does.
 #[derive(Clone, Debug)]
@@ -28,6 +32,27 @@ pub struct MemberSpec {
     pub config: ConsumerConfig,
     /// When the workloads began.
     pub started_at: Time,
+}
+
+impl MemberSpec {
+    fn promise(&self) -> Promise {
+        let Membership { commit, processing, ending, seek, poison, .. } = &self.membership;
+        let batch = processing.saturating_mul(u32::try_from(self.config.max_poll_records).unwrap_or(u32::MAX));
+        let commits_too_much = match commit {
+            CommitStyle::Before => true,
+            // On close, whatever was processed.
+            CommitStyle::Automatic | CommitStyle::After => {
+                self.config.enable_auto_commit && ending.is_some_and(|ending| ending.kind == EndingKind::Fail)
+            }
+        };
+        let passes_over = poison.is_some() || seek.is_some_and(|seek| seek.to == SeekTo::End);
+        let reads_all = self.config.auto_offset_reset == OffsetReset::Earliest && !passes_over;
+        Promise {
+            keeps_up: batch < self.config.max_poll_interval
+                && poison.is_none_or(|poison| poison.reaction != PoisonReaction::Crash),
+            is_at_least_once: reads_all && !commits_too_much,
+        }
+    }
 }
 
 /// What the application does just now.
@@ -44,6 +69,23 @@ enum Doing {
     Away,
 }
 
+/// Something that the application does between two polls.
+#[derive(Clone, Copy)]
+enum Deed {
+    Pause,
+    Resume,
+    Seek(SeekTo),
+}
+
+/// A record with what the application needs of it.
+struct Work {
+    partition: TopicPartition,
+    offset: Offset,
+    value: Json,
+    /// The `value` of a JSON record.
+    sample: Option<u64>,
+}
+
 pub struct MemberProcess {
     spec: MemberSpec,
     world: World,
@@ -52,13 +94,21 @@ pub struct MemberProcess {
     consumer: Consumer,
     process: ProcessId,
     doing: Doing,
-    batch: VecDeque<(TopicPartition, Offset, Json)>,
+    batch: VecDeque<Work>,
     /// The batch is to be committed when it is processed.
     is_commit_due: bool,
     endings: VecDeque<Ending>,
+    /// In the order of their times.
+    deeds: VecDeque<(Time, Deed)>,
+    /// What it has processed since it last printed.
+    window: Vec<(TopicPartition, Offset, bool)>,
     back_at: Option<Time>,
     rebalanced: Vec<Vec<TopicPartition>>,
     committed: BTreeMap<TopicPartition, Offset>,
+    /// Assigned, and nothing of it was handed out since.
+    fresh: BTreeSet<TopicPartition>,
+    /// The one that it has joined; -1: none.
+    generation: i32,
 }
 
 impl MemberProcess {
@@ -66,6 +116,7 @@ impl MemberProcess {
         let consumer = Consumer::new(&world, spec.config.clone(), bootstrap.clone());
         let process = recorder.new_process(world.now(), &spec.name);
         let endings = spec.membership.ending.into_iter().collect();
+        let deeds = deeds(&spec);
         MemberProcess {
             spec,
             world,
@@ -77,9 +128,13 @@ impl MemberProcess {
             batch: VecDeque::new(),
             is_commit_due: false,
             endings,
+            deeds,
+            window: Vec::new(),
             back_at: None,
             rebalanced: Vec::new(),
             committed: BTreeMap::new(),
+            fresh: BTreeSet::new(),
+            generation: -1,
         }
     }
 
@@ -91,7 +146,7 @@ impl MemberProcess {
         let now = self.world.now();
         self.consumer.subscribe(vec![TopicName(StrBytes::from_string(self.spec.topic.clone()))]);
         let mut state = self.recorder.lock();
-        state.groups.announce(&self.spec.membership.group, &self.spec.partitions);
+        state.groups.announce(self.who(), &self.spec.partitions, self.spec.promise());
         state.subscribed(now, self.process, &self.spec.partitions, &self.spec.membership.group);
     }
 
@@ -116,11 +171,16 @@ impl MemberProcess {
 
     /// True if there is more to do at once.
     fn poll(&mut self, now: Time, net: &mut Endpoint) -> bool {
+        self.do_deeds(now);
         let records = self.consumer.poll(now, net);
         self.take_news(now);
         if records.is_empty() {
             return self.consumer.has_fetched();
         }
+        let samples: Vec<Option<u64>> = match self.spec.membership.window {
+            Some(_) => records.iter().map(sample_of).collect(),
+            None => Vec::new(),
+        };
         let records: Vec<(TopicPartition, Offset, Json)> = records.into_iter().map(into_value).collect();
         let poll = GroupPoll {
             records: &records,
@@ -128,7 +188,13 @@ impl MemberProcess {
             committed: std::mem::take(&mut self.committed),
         };
         self.recorder.lock().polled_as_member(now, self.process, poll);
-        self.batch = records.into();
+        self.note_handed_out(now, &records);
+        let samples = samples.into_iter().chain(std::iter::repeat(None));
+        self.batch = records
+            .into_iter()
+            .zip(samples)
+            .map(|((partition, offset, value), sample)| Work { partition, offset, value, sample })
+            .collect();
         self.is_commit_due = self.spec.membership.commit == CommitStyle::After;
         self.doing = Doing::Processing(now + self.spec.membership.processing);
         if self.spec.membership.commit == CommitStyle::Before
@@ -139,8 +205,27 @@ impl MemberProcess {
         true
     }
 
+    fn note_handed_out(&mut self, now: Time, records: &[(TopicPartition, Offset, Json)]) {
+        let mut state = self.recorder.lock();
+        let state = &mut *state;
+        let violations = state.ghost.violations.len();
+        for of_partition in records.chunk_by(|a, b| a.0 == b.0) {
+            let ((partition, first, _), (_, last, _)) = (&of_partition[0], &of_partition[of_partition.len() - 1]);
+            state.groups.handed(&self.spec.membership.group, partition, *last + 1);
+            if self.fresh.remove(partition) {
+                let generation = self.consumer.generation();
+                let who = (self.spec.membership.group.as_str(), self.spec.name.as_str());
+                state.groups.began(now, who, generation, partition, *first, &mut state.ghost);
+            }
+        }
+        state.trace_violations(violations);
+        if state.groups.has_ended() {
+            self.recorder.notify();
+        }
+    }
+
     fn process_next(&mut self, now: Time, net: &mut Endpoint) -> bool {
-        let Some((partition, offset, _)) = self.batch.pop_front() else {
+        let Some(work) = self.batch.pop_front() else {
             self.doing = Doing::Polling;
             if std::mem::take(&mut self.is_commit_due)
                 && let Some(id) = self.consumer.commit(now, None, true, net)
@@ -149,11 +234,52 @@ impl MemberProcess {
             }
             return true;
         };
-        self.recorder.lock().groups.processed(&self.spec.membership.group, &partition, offset);
+        match self.spec.membership.poison.filter(|poison| work.value == poison.value).map(|poison| poison.reaction) {
+            None => self.process(work),
+            Some(PoisonReaction::Skip) => {}
+            Some(PoisonReaction::Crash) => {
+                self.back_at = Some(now + RESTART);
+                self.go_away(now);
+                return false;
+            }
+        }
         // The last one's time is over too: go on with the batch's end at once.
         let next = if self.batch.is_empty() { Duration::ZERO } else { self.spec.membership.processing };
         self.doing = Doing::Processing(now + next);
         true
+    }
+
+    fn process(&mut self, work: Work) {
+        let Work { partition, offset, value, sample } = work;
+        let group = &self.spec.membership.group;
+        self.recorder.lock().groups.processed(group, &partition, offset);
+        let (Some(size), Some(sample)) = (self.spec.membership.window, sample) else { return };
+        let is_right = value.as_u64().map(sample_value) == Some(sample);
+        self.window.push((partition, offset, is_right));
+        if self.window.len() >= size {
+            self.recorder.lock().groups.printed(group, &self.window);
+            self.window.clear();
+        }
+    }
+
+    /// What the scenario says to do by now.
+    fn do_deeds(&mut self, now: Time) {
+        while self.deeds.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, deed)) = self.deeds.pop_front() else { return };
+            let assigned = self.consumer.assignment();
+            match deed {
+                Deed::Pause => self.consumer.pause(&assigned),
+                Deed::Resume => self.consumer.resume(&assigned),
+                Deed::Seek(SeekTo::End) => self.consumer.seek_to_end(&assigned),
+                Deed::Seek(SeekTo::Beginning) => {
+                    self.consumer.seek_to_beginning(&assigned);
+                    let mut state = self.recorder.lock();
+                    for partition in &assigned {
+                        state.groups.sought_back(&self.spec.membership.group, partition, Offset::ZERO);
+                    }
+                }
+            }
+        }
     }
 
     /// The commit that is waited for has ended, one way or another: commits that fail are not tried by hand.
@@ -200,7 +326,8 @@ impl MemberProcess {
     }
 
     fn go_away(&mut self, now: Time) {
-        self.recorder.lock().groups.released(now, (&self.spec.membership.group, &self.spec.name), None);
+        self.recorder.lock().groups.gone(now, self.who());
+        self.recorder.notify();
         self.doing = Doing::Away;
     }
 
@@ -213,20 +340,42 @@ impl MemberProcess {
         self.process = self.recorder.new_process(now, &self.spec.name);
         self.rebalanced.clear();
         self.committed.clear();
+        self.fresh.clear();
+        self.window.clear();
+        self.generation = -1;
+        self.batch.clear();
+        self.is_commit_due = false;
         self.doing = Doing::Polling;
         self.subscribe();
     }
 
     /// What the consumer has to tell: rebalances, commits, mishaps.
     fn take_news(&mut self, now: Time) {
+        let generation = self.consumer.generation();
+        if generation != self.generation {
+            self.generation = generation;
+            if generation >= 0 {
+                let mut state = self.recorder.lock();
+                let state = &mut *state;
+                let violations = state.ghost.violations.len();
+                state.groups.joined(now, self.who(), (generation, self.consumer.member_id()), &mut state.ghost);
+                state.trace_violations(violations);
+            }
+        }
         for rebalance in self.consumer.take_rebalances() {
             self.note_rebalance(now, rebalance);
         }
-        for CommitResult { offsets, result, .. } in self.consumer.take_commits() {
+        for CommitResult { offsets, result, is_retried, .. } in self.consumer.take_commits() {
+            if is_retried || result.is_err() {
+                let mut state = self.recorder.lock();
+                for (partition, offset) in &offsets {
+                    state.groups.maybe_committed(&self.spec.membership.group, partition, *offset);
+                }
+            }
             if result.is_ok() {
                 let mut state = self.recorder.lock();
                 for (partition, offset) in &offsets {
-                    state.groups.committed(&self.spec.membership.group, partition, *offset);
+                    state.groups.committed(now, &self.spec.membership.group, partition, *offset);
                 }
                 self.committed.extend(offsets);
             } else if let Err(error) = result {
@@ -245,6 +394,11 @@ impl MemberProcess {
         for what in mishaps {
             self.recorder.lock().push(now, &self.spec.name, what);
         }
+        // Its consumer will do nothing more: the exception ends the application, and whoever watches it starts it again.
+        if !of_group.is_empty() && !matches!(self.doing, Doing::Away) {
+            self.back_at = Some(now + RESTART);
+            self.go_away(now);
+        }
     }
 
     fn note_rebalance(&mut self, now: Time, rebalance: RebalanceEvent) {
@@ -256,16 +410,31 @@ impl MemberProcess {
             }
             RebalanceEvent::Assigned { partitions, generation } => {
                 let state = &mut *state;
-                state.groups.kept(self.who(), generation);
                 state.groups.owned(now, self.who(), generation, &partitions, &mut state.ghost);
+                self.fresh.extend(partitions.iter().cloned());
                 partitions
             }
         };
         drop(state);
+        self.recorder.notify();
         if !partitions.is_empty() {
             self.rebalanced.push(partitions);
         }
     }
+}
+
+fn deeds(spec: &MemberSpec) -> VecDeque<(Time, Deed)> {
+    let Membership { pause, seek, .. } = &spec.membership;
+    let mut deeds = Vec::new();
+    if let Some(Pause { at, lasts }) = pause {
+        deeds.push((spec.started_at + *at, Deed::Pause));
+        deeds.push((spec.started_at + *at + *lasts, Deed::Resume));
+    }
+    if let Some(Seek { at, to }) = seek {
+        deeds.push((spec.started_at + *at, Deed::Seek(*to)));
+    }
+    deeds.sort_by_key(|(at, _)| *at);
+    deeds.into()
 }
 
 impl Process for MemberProcess {
@@ -295,8 +464,9 @@ impl Process for MemberProcess {
             Doing::Processing(until) => (self.consumer.deadline(), Some(until)),
             Doing::Polling | Doing::Committing(_) | Doing::Closing => (self.consumer.deadline(), None),
         };
+        let deed = self.deeds.front().map(|(at, _)| *at).filter(|_| matches!(self.doing, Doing::Polling));
         // An ending that is due and waits for the batch is looked at with every step.
         let ending = ending.filter(|at| *at > self.world.now());
-        consumer.into_iter().chain(work).chain(ending).min()
+        consumer.into_iter().chain(work).chain(ending).chain(deed).min()
     }
 }

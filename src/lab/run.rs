@@ -37,6 +37,13 @@ pub fn run_one(scenario: &Scenario, variant: usize, seed: u64) -> RunOutcome {
     #[allow(clippy::disallowed_types, reason = "wall time is reported, never used")]
     let clock = std::time::Instant::now();
     let recorder = Recorder::new(min_insync_replicas(&variant));
+    {
+        let mut state = recorder.lock();
+        let minutes = variant.cluster.config.groups.offsets_retention_minutes;
+        state.groups.offsets_retention = Duration::from_secs(60 * u64::from(minutes));
+        let moves_clocks = variant.faults.iter().any(|fault| fault.action.is_of_clocks());
+        state.groups.moves_clocks = moves_clocks || !variant.cluster.clocks.is_empty();
+    }
     let inside = recorder.clone();
     install_panic_hook();
     let thread = std::thread::Builder::new()
@@ -214,6 +221,7 @@ impl Supervisor {
                     key_prefix,
                     tombstones,
                     timestamp_offset_ms,
+                    format,
                     start,
                     config,
                 } => {
@@ -229,6 +237,7 @@ impl Supervisor {
                         key_prefix: key_prefix.clone(),
                         tombstones: *tombstones,
                         timestamp_offset_ms: *timestamp_offset_ms,
+                        format: *format,
                         config: ProducerConfig { defects: self.variant.cluster.defects, ..config.clone() },
                     };
                     self.recorder.lock().busy.push(name.clone());
@@ -322,7 +331,35 @@ impl Supervisor {
             }
             state.trace_violations(violations);
         }
+        self.settle_groups().await;
         Ok(())
+    }
+
+    /// Every group must come to rest, and then read to the end. What a group does not reach is a violation.
+    async fn settle_groups(&self) {
+        let settled = |state: &State| state.groups.unsettled().is_empty();
+        let is_settled = self.wait("groups to come to rest", self.sim.now() + PHASE_MAX, settled).await.is_ok();
+        let caught_up = |state: &State| state.groups.behind(&state.ghost).is_empty();
+        let is_caught_up = match is_settled {
+            true => self.wait("groups to read to the end", self.sim.now() + PHASE_MAX, caught_up).await.is_ok(),
+            false => true,
+        };
+        let now = self.sim.now();
+        let mut state = self.recorder.lock();
+        let violations = state.ghost.violations.len();
+        if !is_settled {
+            for (partition, detail) in state.groups.unsettled() {
+                state.ghost.violate("stuck-group", now, &partition, detail);
+            }
+        }
+        if !is_caught_up {
+            for (partition, detail) in state.groups.behind(&state.ghost) {
+                state.ghost.violate("stuck-consumer", now, &partition, detail);
+            }
+        }
+        let State { groups, history, ghost, .. } = &mut *state;
+        groups.judge(now, history, ghost);
+        state.trace_violations(violations);
     }
 
     /// Reads every partition from its beginning. What cannot be read to its end is a violation of its own.

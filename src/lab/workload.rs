@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::outcome::TraceKind;
 use super::recorder::{ProcessId, Recorder, Sent, State};
@@ -17,6 +19,7 @@ use crate::client::{
 };
 use crate::config::{Acks, ConsumerConfig, OffsetReset, ProducerConfig};
 use crate::protocol::{Offset, TopicPartition};
+use crate::scenario::ValueFormat;
 use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
 
 /// Values of producer n start at (n - 1) * this, so that they are unique per partition and readable.
@@ -38,6 +41,7 @@ pub struct ProduceSpec {
     pub tombstones: Option<u64>,
     /// What the records' timestamps are ahead of this machine's clock.
     pub timestamp_offset_ms: i64,
+    pub format: ValueFormat,
     pub config: ProducerConfig,
 }
 
@@ -116,7 +120,10 @@ impl ProduceProcess {
         }
         while self.wants_to_send() && self.due(self.sent) <= now {
             let sent = self.next_record();
-            let value = payload(sent.value, self.spec.value_bytes);
+            let value = match self.spec.format {
+                ValueFormat::Number => payload(sent.value, self.spec.value_bytes),
+                ValueFormat::Json => sample(sent.value, self.world.wall_clock_ms()),
+            };
             let (value, headers) =
                 if sent.tombstone { (None, vec![number_header(value)]) } else { (Some(value), Vec::new()) };
             let record = ProducerRecord {
@@ -241,6 +248,30 @@ fn payload(value: u64, bytes: usize) -> Bytes {
     Bytes::from(text)
 }
 
+/// The record of the sample application that everybody starts with.
+#[derive(Serialize, Deserialize)]
+struct Sample {
+    id: u64,
+    /// 1 to 100.
+    value: u64,
+    timestamp: i64,
+}
+
+fn sample(id: u64, timestamp: i64) -> Bytes {
+    let sample = Sample { id, value: sample_value(id), timestamp };
+    Bytes::from(serde_json::to_vec(&sample).expect("numbers are JSON"))
+}
+
+/// The value of JSON record `id`: 1 to 100, all over the place, and known to whoever checks it.
+pub(super) fn sample_value(id: u64) -> u64 {
+    1 + xxh3_64(&id.to_le_bytes()) % 100
+}
+
+/// The value in a JSON record.
+pub(super) fn sample_of(record: &ConsumerRecord) -> Option<u64> {
+    Some(serde_json::from_slice::<Sample>(record.value.as_ref()?).ok()?.value)
+}
+
 /// A tombstone has no value: what tells it from others in the history travels in a header.
 const NUMBER_HEADER: &str = "value";
 
@@ -252,7 +283,8 @@ fn number_header(value: Bytes) -> RecordHeader {
 fn parse_payload(payload: Option<&Bytes>) -> Json {
     let Some(payload) = payload else { return Json::Null };
     let number = std::str::from_utf8(payload.trim_ascii_end()).ok().and_then(|text| text.parse::<u64>().ok());
-    number.map_or_else(|| Json::from(String::from_utf8_lossy(payload)), Json::from)
+    let id = || serde_json::from_slice::<Sample>(payload).ok().map(|sample| sample.id);
+    number.or_else(id).map_or_else(|| Json::from(String::from_utf8_lossy(payload)), Json::from)
 }
 
 /// A consumer with assigned partitions that polls for as long as the run lasts.

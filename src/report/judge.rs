@@ -95,9 +95,16 @@ fn account(variant: &Variant, settings: &Settings, outcome: &RunOutcome) -> Opti
     let (explanation, all) = explain::first_lost(&Case::of_run(variant, settings, outcome))?;
     let mut lines = explanation.lines(ACCOUNT_EVENTS_MAX);
     let partition = explanation.partition;
-    lines.push(match all.text() {
-        Some(lost) => format!("Gone are offsets {lost} of {partition} that were acknowledged."),
-        None => format!("It is the only acknowledged record of {partition} that is gone."),
+    let is_kept = explanation.ruling == explain::Ruling::Intact;
+    lines.push(match (all.text(), is_kept) {
+        (Some(lost), false) => format!("Gone are offsets {lost} of {partition} that were acknowledged."),
+        (None, false) => format!("It is the only acknowledged record of {partition} that is gone."),
+        (Some(unread), true) => {
+            format!("The final read did not return offsets {unread} of {partition} that were acknowledged.")
+        }
+        (None, true) => {
+            format!("It is the only acknowledged record of {partition} that the final read did not return.")
+        }
     });
     let (offset, value) = (explanation.offset, explanation.value.unwrap_or_default());
     Some(Account { partition, offset, value, lines })
@@ -176,6 +183,8 @@ fn metric_value(metric: &str, report: &RunReport) -> u64 {
         "reprocessed" => groups.reprocessed,
         "skipped" => groups.skipped,
         "rebalances" => groups.rebalances,
+        "windows" => groups.windows,
+        "broken-windows" => groups.broken_windows,
         "unowned-ms" => groups.unowned_ms,
         name => {
             let violations = report.violations.iter().find(|violation| violation.name == name);

@@ -8,11 +8,11 @@ use super::diagnostics::Mistakes;
 use super::expression;
 use super::faults::disk::word;
 use super::machines;
-use super::model::{ClockSetting, CommitStyle, Ending, LinkSetting, Membership};
+use super::model::{ClockSetting, CommitStyle, Ending, LinkSetting, Membership, Pause, Poison, Seek, ValueFormat};
 use super::table::{Section, Spanned, Text, scalar, text_at, type_of};
 use super::vocabulary::{
-    CLUSTER_KEYS, COMMIT_STYLES, CONSUME_KEYS, DEFECTS_AXIS, ENDINGS, MEMBER_KEYS, PRODUCE_KEYS, TOP_KEYS, TOPIC_KEYS,
-    WORKLOAD_KINDS,
+    CLUSTER_KEYS, COMMIT_STYLES, CONSUME_KEYS, DEFECTS_AXIS, ENDINGS, MEMBER_KEYS, POISON_REACTIONS, PRODUCE_KEYS,
+    SEEKS, TOP_KEYS, TOPIC_KEYS, VALUE_FORMATS, WORKLOAD_KINDS,
 };
 use crate::config::{self, ConfigError, Scope};
 use crate::defect::Defects;
@@ -94,6 +94,7 @@ pub(super) enum Kind {
         key_prefix: String,
         tombstones: Option<u64>,
         timestamp_offset_ms: i64,
+        format: ValueFormat,
         /// From `acks`, or from `config`.
         acks: Option<Setting>,
     },
@@ -379,12 +380,13 @@ fn produce(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -
         }
     }
     let timestamp_offset_ms = section.shift_ms("timestamp-offset", mistakes).map_or(0, |offset| offset.value);
+    let format = word(section, "format", VALUE_FORMATS, mistakes)?.unwrap_or_default();
     let acks = acks(section, config, mistakes);
     if !section.has("records") {
         section.missing("records", "records = 500", mistakes);
     }
     let records = section.integer("records", 1..=i64::MAX, mistakes)?.value as u64;
-    Some(Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, timestamp_offset_ms, acks })
+    Some(Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, timestamp_offset_ms, format, acks })
 }
 
 fn consume(section: &Section<'_>, start: Duration, mistakes: &mut Mistakes) -> Option<Kind> {
@@ -401,7 +403,16 @@ fn consume(section: &Section<'_>, start: Duration, mistakes: &mut Mistakes) -> O
     let processing = section.duration("processing", mistakes).map_or(Duration::ZERO, |time| time.value);
     let ending = ending(section, start, mistakes)?;
     let is_static = section.boolean("static", mistakes).is_some_and(|is_static| is_static.value);
-    let membership = Membership { group: group.value, commit, processing, ending };
+    let membership = Membership {
+        group: group.value,
+        commit,
+        processing,
+        ending,
+        pause: pause(section, mistakes)?,
+        seek: seek(section, mistakes)?,
+        poison: poison(section, mistakes)?,
+        window: section.integer("window", 1..=1_000_000, mistakes).map(|records| records.value as usize),
+    };
     Some(Kind::Consume { membership: Some(membership), is_static })
 }
 
@@ -428,6 +439,45 @@ fn ending(section: &Section<'_>, start: Duration, mistakes: &mut Mistakes) -> Op
         mistakes.add(&at.span, format!("this member would end before it starts ({start:?})"));
     }
     Some(Some(Ending { kind, at: at.value, back_after }))
+}
+
+/// Two keys that go together, as one value; none of them is none.
+fn together(section: &Section<'_>, one: (&str, &str), other: (&str, &str), mistakes: &mut Mistakes) -> Option<bool> {
+    for ((key, _), (missing, example)) in [(one, other), (other, one)] {
+        if section.has(key) && !section.has(missing) {
+            section.missing(missing, example, mistakes);
+            return None;
+        }
+    }
+    Some(section.has(one.0))
+}
+
+fn pause(section: &Section<'_>, mistakes: &mut Mistakes) -> Option<Option<Pause>> {
+    let keys = (("pause-at", "pause-at = \"10s\""), ("pause-for", "pause-for = \"5s\""));
+    if !together(section, keys.0, keys.1, mistakes)? {
+        return Some(None);
+    }
+    let (at, lasts) = (section.duration("pause-at", mistakes), section.positive_duration("pause-for", mistakes));
+    Some(Some(Pause { at: at?.value, lasts: lasts?.value }))
+}
+
+fn seek(section: &Section<'_>, mistakes: &mut Mistakes) -> Option<Option<Seek>> {
+    let keys = (("seek-at", "seek-at = \"10s\""), ("seek-to", "seek-to = \"beginning\""));
+    if !together(section, keys.0, keys.1, mistakes)? {
+        return Some(None);
+    }
+    let (at, to) = (section.duration("seek-at", mistakes), word(section, "seek-to", SEEKS, mistakes));
+    Some(Some(Seek { at: at?.value, to: to?? }))
+}
+
+fn poison(section: &Section<'_>, mistakes: &mut Mistakes) -> Option<Option<Poison>> {
+    let keys = (("poison", "poison = 100"), ("on-poison", "on-poison = \"crash\""));
+    if !together(section, keys.0, keys.1, mistakes)? {
+        return Some(None);
+    }
+    let value = section.integer("poison", 0..=i64::MAX, mistakes);
+    let reaction = word(section, "on-poison", POISON_REACTIONS, mistakes);
+    Some(Some(Poison { value: value?.value as u64, reaction: reaction?? }))
 }
 
 fn acks(section: &Section<'_>, config: &[Setting], mistakes: &mut Mistakes) -> Option<Setting> {

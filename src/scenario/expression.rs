@@ -163,6 +163,7 @@ pub(super) fn target(text: &str) -> Result<Target, Slip> {
         "rack" => Target::Rack(term.one("rack(a)")?.to_owned()),
         "machines" => term.none().map(|()| Target::Machines)?,
         "client" => Target::Client(term.one("client(producer-1)")?.to_owned()),
+        "coordinator" => Target::Coordinator(term.one("coordinator(billing)")?.to_owned()),
         "fault" => Target::SameAs(term.one_number("fault(1)")?),
         _ => return Err(term.unknown("target", TARGETS)),
     };
@@ -416,6 +417,7 @@ impl fmt::Display for Target {
             Target::Isr(partition) => write!(f, "isr({partition})"),
             Target::Controller => f.write_str("controller"),
             Target::Client(name) => write!(f, "client({name})"),
+            Target::Coordinator(group) => write!(f, "coordinator({group})"),
             Target::Rack(name) => write!(f, "rack({name})"),
             Target::Machines => f.write_str("machines"),
             Target::SameAs(index) => write!(f, "fault({index})"),

@@ -143,7 +143,7 @@ fn machine(
         | Target::Client(_)
         | Target::Rack(_)
         | Target::Machines => {}
-        Target::Leader(_) | Target::Follower(..) | Target::Isr(_) | Target::SameAs(_) => {
+        Target::Leader(_) | Target::Follower(..) | Target::Isr(_) | Target::Coordinator(_) | Target::SameAs(_) => {
             mistakes
                 .add(&target.span, format!("`{}` is not always the same machine", target.value))
                 .help("broker(1), brokers, controller, client(producer-1), rack(a) and machines are");

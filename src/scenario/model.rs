@@ -136,6 +136,7 @@ pub enum Workload {
         tombstones: Option<u64>,
         /// What the records' timestamps are ahead of the producer's clock (negative: behind).
         timestamp_offset_ms: i64,
+        format: ValueFormat,
         start: Duration,
         config: ProducerConfig,
     },
@@ -150,6 +151,16 @@ pub enum Workload {
     },
 }
 
+/// What the value of a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ValueFormat {
+    /// The number as text.
+    #[default]
+    Number,
+    /// `{"id": 7, "value": 42, "timestamp": 1700000000000}`: the id is the number, the value 1 to 100.
+    Json,
+}
+
 /// How a member of a consumer group works.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Membership {
@@ -158,6 +169,47 @@ pub struct Membership {
     /// What the application needs for a record.
     pub processing: Duration,
     pub ending: Option<Ending>,
+    pub pause: Option<Pause>,
+    pub seek: Option<Seek>,
+    pub poison: Option<Poison>,
+    /// It prints average and maximum of every so many records.
+    pub window: Option<usize>,
+}
+
+/// All partitions that it has are paused (`Consumer.pause`), so long after the workloads started: it polls on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    pub at: Duration,
+    pub lasts: Duration,
+}
+
+/// All partitions that it has are sought, so long after the workloads started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seek {
+    pub at: Duration,
+    pub to: SeekTo,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeekTo {
+    Beginning,
+    End,
+}
+
+/// A record whose processing always fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Poison {
+    /// The value of the record.
+    pub value: u64,
+    pub reaction: PoisonReaction,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoisonReaction {
+    /// The application dies of the exception, and is started again.
+    Crash,
+    /// It goes on with the next record.
+    Skip,
 }
 
 /// When the application commits.
@@ -248,6 +300,8 @@ pub enum Target {
     Controller,
     /// `client(producer-1)`
     Client(String),
+    /// `coordinator(billing)`: the broker that leads the group's partition of `__consumer_offsets`.
+    Coordinator(String),
     /// `rack(a)`: the brokers of a rack, a power domain.
     Rack(String),
     /// `machines`: the brokers, the controller and the clients.
@@ -270,7 +324,8 @@ impl Target {
             | Target::Leader(_)
             | Target::Follower(_, Some(_))
             | Target::Controller
-            | Target::Client(_) => false,
+            | Target::Client(_)
+            | Target::Coordinator(_) => false,
         }
     }
 }

@@ -316,7 +316,17 @@ fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) ->
     let (name, topic) = (draft.name.clone(), draft.topic.value.clone());
     let start: Duration = draft.start.value;
     match &draft.kind {
-        Kind::Produce { records, rate, value_bytes, keys, key_prefix, tombstones, timestamp_offset_ms, acks } => {
+        Kind::Produce {
+            records,
+            rate,
+            value_bytes,
+            keys,
+            key_prefix,
+            tombstones,
+            timestamp_offset_ms,
+            format,
+            acks,
+        } => {
             let config = producer_config(draft, acks.as_ref(), pins, mistakes);
             Workload::Produce {
                 name,
@@ -328,6 +338,7 @@ fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) ->
                 key_prefix: key_prefix.clone(),
                 tombstones: *tombstones,
                 timestamp_offset_ms: *timestamp_offset_ms,
+                format: *format,
                 start,
                 config,
             }
@@ -338,6 +349,9 @@ fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) ->
             apply(&draft.config, |key, value| config.set(key, value));
             let set = |key: &str| is_set(key, draft, pins);
             settle_reconnect_backoff(set, config.reconnect_backoff, &mut config.reconnect_backoff_max);
+            if let Err(error) = config.validate(set) {
+                note_conflict(&error, Scope::Consumer, &draft.config, pins, &draft.span, mistakes);
+            }
             if let Some(membership) = membership {
                 config.group_id = Some(membership.group.clone());
                 config.group_instance_id = is_static.then(|| name.clone());

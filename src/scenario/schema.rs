@@ -74,7 +74,7 @@ fn definitions() -> Value {
         "drift": pattern(r"^ *[+-]?[0-9]+ *ppm$".to_owned(), "200ppm"),
         "target": pattern(target(&|_| true), "leader(orders-0)"),
         // What is always the same machine.
-        "machine": pattern(target(&|name| !["leader", "follower", "isr", "fault"].contains(&name)), "broker(1)"),
+        "machine": pattern(target(&|name| !["leader", "follower", "isr", "coordinator", "fault"].contains(&name)), "broker(1)"),
         // What can be stopped.
         "server": pattern(target(&|name| !["client", "machines"].contains(&name)), "leader(orders-0)"),
         "disk": pattern(format!(r"^ *({})\(.+\) *$", DISK_TARGETS.join("|")), "disk(1)"),
@@ -133,7 +133,7 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
     Some(match key {
         "config" => configuration(scope?),
         "at" | "after" | "for" | "start" | "jitter" | "period" | "event-cost" | "processing" | "end-at"
-        | "back-after" => named("duration"),
+        | "back-after" | "pause-at" | "pause-for" | "seek-at" => named("duration"),
         "latency" => named("latency"),
         "bandwidth" => named("bandwidth"),
         "loss" | "duty" => named("share"),
@@ -161,6 +161,11 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
         "key-prefix" | "group" => json!({"type": "string"}),
         "commit" => words(COMMIT_STYLES),
         "end" => words(ENDINGS),
+        "seek-to" => words(SEEKS),
+        "poison" => at_least(0),
+        "on-poison" => words(POISON_REACTIONS),
+        "window" => json!({"type": "integer", "minimum": 1, "maximum": 1_000_000}),
+        "format" => words(VALUE_FORMATS),
         "defects" => {
             json!({"type": "array", "items": {"enum": defect_names().collect::<Vec<_>>()}})
         }

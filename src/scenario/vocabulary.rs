@@ -1,6 +1,6 @@
 //! The words that a scenario file may use. What the parser accepts, suggests and documents comes from these lists.
 
-use super::model::{CommitStyle, EndingKind};
+use super::model::{CommitStyle, EndingKind, PoisonReaction, SeekTo, ValueFormat};
 
 /// Keys at the top of the file.
 pub const TOP_KEYS: &[&str] =
@@ -38,15 +38,55 @@ pub const PRODUCE_KEYS: &[&str] = &[
     "key-prefix",
     "tombstones",
     "timestamp-offset",
+    "format",
     "start",
     "acks",
     "config",
 ];
 /// Keys of `[[workload]]` with `kind = "consume"`.
-pub const CONSUME_KEYS: &[&str] =
-    &["kind", "topic", "start", "config", "group", "static", "commit", "processing", "end", "end-at", "back-after"];
+pub const CONSUME_KEYS: &[&str] = &[
+    "kind",
+    "topic",
+    "start",
+    "config",
+    "group",
+    "static",
+    "commit",
+    "processing",
+    "end",
+    "end-at",
+    "back-after",
+    "pause-at",
+    "pause-for",
+    "seek-at",
+    "seek-to",
+    "poison",
+    "on-poison",
+    "window",
+];
 /// Keys of a consumer that only a member of a group has.
-pub const MEMBER_KEYS: &[&str] = &["static", "commit", "processing", "end", "end-at", "back-after"];
+pub const MEMBER_KEYS: &[&str] = &[
+    "static",
+    "commit",
+    "processing",
+    "end",
+    "end-at",
+    "back-after",
+    "pause-at",
+    "pause-for",
+    "seek-at",
+    "seek-to",
+    "poison",
+    "on-poison",
+    "window",
+];
+/// What the value of a record is.
+pub const VALUE_FORMATS: &[(&str, ValueFormat)] = &[("number", ValueFormat::Number), ("json", ValueFormat::Json)];
+/// Where a member seeks to.
+pub const SEEKS: &[(&str, SeekTo)] = &[("beginning", SeekTo::Beginning), ("end", SeekTo::End)];
+/// What a member does about a record that it cannot process.
+pub const POISON_REACTIONS: &[(&str, PoisonReaction)] =
+    &[("crash", PoisonReaction::Crash), ("skip", PoisonReaction::Skip)];
 /// When a member commits.
 pub const COMMIT_STYLES: &[(&str, CommitStyle)] =
     &[("automatic", CommitStyle::Automatic), ("before", CommitStyle::Before), ("after", CommitStyle::After)];
@@ -191,8 +231,19 @@ pub const TOPIC_ACTIONS: &[&str] = &["elect-preferred", "delete-records"];
 /// Values of `direction` in `[[fault]]`.
 pub const DIRECTIONS: &[&str] = &["request", "response"];
 /// What a target can be.
-pub const TARGETS: &[&str] =
-    &["broker", "brokers", "leader", "follower", "isr", "controller", "client", "rack", "machines", "fault"];
+pub const TARGETS: &[&str] = &[
+    "broker",
+    "brokers",
+    "leader",
+    "follower",
+    "isr",
+    "controller",
+    "coordinator",
+    "client",
+    "rack",
+    "machines",
+    "fault",
+];
 /// What a fault of disks is aimed at.
 pub const DISK_TARGETS: &[&str] = &["disk", "file"];
 /// What a condition can ask for.
@@ -278,6 +329,10 @@ pub const METRICS: &[Metric] = &[
     metric_of("served-uncommitted", MetricKind::Violation),
     metric_of("latest-offset-went-back", MetricKind::Violation),
     metric_of("owned-twice", MetricKind::Violation),
+    metric_of("offset-rewind", MetricKind::Violation),
+    metric_of("skipped-record", MetricKind::Violation),
+    metric_of("stuck-group", MetricKind::Violation),
+    metric_of("stuck-consumer", MetricKind::Violation),
     metric_of("producer-sequence", MetricKind::Violation),
     metric_of("liveness", MetricKind::Violation),
     metric_of("unreadable", MetricKind::Violation),
@@ -293,6 +348,8 @@ pub const METRICS: &[Metric] = &[
     metric_of("reprocessed", MetricKind::Count),
     metric_of("skipped", MetricKind::Count),
     metric_of("rebalances", MetricKind::Count),
+    metric_of("windows", MetricKind::Count),
+    metric_of("broken-windows", MetricKind::Count),
     metric_of("unowned-ms", MetricKind::Millis),
     metric_of("unavailable-ms", MetricKind::Millis),
 ];

@@ -5,6 +5,7 @@
 mod requests;
 mod responses;
 
+use std::collections::BTreeSet;
 use std::io;
 
 use bytes::Bytes;
@@ -18,7 +19,9 @@ use uuid::Uuid;
 
 use super::connections::ReplyTo;
 use super::{Broker, BrokerOptions, Key, Partitions, Touched};
-use crate::coordinator::{self, Answer, CoordinatorLog, GroupCoordinator, LogBounds, Ticket, partition_for};
+use crate::coordinator::{
+    self, Answer, CoordinatorLog, GroupCoordinator, LogBounds, Ticket, TopicMetadata, partition_for,
+};
 use crate::metadata::{BrokerRegistration, ImageChanges};
 use crate::protocol::{BrokerId, ErrorCode, Offset};
 use crate::replica::{Environment, ReplicaError};
@@ -243,11 +246,17 @@ impl Broker {
         for &key in changes.partitions.iter().filter(|key| Some(key.0) == topic) {
             self.lead_groups_of(now, key);
         }
-        let deleted = changes.removed_topics.values();
-        let deleted: Vec<StrBytes> = deleted.map(|name| StrBytes::from_string(name.clone())).collect();
+        let deleted = changes.removed_topics.iter();
+        let deleted: Vec<_> = deleted.map(|(id, name)| (*id, StrBytes::from_string(name.clone()))).collect();
         if !deleted.is_empty() {
             self.coordinate(now, |groups, clock, logs| groups.on_topics_deleted(clock, &deleted, logs));
         }
+        let changed: BTreeSet<Uuid> = changes.partitions.iter().map(|key| key.0).collect();
+        let changed = changed.into_iter().filter_map(|id| self.env.image.topics.get(&id));
+        self.groups.coordinator.on_topics(changed.map(|topic| {
+            let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+            (StrBytes::from_string(topic.name.clone()), TopicMetadata { id: topic.id, partitions })
+        }));
     }
 
     fn lead_groups_of(&mut self, now: Time, key: Key) {

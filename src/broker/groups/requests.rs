@@ -5,9 +5,9 @@ use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponseParti
 use kafka_protocol::messages::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::{
-    ApiKey, DeleteGroupsRequest, DescribeGroupsRequest, GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
-    SyncGroupRequest, TopicName,
+    ApiKey, ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest, DeleteGroupsRequest, DescribeGroupsRequest,
+    GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListGroupsResponse,
+    OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, SyncGroupRequest, TopicName,
 };
 
 use super::{Gathering, Refused, Waiting};
@@ -56,6 +56,11 @@ impl Broker {
                     self.ask_coordinator(now, to, frame, GroupRequest::Heartbeat(body), Refused::Nothing);
                 }
             }
+            ApiKey::ConsumerGroupHeartbeat => {
+                if let Some(body) = self.decode::<ConsumerGroupHeartbeatRequest>(to, frame, net) {
+                    self.ask_coordinator(now, to, frame, GroupRequest::ConsumerHeartbeat(body), Refused::Nothing);
+                }
+            }
             ApiKey::LeaveGroup => {
                 if let Some(mut body) = self.decode::<LeaveGroupRequest>(to, frame, net) {
                     if to.api_version < LEAVE_NAMES_MEMBERS {
@@ -88,6 +93,11 @@ impl Broker {
             ApiKey::DescribeGroups => {
                 if let Some(body) = self.decode::<DescribeGroupsRequest>(to, frame, net) {
                     self.ask_by_partition(now, to, (key, frame), &body.groups, GroupRequest::Describe, net);
+                }
+            }
+            ApiKey::ConsumerGroupDescribe => {
+                if let Some(body) = self.decode::<ConsumerGroupDescribeRequest>(to, frame, net) {
+                    self.ask_by_partition(now, to, (key, frame), &body.group_ids, GroupRequest::ConsumerDescribe, net);
                 }
             }
             ApiKey::DeleteGroups => {

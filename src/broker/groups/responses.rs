@@ -4,7 +4,8 @@ use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponse, OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponseTopic,
 };
 use kafka_protocol::messages::{
-    ApiKey, DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, HeartbeatRequest,
+    ApiKey, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, ConsumerGroupHeartbeatRequest,
+    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, HeartbeatRequest,
     JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, OffsetCommitRequest,
     OffsetDeleteRequest, OffsetFetchRequest, SyncGroupRequest,
 };
@@ -31,6 +32,9 @@ impl Broker {
             }
             Answer::Sync(response) => self.connections.respond::<SyncGroupRequest>(to, &response, net),
             Answer::Heartbeat(response) => self.connections.respond::<HeartbeatRequest>(to, &response, net),
+            Answer::ConsumerHeartbeat(response) => {
+                self.connections.respond::<ConsumerGroupHeartbeatRequest>(to, &response, net);
+            }
             Answer::Leave(response) => {
                 let response = leave_in_version(response, to.api_version);
                 self.connections.respond::<LeaveGroupRequest>(to, &response, net);
@@ -59,21 +63,26 @@ impl Broker {
                 }
                 self.connections.respond::<OffsetDeleteRequest>(to, &response, net);
             }
-            Answer::Fetch(_) | Answer::Describe(_) | Answer::Delete(_) => unreachable!("these are gathered"),
+            Answer::Fetch(_) | Answer::Describe(_) | Answer::ConsumerDescribe(_) | Answer::Delete(_) => {
+                unreachable!("these are gathered")
+            }
         }
     }
 
     /// The response to a request of `api_key` whose parts are all there.
     pub(super) fn respond_gathered(&mut self, to: ReplyTo, api_key: ApiKey, parts: Vec<Answer>, net: &mut Endpoint) {
         let (mut fetched, mut described, mut deleted) = (Vec::new(), Vec::new(), Vec::new());
+        let mut described_consumer = Vec::new();
         for part in parts {
             match part {
                 Answer::Fetch(group) => fetched.push(group),
                 Answer::Describe(groups) => described.extend(groups),
+                Answer::ConsumerDescribe(groups) => described_consumer.extend(groups),
                 Answer::Delete(results) => deleted.extend(results),
                 Answer::Join(_)
                 | Answer::Sync(_)
                 | Answer::Heartbeat(_)
+                | Answer::ConsumerHeartbeat(_)
                 | Answer::Leave(_)
                 | Answer::Commit(_)
                 | Answer::OffsetDelete(_) => unreachable!("these concern one partition"),
@@ -87,6 +96,10 @@ impl Broker {
             ApiKey::DescribeGroups => {
                 let response = DescribeGroupsResponse::default().with_groups(described);
                 self.connections.respond::<DescribeGroupsRequest>(to, &response, net);
+            }
+            ApiKey::ConsumerGroupDescribe => {
+                let response = ConsumerGroupDescribeResponse::default().with_groups(described_consumer);
+                self.connections.respond::<ConsumerGroupDescribeRequest>(to, &response, net);
             }
             ApiKey::DeleteGroups => {
                 let response = DeleteGroupsResponse::default().with_results(deleted);

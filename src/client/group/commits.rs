@@ -51,6 +51,8 @@ pub struct CommitResult {
     pub offsets: Vec<(TopicPartition, Offset)>,
     /// Not asked for by the application.
     pub is_automatic: bool,
+    /// It was sent more than once.
+    pub is_retried: bool,
     pub result: Result<(), CommitError>,
 }
 
@@ -134,7 +136,7 @@ impl Group {
     /// Commits the positions when it is time (`maybeAutoCommitOffsetsAsync`): what the application got before this very
     /// poll.
     pub(super) fn auto_commit(&mut self, now: Time, net: &mut Endpoint, view: &View<'_>) {
-        if !self.config.enable_auto_commit || !self.is_in_generation() || self.state != State::Stable {
+        if !self.config.enable_auto_commit || !self.is_in_generation() || self.is_rebalancing() {
             return;
         }
         if self.auto_commit_at > now {
@@ -161,7 +163,7 @@ impl Group {
                 self.end_commit(at, Err(CommitError::Broker(ErrorCode::RequestTimedOut)));
             } else if !self.is_in_generation() {
                 self.end_commit(at, Err(CommitError::CommitFailed));
-            } else if self.state != State::Stable {
+            } else if self.is_rebalancing() {
                 self.end_commit(at, Err(CommitError::RebalanceInProgress));
             } else if commit.retry_at > now {
                 self.wake_by(self.commits[at].retry_at);
@@ -211,6 +213,9 @@ impl Group {
             return self.end_commit(at, Ok(()));
         };
         let is_same_life = life == self.life;
+        if self.modern.is_some() && is_same_life && self.on_modern_commit_error(now, at, error) {
+            return;
+        }
         match error {
             ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration => {
                 self.end_commit(at, Err(CommitError::CommitFailed));
@@ -251,10 +256,35 @@ impl Group {
         }
     }
 
+    /// Between leaving one generation and being assigned in the next, which there is only in the classic protocol.
+    fn is_rebalancing(&self) -> bool {
+        self.modern.is_none() && self.state != State::Stable
+    }
+
+    /// Errors that mean something else under `group.protocol=consumer`: whether it is fenced a member learns by its
+    /// heartbeat. A commit of the consumer's own tries again with the new epoch. False: an error like any other.
+    fn on_modern_commit_error(&mut self, now: Time, at: usize, error: ErrorCode) -> bool {
+        match error {
+            ErrorCode::StaleMemberEpoch
+                if self.commits[at].is_automatic && self.commits[at].retried_until.is_some() =>
+            {
+                let commit = &mut self.commits[at];
+                commit.retry_at = now + self.retry_backoff.after(commit.attempts, &mut self.rng);
+                commit.attempts += 1;
+            }
+            ErrorCode::StaleMemberEpoch
+            | ErrorCode::UnknownMemberId
+            | ErrorCode::GroupIdNotFound
+            | ErrorCode::FencedInstanceId => self.end_commit(at, Err(CommitError::CommitFailed)),
+            _ => return false,
+        }
+        true
+    }
+
     fn end_commit(&mut self, at: usize, result: Result<(), CommitError>) {
-        let PendingCommit { id, offsets, is_automatic, .. } = self.commits.remove(at);
+        let PendingCommit { id, offsets, is_automatic, attempts, .. } = self.commits.remove(at);
         let offsets = offsets.into_iter().map(|(partition, commit)| (partition, commit.offset)).collect();
-        self.commit_results.push(CommitResult { id, offsets, is_automatic, result });
+        self.commit_results.push(CommitResult { id, offsets, is_automatic, is_retried: attempts > 0, result });
     }
 
     /// Looks up what was committed for the partitions that have no position (`refreshCommittedOffsetsIfNeeded`).
@@ -280,7 +310,11 @@ impl Group {
                 ),
             }
         }
-        let group = OffsetFetchRequestGroup::default().with_group_id(self.id.clone()).with_topics(Some(topics));
+        let mut group = OffsetFetchRequestGroup::default().with_group_id(self.id.clone()).with_topics(Some(topics));
+        if self.modern.is_some() {
+            group.member_id = Some(self.member_id.clone());
+            group.member_epoch = self.generation;
+        }
         let request = OffsetFetchRequest::default().with_groups(vec![group]).with_require_stable(true);
         self.fetching.extend(wanted.iter().cloned());
         let call = Call::FetchOffsets(wanted);
@@ -302,6 +336,10 @@ impl Group {
             Some(error) => {
                 if matches!(error, ErrorCode::NotCoordinator | ErrorCode::CoordinatorNotAvailable) {
                     self.mark_coordinator_unknown();
+                } else if self.modern.is_some()
+                    && matches!(error, ErrorCode::StaleMemberEpoch | ErrorCode::UnknownMemberId)
+                {
+                    // Again in the epoch that the next heartbeat tells.
                 } else if !error.is_retriable() {
                     return self.fail(error);
                 }

@@ -15,6 +15,7 @@ use super::assignors::{Subscriber, assign};
 use super::wire::{decode_assignment, decode_subscription, encode_assignment, encode_subscription};
 use super::{Action, Call, Closing, Group, Leading, Prepare, RebalanceEvent, State, View};
 use crate::config::Assignor;
+use crate::defect::Defect;
 use crate::protocol::rpc::{Reply, RpcError};
 use crate::protocol::{ErrorCode, TopicPartition};
 use crate::world::{Endpoint, Time};
@@ -27,11 +28,11 @@ const LEAVE_GROUP_VERSION: i16 = 5;
 const JOIN_TIMEOUT_LAPSE: Duration = Duration::from_secs(5);
 const PROTOCOL_TYPE: &str = "consumer";
 
-fn millis(duration: Duration) -> i32 {
+pub(super) fn millis(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }
 
-fn owned(view: &View<'_>) -> Vec<TopicPartition> {
+pub(super) fn owned(view: &View<'_>) -> Vec<TopicPartition> {
     let mut owned: Vec<TopicPartition> = view.partitions.iter().map(|p| p.partition.clone()).collect();
     owned.sort();
     owned
@@ -109,7 +110,7 @@ impl Group {
         }
         let owned = owned(view);
         self.had.clone_from(&owned);
-        let is_lost = self.generation < 0;
+        let is_lost = self.generation < 0 && !self.config.defects.has(Defect::OwnedPartitionsNoGeneration);
         if owned.is_empty() || (self.is_cooperative() && !is_lost) {
             self.prepare = Prepare::Done;
             return true;
@@ -146,12 +147,12 @@ impl Group {
         self.life += 1;
         self.state = State::PreparingRebalance;
         self.joined_topics.clone_from(&self.topics);
-        let timeout = self.rebalance_request_timeout();
+        let timeout = self.join_timeout();
         self.rpc.send(now, coordinator, JOIN_GROUP_VERSION, &request, timeout, Call::Join(self.life), net);
     }
 
-    /// JoinGroup waits for the other members (`AbstractCoordinator.sendJoinGroupRequest`), here SyncGroup as long.
-    fn rebalance_request_timeout(&self) -> Duration {
+    /// JoinGroup waits for the other members (`AbstractCoordinator.sendJoinGroupRequest`).
+    fn join_timeout(&self) -> Duration {
         self.config.request_timeout.max(self.config.max_poll_interval + JOIN_TIMEOUT_LAPSE)
     }
 
@@ -231,7 +232,7 @@ impl Group {
             let topics = subscribers.iter().flat_map(|subscriber| &subscriber.topics);
             let counts: BTreeMap<TopicName, i32> =
                 topics.filter_map(|topic| Some((topic.clone(), partition_count(view, topic)?))).collect();
-            let shares = assign(assignor, &counts, &subscribers);
+            let shares = assign(assignor, &counts, &subscribers, self.config.defects);
             self.assigned_by = Some(counts);
             assignments = shares
                 .iter()
@@ -250,7 +251,7 @@ impl Group {
             .with_protocol_type(Some(StrBytes::from_static_str(PROTOCOL_TYPE)))
             .with_protocol_name(Some(StrBytes::from_static_str(assignor.name())))
             .with_assignments(assignments);
-        let timeout = self.rebalance_request_timeout();
+        let timeout = self.config.request_timeout;
         self.rpc.send(now, coordinator, SYNC_GROUP_VERSION, &request, timeout, Call::Sync(self.life), net);
     }
 

@@ -1,5 +1,6 @@
-//! A consumer's part in its group under the classic protocol (`AbstractCoordinator`, `ConsumerCoordinator`): finding the
-//! coordinator, joining, sharing out partitions as leader, heartbeats, commits.
+//! A consumer's part in its group: finding the coordinator, heartbeats, commits; under the classic protocol joining and
+//! sharing out partitions as leader (`AbstractCoordinator`, `ConsumerCoordinator`), under `group.protocol=consumer` what
+//! [`modern`] has.
 //!
 //! Kafka has two threads here, and so has this, in a manner: what the application's thread does happens in
 //! [`Group::poll`] only (joining, taking up an assignment, automatic commits), what the heartbeat thread does whenever
@@ -10,6 +11,7 @@
 mod assignors;
 mod commits;
 mod membership;
+mod modern;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,11 +23,12 @@ use kafka_protocol::protocol::StrBytes;
 
 use self::commits::{Commit, PendingCommit};
 pub use self::commits::{CommitError, CommitId, CommitResult};
+use self::modern::Modern;
 use super::backoff::ExponentialBackoff;
 use super::consumer::rpc_config;
 use super::metadata::Metadata;
 use super::subscription::AssignedPartition;
-use crate::config::{Assignor, ConsumerConfig};
+use crate::config::{Assignor, ConsumerConfig, GroupProtocol};
 use crate::protocol::rpc::{Completion, PeerId, Reply, RpcClient, RpcError};
 use crate::protocol::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Rng, Time, World};
@@ -68,6 +71,7 @@ enum Call {
     Join(u64),
     Sync(u64),
     Heartbeat(u64),
+    ModernHeartbeat(u64),
     Leave,
     Commit(CommitId, u64),
     FetchOffsets(Vec<TopicPartition>),
@@ -122,6 +126,8 @@ pub(super) struct Group {
     state: State,
     generation: i32,
     member_id: StrBytes,
+    /// The membership under `group.protocol=consumer`; `generation` is then the member epoch.
+    modern: Option<Modern>,
     /// Counts resets, joins and syncs.
     life: u64,
     needs_rejoin: bool,
@@ -174,6 +180,12 @@ impl Group {
     pub fn new(world: &World, config: &ConsumerConfig, group_id: &str, bootstrap: &[HostPort]) -> Group {
         // Connections of its own: a fetch that waits must not hold up a heartbeat.
         let mut rpc = RpcClient::new(rpc_config(config), world.rng("consumer-group-rpc"));
+        let (modern, member_id) = match config.group_protocol {
+            GroupProtocol::Classic => (None, StrBytes::default()),
+            GroupProtocol::Consumer => {
+                (Some(Modern::new()), Modern::member_id(&mut world.rng("consumer-group-member-id")))
+            }
+        };
         Group {
             id: GroupId(StrBytes::from_string(group_id.to_owned())),
             instance: config.group_instance_id.clone().map(StrBytes::from_string),
@@ -191,7 +203,8 @@ impl Group {
             joined_topics: Vec::new(),
             state: State::Unjoined,
             generation: -1,
-            member_id: StrBytes::default(),
+            member_id,
+            modern,
             life: 0,
             needs_rejoin: true,
             prepare: Prepare::NotStarted,
@@ -264,6 +277,9 @@ impl Group {
 
     /// Whether records may be handed out: not while the application is to let go of them.
     pub fn hands_out(&self) -> bool {
+        if let Some(modern) = &self.modern {
+            return modern.hands_out();
+        }
         self.prepare == Prepare::NotStarted || self.is_cooperative() || self.prepare == Prepare::Done
     }
 
@@ -316,7 +332,10 @@ impl Group {
         if self.is_fatal || self.is_closed() {
             return;
         }
-        self.drive_heartbeat(now, net);
+        match self.modern {
+            Some(_) => self.drive_modern(now, net),
+            None => self.drive_heartbeat(now, net),
+        }
         self.drive_coordinator(now, net);
         self.drive_leading(now, net, &mut view);
         self.drive_commits(now, net);
@@ -367,7 +386,9 @@ impl Group {
     fn fail(&mut self, error: ErrorCode) {
         self.is_fatal = true;
         self.errors.push(GroupError(error));
-        self.reset();
+        if self.modern.is_none() {
+            self.reset();
+        }
     }
 
     fn complete(&mut self, now: Time, completions: &mut Vec<Completion<Call>>) {
@@ -383,6 +404,7 @@ impl Group {
                 Call::Join(life) => self.on_join(now, life, result),
                 Call::Sync(life) => self.on_sync(now, life, result),
                 Call::Heartbeat(life) => self.on_heartbeat(now, life, result),
+                Call::ModernHeartbeat(life) => self.on_modern_heartbeat(now, life, result),
                 Call::Leave => self.closing = self.closing.map(|_| Closing::Closed),
                 Call::Commit(id, life) => self.on_commit(now, id, life, result),
                 Call::FetchOffsets(partitions) => self.on_offsets(now, &partitions, result),
@@ -394,10 +416,15 @@ impl Group {
     pub fn poll(&mut self, now: Time, net: &mut Endpoint, mut view: View<'_>) {
         self.busy_since = None;
         self.wake_at = None;
-        if self.is_fatal || self.closing.is_some() {
+        if self.closing.is_some() || self.is_fatal && self.modern.is_none() {
             return;
         }
-        if self.coordinator.is_some() && self.is_subscribed() {
+        if self.is_fatal {
+            return self.poll_modern(now, net, &mut view);
+        }
+        if self.modern.is_some() {
+            self.poll_modern(now, net, &mut view);
+        } else if self.coordinator.is_some() && self.is_subscribed() {
             self.poll_membership(now, net, &mut view);
         }
         self.auto_commit(now, net, &view);
@@ -428,7 +455,10 @@ impl Group {
             self.closing = Some(Closing::Leaving);
         }
         if self.closing == Some(Closing::Leaving) {
-            self.leave(now, net);
+            match self.modern {
+                Some(_) => self.leave_modern(now, net),
+                None => self.leave(now, net),
+            }
         }
     }
 

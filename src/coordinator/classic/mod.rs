@@ -49,6 +49,7 @@ pub(super) struct InitialDelay {
     pub remaining_ms: u64,
 }
 
+#[derive(Debug)]
 pub(super) struct ClassicGroup {
     pub id: StrBytes,
     pub state: State,
@@ -97,6 +98,17 @@ impl ClassicGroup {
             initial_delay: None,
             visible_from: Offset(i64::MAX),
         }
+    }
+
+    /// A stable group of these members, with a protocol that all support and without assignments.
+    pub fn stable(id: StrBytes, generation: i32, members: Vec<Member>, wall_clock_ms: i64) -> ClassicGroup {
+        let mut group = ClassicGroup { state: State::Stable, generation, ..ClassicGroup::new(id, wall_clock_ms) };
+        for member in members {
+            group.add(member);
+        }
+        group.protocol_name = Some(group.select_protocol());
+        group.subscribed_topics = group.compute_subscribed_topics();
+        group
     }
 
     /// The group that a record tells of.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::disks::{self, DiskAims};
-use super::{Pace, Shape};
+use super::{Pace, Shape, groups};
 use crate::scenario::{Cycle, Links, Messages, Target};
 use crate::world::sim::{Direction, Ppm, Survival, Survivors};
 
@@ -35,6 +35,8 @@ pub(super) struct Aim {
     pub shift_ns: i64,
     /// Aim at the machines of the fault before.
     pub again: bool,
+    /// Strike while what the fault before holds back is on its way, after this share of the time (per cent).
+    pub within: Option<u32>,
 }
 
 pub(super) fn aim(shape: &Shape, clients: &[String]) -> BoxedStrategy<Aim> {
@@ -42,7 +44,8 @@ pub(super) fn aim(shape: &Shape, clients: &[String]) -> BoxedStrategy<Aim> {
     let aimed = select(shape.partitions()).prop_flat_map(move |partition| {
         let spot = Spot { partition: partition.clone(), replicas: shape.replicas(&partition), shape: &shape };
         let client = select(clients.clone()).prop_map(Target::Client).boxed();
-        let anyone = prop_oneof![9 => spot.server(), 1 => client.clone()];
+        let clients = if shape.groups.is_empty() { 1 } else { 5 };
+        let anyone = prop_oneof![10 - clients => spot.server(), clients => client.clone()];
         let pace = shape.pace;
         let by = prop_oneof![3 => 5..500_u64, 3 => 500..5_000_u64, 1 => 5_000..15_000_u64];
         let by = by.prop_map(move |by| pace.time(by));
@@ -56,10 +59,11 @@ pub(super) fn aim(shape: &Shape, clients: &[String]) -> BoxedStrategy<Aim> {
             disks::aims(&shape, &partition),
             shift(),
         );
-        (Just((partition, spot.replicas)), targets, details, prop::bool::weighted(0.15))
+        let within = prop_oneof![1 => Just(None), 1 => (0..=110_u32).prop_map(Some)];
+        (Just((partition, spot.replicas)), targets, details, (prop::bool::weighted(0.15), within))
     });
     aimed
-        .prop_map(|((partition, replicas), targets, details, again)| {
+        .prop_map(|((partition, replicas), targets, details, (again, within))| {
             let (server, brokers, anyone, groups, one_way, links, by) = targets;
             let (messages, cycle, loss, bandwidth, survivors, disks, shift_ns) = details;
             Aim {
@@ -80,6 +84,7 @@ pub(super) fn aim(shape: &Shape, clients: &[String]) -> BoxedStrategy<Aim> {
                 disks,
                 shift_ns,
                 again,
+                within,
             }
         })
         .boxed()
@@ -130,14 +135,19 @@ impl Spot<'_> {
             8 => self.follower(),
             5 => (1..=self.shape.brokers).prop_map(Target::Broker),
             1 => Just(Target::Isr(self.partition.clone())),
-            1 => Just(Target::Brokers),
+            2 => Just(Target::Brokers),
             1 => rack,
         ];
-        self.focused(any.boxed())
+        let groups = &self.shape.groups;
+        if groups.is_empty() {
+            return self.focused(any.boxed());
+        }
+        let coordinator = select(groups.clone()).prop_map(Target::Coordinator);
+        self.focused(prop_oneof![3 => any, 2 => coordinator].boxed())
     }
 
     fn server(&self) -> BoxedStrategy<Target> {
-        prop_oneof![23 => self.brokers(), 1 => Just(Target::Controller)].boxed()
+        prop_oneof![24 => self.brokers(), 1 => Just(Target::Controller)].boxed()
     }
 
     /// Two sides that share no machine.
@@ -205,7 +215,7 @@ impl Spot<'_> {
 
     /// What is said between brokers, the controller and clients about replication.
     fn messages(&self) -> BoxedStrategy<Messages> {
-        let keys = vec![
+        let mut keys = vec![
             ApiKey::Fetch,
             ApiKey::Fetch,
             ApiKey::Produce,
@@ -213,10 +223,15 @@ impl Spot<'_> {
             ApiKey::AlterPartition,
             ApiKey::BrokerHeartbeat,
             ApiKey::BrokerRegistration,
+            ApiKey::BrokerRegistration,
             ApiKey::Metadata,
         ];
-        let direction = prop_oneof![Just(Direction::Request), Just(Direction::Response)];
-        let count = prop_oneof![4 => (1..=3_u32).prop_map(Some), 1 => Just(None)];
+        if !self.shape.groups.is_empty() {
+            keys.extend(groups::REQUESTS);
+        }
+        let direction = prop_oneof![3 => Just(Direction::Request), 2 => Just(Direction::Response)];
+        // One that is late is overtaken by the next.
+        let count = prop_oneof![3 => Just(Some(1)), 2 => (2..=3_u32).prop_map(Some), 2 => Just(None)];
         let someone = self.focused(prop_oneof![3 => Just(self.leader()), 3 => self.follower()].boxed());
         let someone = prop_oneof![1 => Just(None), 2 => someone.prop_map(Some)];
         let drawn = (select(keys), direction, count, someone);

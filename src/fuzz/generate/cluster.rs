@@ -10,14 +10,14 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{Pace, Profile, Shape};
+use super::{Pace, Profile, Shape, groups};
 use crate::config::BrokerConfig;
 use crate::defect::Defects;
-use crate::scenario::{ClockSetting, Cluster, Target, Topic};
+use crate::scenario::{ClockSetting, Cluster, LinkSetting, Links, Target, Topic};
 use crate::world::sim::{Latency, LinkModel, Ppm};
 
 /// A configuration key with a value, or neither.
-type Choice = Option<(&'static str, String)>;
+pub(super) type Choice = Option<(&'static str, String)>;
 
 /// One of `values` for `key` in `weight` of 100 scenarios, Kafka's default in the others.
 pub(super) fn sometimes(weight: u32, key: &'static str, values: &'static [&'static str]) -> BoxedStrategy<Choice> {
@@ -27,18 +27,21 @@ pub(super) fn sometimes(weight: u32, key: &'static str, values: &'static [&'stat
 
 pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
     let shape = shape.clone();
-    let parts = (timeouts(shape.pace), replication(&shape), retention(&shape), latency(), clocks(&shape));
+    let ways = (latency(), far_links(&shape));
+    let parts = (timeouts(shape.pace), replication(&shape), retention(&shape), ways, clocks(&shape));
     let rack_aware = prop::bool::weighted(0.7);
-    let built = (parts, rack_aware).prop_map(move |(parts, rack_aware)| {
-        let (timeouts, replication, retention, latency, clocks) = parts;
+    let built = (parts, rack_aware, groups::coordinators(&shape)).prop_map(move |(parts, rack_aware, coordinators)| {
+        let (timeouts, replication, retention, (latency, links), clocks) = parts;
         let mut config = BrokerConfig::default();
-        for (key, value) in timeouts.into_iter().chain(replication).chain(retention).flatten() {
+        for (key, value) in timeouts.into_iter().chain(replication).chain(retention).chain(coordinators).flatten() {
             config.set(key, &value).expect("a drawn value is legal");
         }
+        groups::allow_commits(&mut config, &shape);
         // `KafkaConfig.validateValues`
         let bound = config.replica_lag_time_max.min(config.replica_socket_timeout);
         config.replica_fetch_wait_max = config.replica_fetch_wait_max.min(bound);
-        allow_for_the_way(&mut config, latency);
+        let ways = links.iter().filter_map(|link| link.latency).chain([latency]);
+        allow_for_the_way(&mut config, ways.map(slowest).max().unwrap_or_default());
         let link = LinkModel { latency, ..LinkModel::default() };
         let log_dirs = match shape.log_dirs {
             1 => vec!["data".to_owned()],
@@ -50,7 +53,7 @@ pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
             defects: Defects::NONE,
             config,
             link,
-            links: Vec::new(),
+            links,
             clocks,
             event_cost: Duration::ZERO,
             rack_aware: rack_aware || shape.racks.is_empty(),
@@ -62,18 +65,58 @@ pub(super) fn cluster(shape: &Shape) -> BoxedStrategy<Cluster> {
 
 /// Where a round trip takes long, a quick cluster would fence healthy brokers and give up every request: sessions last
 /// several round trips, and a request may take two besides what its receiver makes it wait.
-fn allow_for_the_way(config: &mut BrokerConfig, latency: Latency) {
-    let slowest = match latency {
-        Latency::Fixed(latency) => latency,
-        Latency::Uniform { max, .. } => max,
-        Latency::Exponential { mean, .. } => mean * 5,
-        Latency::Bimodal { slow, .. } => slow.1,
-    };
+fn allow_for_the_way(config: &mut BrokerConfig, slowest: Duration) {
     config.broker_session_timeout =
         config.broker_session_timeout.max(config.broker_heartbeat_interval * 2 + slowest * 8);
     let request = slowest * 4;
     config.replica_socket_timeout = config.replica_socket_timeout.max(config.replica_fetch_wait_max + request);
     config.controller_socket_timeout = config.controller_socket_timeout.max(request * 2);
+}
+
+fn slowest(latency: Latency) -> Duration {
+    match latency {
+        Latency::Fixed(latency) => latency,
+        Latency::Uniform { max, .. } => max,
+        Latency::Exponential { mean, .. } => mean * 5,
+        Latency::Bimodal { slow, .. } => slow.1,
+    }
+}
+
+/// One broker that is further away than the others, in some scenarios: from all of them, from one, or from the
+/// controller. It is always a bit behind, and who leads meanwhile has what it lacks.
+fn far_links(shape: &Shape) -> BoxedStrategy<Vec<LinkSetting>> {
+    let weight = match shape.profile {
+        Profile::Replication => 30,
+        Profile::Storage | Profile::All => 12,
+        Profile::Groups => 6,
+    };
+    if shape.brokers == 1 {
+        return Just(Vec::new()).boxed();
+    }
+    let brokers = shape.brokers;
+    let broker = match shape.focus {
+        Some(focus) => prop_oneof![2 => Just(focus), 1 => 1..=brokers].boxed(),
+        None => (1..=brokers).boxed(),
+    };
+    let latency = select(vec![(5_000, 10_000), (20_000, 60_000), (100_000, 200_000)]);
+    let far = (broker, 0..=brokers + 1, any::<bool>(), latency).prop_map(move |(broker, to, both_ways, (min, max))| {
+        let others = (1..=brokers).filter(|other| *other != broker);
+        let ends: Vec<Target> = match to {
+            0 => vec![Target::Controller],
+            one if one <= brokers && one != broker => vec![Target::Broker(one)],
+            _ => others.map(Target::Broker).collect(),
+        };
+        let latency = Some(Latency::Uniform { min: Duration::from_micros(min), max: Duration::from_micros(max) });
+        let link = |to| LinkSetting {
+            links: Links { from: Target::Broker(broker), to, both_ways },
+            latency,
+            jitter: None,
+            bandwidth: None,
+            loss: None,
+        };
+        ends.into_iter().map(link).collect()
+    });
+    prop_oneof![100 - weight => Just(Vec::new()), weight => far].boxed()
 }
 
 /// Two or three racks that take turns.
@@ -93,7 +136,7 @@ fn clocks(shape: &Shape) -> BoxedStrategy<Vec<ClockSetting>> {
     let clock = (1..=shape.brokers, offset)
         .prop_map(|(broker, offset_ns)| vec![ClockSetting { target: Target::Broker(broker), offset_ns, drift_ppm: 0 }]);
     match shape.profile {
-        Profile::Replication => Just(Vec::new()).boxed(),
+        Profile::Replication | Profile::Groups => Just(Vec::new()).boxed(),
         Profile::Storage | Profile::All => prop_oneof![12 => Just(Vec::new()), 1 => clock].boxed(),
     }
 }
@@ -106,6 +149,7 @@ struct Timeouts {
     fetch_waits: &'static [&'static str],
     backoffs: &'static [&'static str],
     sockets: &'static [&'static str],
+    controller_sockets: &'static [&'static str],
 }
 
 const SWIFT: Timeouts = Timeouts {
@@ -114,6 +158,7 @@ const SWIFT: Timeouts = Timeouts {
     fetch_waits: &["20", "50", "100", "300"],
     backoffs: &["10", "50", "100", "300"],
     sockets: &["300", "500", "1000", "2000"],
+    controller_sockets: &["300", "500", "1000", "2000", "30000"],
 };
 
 const BRISK: Timeouts = Timeouts {
@@ -129,6 +174,7 @@ const BRISK: Timeouts = Timeouts {
     fetch_waits: &["50", "100", "200", "1000"],
     backoffs: &["50", "100", "200", "500"],
     sockets: &["1000", "2000", "4000", "30000"],
+    controller_sockets: &["1000", "2000", "4000", "30000"],
 };
 
 fn timeouts(pace: Pace) -> BoxedStrategy<Vec<Choice>> {
@@ -139,7 +185,7 @@ fn timeouts(pace: Pace) -> BoxedStrategy<Vec<Choice>> {
     let is_swift = u32::from(pace == Pace::Swift);
     let fetch_wait = sometimes(25 + 65 * is_swift, "replica.fetch.wait.max.ms", times.fetch_waits);
     let backoff = sometimes(60 + 30 * is_swift, "replica.fetch.backoff.ms", times.backoffs);
-    let (sockets, controllers) = (select(times.sockets), select(times.sockets));
+    let (sockets, controllers) = (select(times.sockets), select(times.controller_sockets));
     let parts = (select(times.sessions), select(times.lags), fetch_wait, backoff, sockets, controllers);
     parts
         .prop_map(|((session, heartbeat), lag, fetch_wait, backoff, socket, controller)| {
@@ -159,7 +205,7 @@ fn timeouts(pace: Pace) -> BoxedStrategy<Vec<Choice>> {
 
 fn replication(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
     let (flush, segment) = match shape.profile {
-        Profile::Replication => (20, 10),
+        Profile::Replication | Profile::Groups => (20, 10),
         Profile::Storage => (40, 60),
         Profile::All => (30, 30),
     };
@@ -173,8 +219,9 @@ fn replication(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
     let segment = sometimes(segment, "segment.bytes", &["400", "1000", "4000", "20000"]);
     let checkpoints = sometimes(40, "replica.high.watermark.checkpoint.interval.ms", &["200", "1000", "30000"]);
     let recovery_point = sometimes(30, "log.flush.offset.checkpoint.interval.ms", &["500", "2000", "10000"]);
-    let rebalance = sometimes(20, "leader.imbalance.check.interval.seconds", &["1", "2", "5", "10"]);
-    let fetch_bytes = sometimes(30, "replica.fetch.max.bytes", &["100", "200", "1000", "10000"]);
+    // Leadership that goes back and forth while all are alive.
+    let rebalance = sometimes(35, "leader.imbalance.check.interval.seconds", &["1", "1", "2", "5", "10"]);
+    let fetch_bytes = sometimes(40, "replica.fetch.max.bytes", &["100", "200", "1000", "10000"]);
     let parts = (min_insync, unclean, flush, segment, checkpoints, recovery_point, rebalance, fetch_bytes);
     parts.prop_map(|(a, b, c, d, e, f, g, h)| vec![a, b, c, d, e, f, g, h]).boxed()
 }
@@ -182,7 +229,7 @@ fn replication(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
 /// What removes records on purpose, and how often it looks.
 fn retention(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
     let weight = match shape.profile {
-        Profile::Replication => return Just(Vec::new()).boxed(),
+        Profile::Replication | Profile::Groups => return Just(Vec::new()).boxed(),
         Profile::Storage => 30,
         Profile::All => 15,
     };
@@ -243,10 +290,17 @@ pub(super) fn topics(profile: Profile, brokers: u32) -> BoxedStrategy<Vec<Topic>
     let replicas = i16::try_from(brokers.min(3)).expect("at most 3");
     let factor = match profile {
         Profile::Storage => prop_oneof![3 => Just(replicas), 2 => 1..=replicas].boxed(),
-        Profile::Replication | Profile::All => prop_oneof![8 => Just(replicas), 1 => 1..=replicas].boxed(),
+        Profile::Replication | Profile::Groups | Profile::All => {
+            prop_oneof![8 => Just(replicas), 1 => 1..=replicas].boxed()
+        }
     };
     let topic = |name: &'static str| {
-        let partitions = prop_oneof![7 => Just(1), 2 => Just(2), 1 => Just(4)];
+        let partitions = match profile {
+            Profile::Groups => prop_oneof![1 => Just(1), 1 => Just(2), 2 => Just(3), 1 => Just(5)].boxed(),
+            Profile::Replication | Profile::Storage | Profile::All => {
+                prop_oneof![7 => Just(1), 2 => Just(2), 1 => Just(4)].boxed()
+            }
+        };
         (factor.clone(), partitions).prop_map(move |(replication_factor, partitions)| Topic {
             name: name.to_owned(),
             partitions,

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kafka_protocol::messages::ApiKey;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -14,8 +15,8 @@ use proptest::sample::{select, subsequence};
 use super::aim::{Aim, aim};
 use super::{Pace, Profile, Shape};
 use crate::scenario::disk::DiskAction;
-use crate::scenario::{Action, Comparison, Condition, Counter, Fault, Target, When};
-use crate::world::sim::DiskScope;
+use crate::scenario::{Action, Comparison, Condition, Counter, Fault, Messages, Target, When};
+use crate::world::sim::{Direction, DiskScope};
 
 /// What a schedule is made of; swarm testing enables some of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,15 +71,20 @@ impl Kind {
         Kind::CrashLoop,
         Kind::SlowDisk,
     ];
-    const STORAGE: [Kind; 7] = [
+    const STORAGE: [Kind; 8] = [
         Kind::Crash,
         Kind::PowerLoss,
         Kind::Restart,
         Kind::ControlledShutdown,
+        // Logs that part while a disk loses what it has.
+        Kind::Isolate,
         Kind::ElectPreferred,
         Kind::CrashLoop,
         Kind::SlowDisk,
     ];
+    /// What ends an incarnation, or its connections, in a moment.
+    const STRIKES: [Kind; 6] =
+        [Kind::Crash, Kind::PowerLoss, Kind::Restart, Kind::Pause, Kind::Isolate, Kind::CrashLoop];
     /// What breaks a disk, or time.
     const WRONG: [Kind; 6] =
         [Kind::FailingDisk, Kind::LyingDisk, Kind::BitRot, Kind::DropCache, Kind::ReplaceDisk, Kind::MoveClock];
@@ -98,8 +104,11 @@ pub(super) fn kinds(profile: Profile, compacts: bool) -> BoxedStrategy<Vec<Kind>
     let (common, broken) = match profile {
         Profile::Replication => (Kind::REPLICATION.to_vec(), 0),
         Profile::Storage => (Kind::STORAGE.to_vec(), 60),
+        Profile::Groups => (Kind::REPLICATION.to_vec(), 25),
         Profile::All => (Kind::REPLICATION.to_vec(), 25),
     };
+    // `__consumer_offsets` is compacted too.
+    let compacts = compacts || profile == Profile::Groups;
     let wrong: Vec<Kind> = Kind::WRONG.into_iter().filter(|kind| !compacts || *kind != Kind::BitRot).collect();
     let few = subsequence(wrong, 1..=3);
     let wrong = prop_oneof![100 - broken => Just(Vec::new()), broken => few];
@@ -120,7 +129,33 @@ pub(super) fn schedule(shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<F
     };
     let draft = (start(shape), select(shape.kinds.clone()), aim(shape, clients), duration(shape));
     let drafts = vec(draft, count);
-    drafts.prop_map(assemble).boxed()
+    let strikes: Vec<Kind> = Kind::STRIKES.into_iter().filter(|kind| shape.kinds.contains(kind)).collect();
+    (weather(shape, clients), drafts)
+        .prop_map(move |(weather, drafts)| assemble(weather.into_iter().chain(drafts).collect(), &strikes))
+        .boxed()
+}
+
+/// What some scenarios go through from the start: requests of one kind are late, all the time, so that whatever else
+/// happens happens while one is on its way. Of registrations it is only the first, so that the next overtakes it.
+fn weather(shape: &Shape, clients: &[String]) -> BoxedStrategy<Option<Draft>> {
+    if !shape.kinds.contains(&Kind::DelayMessage) {
+        return Just(None).boxed();
+    }
+    let (pace, focus) = (shape.pace, shape.focus);
+    let mut keys = vec![ApiKey::AlterPartition, ApiKey::AlterPartition, ApiKey::Fetch];
+    keys.extend(focus.map(|_| ApiKey::BrokerRegistration));
+    let by = prop_oneof![2 => 100..2_000_u64, 1 => 2_000..6_000_u64];
+    let late = (0..1_500_u64, select(keys), by, aim(shape, clients)).prop_map(move |(at, key, by, mut aim)| {
+        let (from, count) = match key {
+            ApiKey::BrokerRegistration => (focus.map(Target::Broker), Some(1)),
+            _ => (aim.messages.from, None),
+        };
+        let request = (format!("{key:?}"), key as i16);
+        aim.messages = Messages { request, direction: Direction::Request, from, to: None, count };
+        aim.by = pace.time(by);
+        (Start::At(Duration::from_millis(at)), Kind::DelayMessage, aim, None)
+    });
+    prop_oneof![3 => Just(None), 2 => late.prop_map(Some)].boxed()
 }
 
 /// When a fault starts, before it is known which faults are before it.
@@ -191,14 +226,66 @@ fn duration(shape: &Shape) -> BoxedStrategy<Option<Duration>> {
 
 type Draft = (Start, Kind, Aim, Option<Duration>);
 
-fn assemble(drafts: Vec<Draft>) -> Vec<Fault> {
+/// `strikes`: the enabled kinds among [`Kind::STRIKES`].
+fn assemble(drafts: Vec<Draft>, strikes: &[Kind]) -> Vec<Fault> {
     let mut faults: Vec<Fault> = Vec::new();
+    let mut window: Option<Window> = None;
     for (number, (start, kind, aim, duration)) in drafts.into_iter().enumerate() {
-        let (when, after) = begin(&start, number, &aim);
-        let again = (aim.again && hits_servers(&faults)).then_some(Target::SameAs(number));
-        faults.push(fault(kind, aim, again, when, after, duration));
+        let strike = window.take().zip(aim.within).and_then(|(open, percent)| {
+            let kind = open.strike(kind, strikes, percent as usize)?;
+            Some((open, percent, kind))
+        });
+        let fault = match strike {
+            Some((open, percent, kind)) => {
+                let when = When::Condition(Condition::Fault { index: open.fault, ended: false });
+                let target = open.machine.clone().filter(|_| open.is_stopped || percent % 2 == 0);
+                let strike = fault(kind, aim, target, when, open.by * percent / 100, duration);
+                window = Some(open);
+                strike
+            }
+            None => {
+                let (when, after) = begin(&start, number, &aim);
+                let again = (aim.again && hits_servers(&faults)).then_some(Target::SameAs(number));
+                fault(kind, aim, again, when, after, duration)
+            }
+        };
+        window = Window::of(&fault, number + 1).or(window);
+        faults.push(fault);
     }
     faults
+}
+
+/// A time in which another fault does what it would not do at another: while a message is on its way that a fault holds
+/// back (such a fault has started with its first message), or while a machine is stopped in good order.
+struct Window {
+    /// 1-based.
+    fault: usize,
+    /// Who sends the message or is to get it, as far as the fault says so; who is stopped.
+    machine: Option<Target>,
+    is_stopped: bool,
+    by: Duration,
+}
+
+impl Window {
+    fn of(fault: &Fault, number: usize) -> Option<Window> {
+        if let Action::DelayMessage { messages: messages @ Messages { count: Some(_), .. }, by } = &fault.action {
+            let machine = messages.from.clone().or_else(|| messages.to.clone());
+            return Some(Window { fault: number, machine, is_stopped: false, by: *by });
+        }
+        if fault.action == Action::ControlledShutdown {
+            let by = fault.duration?;
+            return Some(Window { fault: number, machine: Some(Target::SameAs(number)), is_stopped: true, by });
+        }
+        None
+    }
+
+    /// What to strike with: `kind` if it is fit for it. A machine that is stopped can only lose power.
+    fn strike(&self, kind: Kind, strikes: &[Kind], draw: usize) -> Option<Kind> {
+        if self.is_stopped {
+            return Some(Kind::PowerLoss).filter(|kind| strikes.contains(kind));
+        }
+        if strikes.contains(&kind) { Some(kind) } else { strikes.get(draw % strikes.len().max(1)).copied() }
+    }
 }
 
 /// Whether the last fault has machines, and they are servers: any kind of fault can be aimed at them again.

@@ -10,6 +10,7 @@ mod aim;
 mod cluster;
 mod disks;
 mod faults;
+mod groups;
 mod workloads;
 
 use std::time::Duration;
@@ -64,6 +65,8 @@ struct Shape {
     log_dirs: u32,
     /// The rack of each broker, or none.
     racks: Vec<String>,
+    /// Consumer groups.
+    groups: Vec<String>,
     /// The broker that most faults are about.
     focus: Option<u32>,
     /// The enabled kinds of fault.
@@ -134,26 +137,30 @@ fn clients(workloads: &[Workload]) -> Vec<String> {
 
 fn shape(profile: Profile) -> BoxedStrategy<Shape> {
     let brokers = match profile {
-        Profile::Replication => prop_oneof![8 => Just(3), 2 => Just(2), 1 => Just(4), 1 => Just(5)].boxed(),
+        Profile::Replication | Profile::Groups => {
+            prop_oneof![8 => Just(3), 2 => Just(2), 1 => Just(4), 1 => Just(5)].boxed()
+        }
         Profile::Storage => prop_oneof![6 => Just(3), 2 => Just(1), 2 => Just(2)].boxed(),
         Profile::All => prop_oneof![10 => Just(3), 1 => Just(1), 2 => Just(2), 1 => Just(4), 2 => Just(5_u32)].boxed(),
     };
     let pace = prop_oneof![3 => Just(Pace::Swift), 2 => Just(Pace::Brisk)];
     let compacts = match profile {
-        Profile::Replication => Just(false).boxed(),
+        Profile::Replication | Profile::Groups => Just(false).boxed(),
         Profile::Storage | Profile::All => prop::bool::weighted(0.08).boxed(),
     };
     let log_dirs = match profile {
-        Profile::Replication => Just(1).boxed(),
+        Profile::Replication | Profile::Groups => Just(1).boxed(),
         Profile::Storage | Profile::All => prop_oneof![8 => Just(1), 1 => Just(2), 1 => Just(3_u32)].boxed(),
     };
     let sized = (brokers, pace, compacts, log_dirs).prop_flat_map(move |(brokers, pace, compacts, log_dirs)| {
         let topics = cluster::topics(profile, brokers);
         let focus = prop_oneof![1 => Just(None), 1 => (1..=brokers).prop_map(Some)];
-        let drawn = (topics, faults::kinds(profile, compacts), faults::regime(), focus, cluster::racks(brokers));
+        let groups = groups::names(profile);
+        let drawn =
+            (topics, faults::kinds(profile, compacts), faults::regime(), focus, cluster::racks(brokers), groups);
         (Just((brokers, pace, compacts, log_dirs)), drawn)
     });
-    let shape = move |((brokers, pace, compacts, log_dirs), (topics, kinds, regime, focus, racks))| Shape {
+    let shape = move |((brokers, pace, compacts, log_dirs), (topics, kinds, regime, focus, racks, groups))| Shape {
         profile,
         pace,
         brokers,
@@ -161,6 +168,7 @@ fn shape(profile: Profile) -> BoxedStrategy<Shape> {
         compacts,
         log_dirs,
         racks,
+        groups,
         focus,
         kinds,
         regime,

@@ -6,13 +6,17 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::cluster::sometimes;
-use super::{Pace, Profile, Shape};
+use super::{Pace, Profile, Shape, groups};
 use crate::config::{ConsumerConfig, ProducerConfig};
-use crate::scenario::{KEY_PREFIX_DEFAULT, Workload};
+use crate::scenario::{KEY_PREFIX_DEFAULT, ValueFormat, Workload};
 
 /// Records of all producers together.
 const RECORDS: u64 = 500;
+
 pub(super) fn workloads(shape: &Shape) -> BoxedStrategy<Vec<Workload>> {
+    if shape.profile == Profile::Groups {
+        return groups::workloads(shape);
+    }
     let topics: Vec<String> = shape.topics.iter().map(|topic| topic.name.clone()).collect();
     let shape = shape.clone();
     let counts = (prop_oneof![5 => Just(1_usize), 3 => Just(2), 1 => Just(3)], 0..=2_usize);
@@ -29,10 +33,12 @@ pub(super) fn workloads(shape: &Shape) -> BoxedStrategy<Vec<Workload>> {
     drawn.boxed()
 }
 
-fn producer(number: usize, of: usize, topic: String, shape: &Shape) -> BoxedStrategy<Workload> {
+pub(super) fn producer(number: usize, of: usize, topic: String, shape: &Shape) -> BoxedStrategy<Workload> {
     let acks = match shape.profile {
         Profile::Storage => prop_oneof![6 => Just("all"), 3 => Just("1"), 1 => Just("0")].boxed(),
-        Profile::Replication | Profile::All => prop_oneof![14 => Just("all"), 4 => Just("1"), 1 => Just("0")].boxed(),
+        Profile::Replication | Profile::Groups | Profile::All => {
+            prop_oneof![14 => Just("all"), 4 => Just("1"), 1 => Just("0")].boxed()
+        }
     };
     let records = RECORDS / of as u64;
     // Over most of the run, or in a burst.
@@ -54,7 +60,7 @@ fn producer(number: usize, of: usize, topic: String, shape: &Shape) -> BoxedStra
     let idempotence = match shape.profile {
         Profile::All => prop_oneof![2 => Just(true), 1 => Just(false)].boxed(),
         // What these look for shows without it too, and more often.
-        Profile::Storage | Profile::Replication => Just(false).boxed(),
+        Profile::Storage | Profile::Replication | Profile::Groups => Just(false).boxed(),
     };
     let parts = (acks, rate, sizes, (keys, tombstones), start, producer_config(), idempotence);
     parts
@@ -75,6 +81,7 @@ fn producer(number: usize, of: usize, topic: String, shape: &Shape) -> BoxedStra
                 key_prefix,
                 tombstones,
                 timestamp_offset_ms,
+                format: ValueFormat::Number,
                 start,
                 config,
             }

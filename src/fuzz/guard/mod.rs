@@ -13,14 +13,17 @@
 //! only through the third of these.
 //!
 //! A disk that lies excuses what its own machine lost, flushed or not, and no more: the loss must have come through that
-//! machine as the last of the ISR. One that rots also excuses that its machine cannot serve what it leads.
+//! machine as the last of the ISR. One that rots also excuses that its machine cannot serve what it leads. A broker that a
+//! late registration of its predecessor locked out is waited for in vain.
 
 mod disks;
+mod registrations;
 mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::TopicConfig;
+use crate::coordinator;
 use crate::lab::outcome::{RunOutcome, Violation};
 use crate::observe::LogStartReason;
 use crate::protocol::{Offset, TopicPartition};
@@ -42,6 +45,8 @@ pub enum Excuse {
     InSyncReplicaLostPower,
     /// The machine's disk lied and then lost power, or rotted: it cannot serve what it has.
     UntrustedDisk,
+    /// A registration of its dead predecessor came late, and the living broker's heartbeats are stale for good.
+    LockedOut,
     /// The replica has not heard of the leader yet with which a legitimate loss came.
     NotHeardOfLoss,
     /// Retention deleted it in its time, or a client did.
@@ -58,11 +63,23 @@ impl Excuse {
             Excuse::LastReplicaLostPower => "the last in-sync replica lost power with what it had not flushed",
             Excuse::InSyncReplicaLostPower => "an in-sync replica lost power and has not been fenced yet",
             Excuse::UntrustedDisk => "the disk of the replica lied and lost power, or rotted",
+            Excuse::LockedOut => "a registration of the broker's dead predecessor came while it was fenced",
             Excuse::NotHeardOfLoss => "the replica has not heard of the leader yet that lost records legitimately",
             Excuse::Expired => "it had expired",
             Excuse::Compacted => "compaction removed it",
         }
     }
+}
+
+/// A record that a client was told is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Promise {
+    /// Its number within the partition; `None` if it is not one of the laboratory's.
+    pub value: Option<u64>,
+    pub offset: Offset,
+    pub sent_at: Time,
+    /// When the client heard of it.
+    pub acked_at: Time,
 }
 
 fn may_elect_uncleanly(topic: &Topic, variant: &Variant) -> bool {
@@ -99,7 +116,11 @@ impl Guard {
             .filter(|topic| may_elect_uncleanly(topic, variant))
             .map(|t| t.name.as_str())
             .collect();
-        let may_elect_uncleanly = |partition: &TopicPartition| unclean.contains(partition.topic.0.as_str());
+        let of_offsets = variant.cluster.config.unclean_leader_election_enable;
+        let may_elect_uncleanly = |partition: &TopicPartition| match partition.topic.0.as_str() {
+            coordinator::TOPIC => of_offsets,
+            topic => unclean.contains(topic),
+        };
         let replay = Replay::of(&outcome.trace, &variant.faults, &may_elect_uncleanly);
         let retention_ms = variant.topics.iter().map(|topic| {
             let own = TopicConfig::from_map(&topic.config).expect("checked when the scenario was read");
@@ -108,44 +129,81 @@ impl Guard {
         Guard { replay, retention_ms: retention_ms.collect(), has_plain_time: has_plain_time(variant) }
     }
 
-    /// Why a partition could not be read to its end, or not become whole, if that is legitimate: a leader whose disk is
-    /// spoiled cannot hand out what it has, and Kafka has no reason to elect another.
-    fn excuse_stuck(&self, key: &str) -> Option<Excuse> {
-        let partition = self.partition(key)?;
-        let is_spoiled = |machine: &String| self.replay.disks.is_spoiled(machine);
-        // Without a leader the members of the ISR are waited for.
-        let leads_in_vain = match &partition.leader {
-            Some(leader) => is_spoiled(leader),
-            None => partition.isr.iter().any(is_spoiled),
-        };
-        leads_in_vain.then_some(Excuse::UntrustedDisk)
+    /// Why a machine cannot serve what it has, if that is legitimate.
+    fn excuse_absent(&self, machine: &str) -> Option<Excuse> {
+        if self.replay.disks.is_spoiled(machine) {
+            return Some(Excuse::UntrustedDisk);
+        }
+        self.replay.registrations.is_locked_out(machine).then_some(Excuse::LockedOut)
+    }
+
+    /// Why a partition has no leader that serves, if that is legitimate: a leader whose disk is spoiled cannot hand out
+    /// what it has, and Kafka has no reason to elect another.
+    fn excuse_stuck(&self, partition: &Partition) -> Option<Excuse> {
+        match &partition.leader {
+            Some(leader) => self.excuse_absent(leader),
+            // Without a leader the members of the ISR are waited for.
+            None => partition.isr.iter().find_map(|member| self.excuse_absent(member)),
+        }
+    }
+
+    /// Why a partition could not be read to its end, if that is legitimate. Whoever led while it was read may have served
+    /// the reader a batch that it cannot get past: a consumer stays where it has met one until it is told to go on
+    /// (`CompletedFetch.fetchRecords`), whoever leads then.
+    fn excuse_unreadable(&self, partition: &Partition) -> Option<Excuse> {
+        let mut leaders = partition.final_leaders.iter().flatten();
+        let led_in_vain = leaders.any(|leader| self.replay.disks.is_spoiled(leader));
+        self.excuse_stuck(partition).or(led_in_vain.then_some(Excuse::UntrustedDisk))
     }
 
     /// Why replicas of a partition did not come back into the ISR, if that is legitimate: their leader's disk is spoiled,
     /// or their own, so that they may not even start.
-    fn excuse_missing(&self, key: &str) -> Option<Excuse> {
-        let partition = self.partition(key)?;
-        let mut missing = partition.assigned.iter().filter(|machine| !partition.isr.contains(machine)).peekable();
-        let are_missing = missing.peek().is_some();
-        let are_spoiled = are_missing && missing.all(|machine| self.replay.disks.is_spoiled(machine));
-        self.excuse_stuck(key).or(are_spoiled.then_some(Excuse::UntrustedDisk))
+    fn excuse_missing(&self, partition: &Partition) -> Option<Excuse> {
+        let missing = partition.assigned.iter().filter(|machine| !partition.isr.contains(machine));
+        let excuses: Option<Vec<Excuse>> = missing.map(|machine| self.excuse_absent(machine)).collect();
+        self.excuse_stuck(partition).or(excuses.and_then(|excuses| excuses.first().copied()))
+    }
+
+    /// Why a group may not come to rest: nobody can read what its coordinator is to load.
+    fn excuse_stuck_coordinator(&self) -> Option<Excuse> {
+        self.offsets_partitions().find_map(|(_, partition)| self.excuse_stuck(partition))
+    }
+
+    /// Why a group may begin anew, or go back: what `__consumer_offsets` held is lost.
+    fn excuse_forgetful_coordinator(&self) -> Option<Excuse> {
+        self.offsets_partitions().find_map(|(key, _)| self.excuse_gap(&key.to_string()))
+    }
+
+    fn offsets_partitions(&self) -> impl Iterator<Item = (&TopicPartition, &Partition)> {
+        self.replay.partitions.iter().filter(|(key, _)| key.topic.0.as_str() == coordinator::TOPIC)
     }
 
     /// Why a broken invariant is legitimate, if it is.
     pub fn excuse_violation(&self, violation: &Violation) -> Option<Excuse> {
-        match violation.name {
-            "liveness" => return self.excuse_missing(&violation.partition),
-            "unreadable" => return self.excuse_stuck(&violation.partition),
-            _ => {}
+        if violation.name == "stuck-group" {
+            return self.excuse_stuck_coordinator();
         }
         let partition = self.partition(&violation.partition)?;
+        match violation.name {
+            "liveness" => return self.excuse_missing(partition),
+            "unreadable" => return self.excuse_unreadable(partition),
+            "stuck-consumer" => {
+                return self.excuse_unreadable(partition).or_else(|| self.excuse_stuck_coordinator());
+            }
+            "skipped-record" => return self.excuse_gap(&violation.partition),
+            "owned-twice" | "offset-rewind" => {
+                return self.excuse_gap(&violation.partition).or_else(|| self.excuse_forgetful_coordinator());
+            }
+            _ => {}
+        }
         if NEVER_EXCUSED.contains(&violation.name) {
             return None;
         }
         if violation.name == "served-uncommitted" {
             return partition.spoiled_views.contains(&violation.at).then_some(Excuse::UntrustedDisk);
         }
-        if partition.unclean_at.is_some_and(|at| at <= violation.at) {
+        // Whatever was lost, who follows the leader that lost it has its log.
+        if violation.name != "log-matching" && partition.unclean_at.is_some_and(|at| at <= violation.at) {
             return Some(Excuse::UncleanElection);
         }
         match violation.name {
@@ -163,9 +221,9 @@ impl Guard {
         }
     }
 
-    /// Why an acknowledged record may be gone, if it may. `offset` as acknowledged at `acked_at`, of a record that was
-    /// sent at `sent_at`.
-    pub fn excuse_lost(&self, key: &str, offset: Offset, sent_at: Time, acked_at: Time) -> Option<Excuse> {
+    /// Why an acknowledged record may be gone, if it may.
+    pub fn excuse_lost(&self, key: &str, promise: &Promise) -> Option<Excuse> {
+        let Promise { offset, sent_at, .. } = *promise;
         let partition = self.partition(key)?;
         if partition.unclean_at.is_some() {
             return Some(Excuse::UncleanElection);
@@ -176,13 +234,19 @@ impl Guard {
         if partition.compacted.iter().any(|(from, to)| *from <= offset && offset < *to) {
             return Some(Excuse::Compacted);
         }
-        let ack = partition.ack(offset, acked_at)?;
+        let ack = partition.ack(promise)?;
         if ack.required_acks == 1 && !partition.was_committed(ack) {
             // A deposed leader that has not heard of it acknowledges too.
             let moved = partition.leader_epoch > ack.leader_epoch;
             return moved.then_some(Excuse::LeadershipMoved);
         }
         partition.loss_of(offset, ack.at)
+    }
+
+    /// Whether an acknowledged record is there, but not committed to the end, so that nobody reads it.
+    pub fn is_uncommitted(&self, key: &str, promise: &Promise) -> bool {
+        let Some(partition) = self.partition(key) else { return false };
+        partition.ack(promise).is_some_and(|ack| partition.is_uncommitted(ack))
     }
 
     /// Retention by time must not delete a record that was sent later than so long ago.
@@ -217,9 +281,9 @@ impl Guard {
     }
 
     /// What happened to the record at the replica that should have it: the decision that sealed its fate.
-    pub fn site_of_lost(&self, key: &str, offset: Offset, acked_at: Time) -> String {
+    pub fn site_of_lost(&self, key: &str, promise: &Promise) -> String {
         let Some(partition) = self.partition(key) else { return "unknown-partition".to_owned() };
-        let Some(ack) = partition.ack(offset, acked_at) else { return "never-acknowledged".to_owned() };
+        let Some(ack) = partition.ack(promise) else { return "never-acknowledged".to_owned() };
         let committed = if partition.was_committed(ack) { "committed" } else { "not-committed" };
         format!("{committed}, {}", partition.fate(ack))
     }
@@ -250,10 +314,13 @@ impl Partition {
         self.losses.iter().any(|loss| loss.at <= by && loss.gone == Gone::Restart && loss.excuse.is_some())
     }
 
-    /// The last acknowledgement of `offset` that the client can mean.
-    fn ack(&self, offset: Offset, acked_at: Time) -> Option<&Ack> {
+    /// The last acknowledgement that the client can mean. Two leaders may have acknowledged different records at one
+    /// offset before it heard of either.
+    fn ack(&self, promise: &Promise) -> Option<&Ack> {
+        let Promise { value, offset, acked_at, .. } = *promise;
         let covers = |ack: &&Ack| ack.at <= acked_at && ack.base_offset <= offset && offset <= ack.last_offset;
-        self.acks.iter().rev().find(covers)
+        let is_of_record = |ack: &&Ack| ack.batch.zip(value).is_none_or(|(batch, value)| self.may_carry(&batch, value));
+        self.acks.iter().rev().filter(covers).find(is_of_record)
     }
 
     fn was_committed(&self, ack: &Ack) -> bool {

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::disks::Disks;
-use crate::lab::outcome::{TraceEvent, TraceKind};
+use super::registrations::Registrations;
+use crate::lab::outcome::{Phase, TraceEvent, TraceKind};
 use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason};
 use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
 use crate::scenario::disk::DiskAction;
@@ -62,6 +63,11 @@ impl Replica {
         self.batches.last().map_or(Offset::ZERO, |batch| batch.last_offset + 1)
     }
 
+    /// Up to where it surely holds what it had: without power only what was flushed.
+    fn sure_end(&self) -> Offset {
+        if self.power_lost { self.log_end().min(Offset(self.flushed)) } else { self.log_end() }
+    }
+
     /// Why it does not hold `offset`.
     pub fn gone(&self, offset: Offset) -> Gone {
         let covers = |(from, end, _): &&(Offset, Offset, Gone)| *from <= offset && offset < *end;
@@ -80,6 +86,7 @@ impl Replica {
 
     /// It began anew on an empty directory: without a word about its log.
     fn begin(&mut self, log_end: Offset) {
+        self.power_lost = false;
         if log_end < self.log_end() {
             let gone = if log_end.0 < self.flushed { Gone::FlushedAndLost } else { Gone::PowerLoss };
             self.remove_from(log_end, gone);
@@ -147,6 +154,8 @@ pub(super) struct Partition {
     pub leader: Option<String>,
     pub leader_epoch: LeaderEpoch,
     pub isr: Vec<String>,
+    /// Who led while everything was read once more; `None` before.
+    pub final_leaders: Option<Vec<String>>,
     /// The brokers that should hold it.
     pub assigned: Vec<String>,
     pub replicas: BTreeMap<String, Replica>,
@@ -166,6 +175,9 @@ pub(super) struct Partition {
     /// Offsets, from and to (exclusive), of batches that some replica's compaction removed or rewrote.
     pub compacted: Vec<(Offset, Offset)>,
     pub acks: Vec<Ack>,
+    /// The CRCs of the batches that carried each value, from whichever producer.
+    sent: BTreeMap<u64, Vec<u32>>,
+    sent_batches: BTreeSet<u32>,
 }
 
 impl Default for Partition {
@@ -174,6 +186,7 @@ impl Default for Partition {
             leader: None,
             leader_epoch: LeaderEpoch::NONE,
             isr: Vec::new(),
+            final_leaders: None,
             assigned: Vec::new(),
             replicas: BTreeMap::new(),
             committed: Vec::new(),
@@ -187,6 +200,8 @@ impl Default for Partition {
             expiries: Vec::new(),
             compacted: Vec::new(),
             acks: Vec::new(),
+            sent: BTreeMap::new(),
+            sent_batches: BTreeSet::new(),
         }
     }
 }
@@ -200,6 +215,7 @@ pub(super) fn identity(batch: &BatchInfo) -> (i64, i32, u32) {
 pub(super) struct Replay {
     pub partitions: BTreeMap<TopicPartition, Partition>,
     pub disks: Disks,
+    pub registrations: Registrations,
 }
 
 impl Replay {
@@ -212,15 +228,23 @@ impl Replay {
                 TraceKind::Observed(observation) => {
                     replay.observe(event.at, &event.machine, observation, may_elect_uncleanly);
                 }
+                TraceKind::Started => replay.registrations.started(&event.machine),
                 TraceKind::Stopped { power_lost } => replay.stopped(&event.machine, *power_lost),
+                TraceKind::Phase(Phase::FinalRead) => {
+                    replay.partitions.values_mut().for_each(Partition::begin_final_read);
+                }
                 TraceKind::FaultStarted { index, targets } => {
                     if let Some(fault) = faults.get(*index) {
                         replay.disks.begin(&fault.action, targets);
                         replay.replace_disks(&fault.action, targets);
                     }
                 }
+                TraceKind::BatchSent { partition, crc, values, .. } => {
+                    if let Some(partition) = TopicPartition::parse(partition) {
+                        replay.partition(&partition).sent(*crc, values);
+                    }
+                }
                 TraceKind::Sent { .. }
-                | TraceKind::BatchSent { .. }
                 | TraceKind::BatchRetried { .. }
                 | TraceKind::PositionReset { .. }
                 | TraceKind::ReadFailed { .. }
@@ -231,8 +255,7 @@ impl Replay {
                 | TraceKind::Unknown { .. }
                 | TraceKind::FaultHit { .. }
                 | TraceKind::FaultEnded { .. }
-                | TraceKind::Started
-                | TraceKind::Phase(_) => {}
+                | TraceKind::Phase(Phase::Workload | Phase::Healed | Phase::Done) => {}
             }
         }
         replay
@@ -335,14 +358,16 @@ impl Replay {
             Observation::Served { partition, .. } if self.disks.is_spoiled(machine) => {
                 self.partition(partition).spoiled_views.insert(at);
             }
+            Observation::Registered { broker_epoch } => self.registrations.registered(machine, *broker_epoch),
+            Observation::Fenced { broker, broker_epoch, fenced } => {
+                self.registrations.fenced(*broker, *broker_epoch, *fenced);
+            }
             Observation::IsrView { .. }
             | Observation::Refused { .. }
             | Observation::Served { .. }
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
             | Observation::LogDirFailed { .. }
-            | Observation::Registered { .. }
-            | Observation::Fenced { .. }
             | Observation::CleanShutdown => {}
         }
     }
@@ -393,6 +418,20 @@ fn range(batches: &[BatchInfo], from: Offset, to: Offset) -> &[BatchInfo] {
 }
 
 impl Partition {
+    fn sent(&mut self, crc: u32, values: &[u64]) {
+        // An attempt more of a batch that was sent before.
+        if self.sent_batches.insert(crc) {
+            values.iter().for_each(|value| self.sent.entry(*value).or_default().push(crc));
+        }
+    }
+
+    /// Whether a batch may be the one that carried `value`. A broker that recompresses, or stamps records with its own
+    /// time, keeps a batch that nobody sent: that may be anybody's.
+    pub fn may_carry(&self, batch: &BatchInfo, value: u64) -> bool {
+        let carried = self.sent.get(&value).is_some_and(|crcs| crcs.contains(&batch.crc));
+        carried || !self.sent_batches.contains(&batch.crc)
+    }
+
     fn changed(&mut self, at: Time, leader: BrokerId, epoch: LeaderEpoch, isr: &[BrokerId], unclean: bool) {
         let name = |broker: &BrokerId| format!("broker-{broker}");
         self.leader = (leader != BrokerId::NONE).then(|| name(&leader));
@@ -404,9 +443,29 @@ impl Partition {
             replica.impaired &= isr.contains(machine);
         }
         self.isr = isr;
+        self.note_final_leader();
+        self.note_short_members(at, self.high_watermark);
         if unclean {
             self.unclean_at.get_or_insert(at);
         }
+    }
+
+    fn begin_final_read(&mut self) {
+        self.final_leaders = Some(Vec::new());
+        self.note_final_leader();
+    }
+
+    fn note_final_leader(&mut self) {
+        if let (Some(leaders), Some(leader)) = (&mut self.final_leaders, &self.leader) {
+            leaders.push(leader.clone());
+        }
+    }
+
+    /// Whether the leader holds the batch of an acknowledgement, above its high watermark.
+    pub fn is_uncommitted(&self, ack: &Ack) -> bool {
+        let leader = self.leader.as_ref().and_then(|leader| self.replicas.get(leader));
+        let is_held = leader.zip(ack.batch).is_some_and(|(leader, batch)| leader.has(&batch));
+        is_held && ack.last_offset >= self.high_watermark
     }
 
     fn note_restart(&mut self, machine: &str, may_lose: bool) {
@@ -438,7 +497,7 @@ impl Partition {
     /// Members of the ISR that should hold everything below `offset`.
     fn note_short_members(&mut self, at: Time, offset: Offset) {
         let members = self.isr.iter().filter_map(|member| self.replicas.get(member));
-        let mut short = members.filter(|replica| replica.log_end() < offset).peekable();
+        let mut short = members.filter(|replica| replica.sure_end() < offset).peekable();
         if short.peek().is_some() && short.all(|replica| replica.impaired) {
             self.impaired_members.insert(at);
         }

@@ -1,7 +1,7 @@
 use super::*;
-use crate::lab::outcome::{TraceEvent, TraceKind};
+use crate::lab::outcome::{Phase, TraceEvent, TraceKind};
 use crate::observe::{BatchInfo, Observation, TruncationReason};
-use crate::protocol::{BrokerId, LeaderEpoch, PartitionEpoch};
+use crate::protocol::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch};
 use crate::scenario::disk::{BatchChoice, BatchField, BitRot, DiskAction, RotPlace};
 use crate::scenario::{Action, Fault, Target, When};
 use crate::world::sim::{DiskFault, DiskScope};
@@ -130,7 +130,13 @@ impl Told {
 
     /// Why the record at `offset` may be gone.
     fn lost(&self, offset: i64) -> Option<Excuse> {
-        self.guard().excuse_lost("orders-0", Offset(offset), Time::ZERO, Time::from_millis(u64::from(u32::MAX)))
+        self.guard().excuse_lost("orders-0", &promise(None, offset))
+    }
+
+    /// A producer sends the value in a batch of its own.
+    fn sends(self, value: u64, batch: BatchInfo) -> Told {
+        let (partition, crc, values, broker) = ("orders-0".to_owned(), batch.crc, vec![value], BrokerId(1));
+        self.push("producer-1", TraceKind::BatchSent { partition, crc, values, attempt: 1, broker, restated: false })
     }
 
     /// Why the last event may break this invariant.
@@ -139,6 +145,11 @@ impl Told {
         let violation = Violation { name, at, partition: "orders-0".to_owned(), detail: String::new() };
         self.guard().excuse_violation(&violation)
     }
+}
+
+/// Sent before everything, and heard of after everything.
+fn promise(value: Option<u64>, offset: i64) -> Promise {
+    Promise { value, offset: Offset(offset), sent_at: Time::ZERO, acked_at: Time::from_millis(u64::from(u32::MAX)) }
 }
 
 fn batch(offset: i64) -> BatchInfo {
@@ -166,6 +177,16 @@ fn a_deposed_leader_may_acknowledge_before_it_knows() {
     let told = Told::default().elects(1, 0, &[1, 2, 3]).elects(2, 1, &[2, 3]);
     let told = told.appends(1, &[batch(0)]).acknowledges(1, 1, 0);
     assert_eq!(told.lost(0), Some(Excuse::LeadershipMoved));
+}
+
+#[test]
+fn another_record_that_was_acknowledged_at_the_same_offset_is_not_the_one() {
+    let (old, new) = (batch(0), BatchInfo { crc: 99, leader_epoch: LeaderEpoch(1), ..batch(0) });
+    let told = Told::default().sends(1, old).sends(2, new).elects(1, 0, &[1, 2, 3]).appends(1, &[old]);
+    let told = told.acknowledges(1, 1, 0).elects(2, 1, &[2, 3]).appends(2, &[new]).acknowledges(2, 1, 0);
+    let lost = |value| told.guard().excuse_lost("orders-0", &promise(Some(value), 0));
+    assert_eq!(lost(1), Some(Excuse::LeadershipMoved), "its leader was deposed before both acknowledgements arrived");
+    assert_eq!(lost(2), None, "its leader still leads");
 }
 
 #[test]
@@ -200,7 +221,7 @@ fn a_flushed_record_is_kept_through_a_power_loss() {
     let told = healthy(-1).flushes(1, 2).changes(1, 0, &[1], false).stops(1, true).loads(1, &[batch(0)]);
     let told = told.elects(1, 1, &[1]);
     assert_eq!((told.breaks("leader-completeness"), told.lost(1)), (None, None));
-    assert!(told.guard().site_of_lost("orders-0", Offset(1), Time::from_millis(99)).contains("although flushed"));
+    assert!(told.guard().site_of_lost("orders-0", &promise(None, 1)).contains("although flushed"));
 }
 
 #[test]
@@ -228,8 +249,8 @@ fn an_unclean_election_excuses_losses_but_no_second_leader() {
     assert_eq!(told.breaks("leader-completeness"), Some(Excuse::UncleanElection));
     assert_eq!(told.lost(1), Some(Excuse::UncleanElection));
     let forbidden = told.guard_where_unclean(false);
-    assert_eq!(forbidden.excuse_lost("orders-0", Offset(1), Time::ZERO, Time::from_millis(99)), None);
-    for never in ["one-leader-per-epoch", "leader-epoch-went-back", "liveness"] {
+    assert_eq!(forbidden.excuse_lost("orders-0", &promise(None, 1)), None);
+    for never in ["one-leader-per-epoch", "leader-epoch-went-back", "liveness", "log-matching"] {
         assert_eq!(told.breaks(never), None, "{never}");
     }
 }
@@ -310,6 +331,69 @@ fn only_a_rotten_disk_may_keep_a_partition_waiting() {
     assert_eq!(follower.breaks("liveness"), Some(Excuse::UntrustedDisk), "it may not even start");
     assert_eq!(follower.breaks("unreadable"), None);
     assert_eq!(led_by_2(healthy(-1).spoils(3, ROT)).breaks("liveness"), None, "broker 1 has no reason to stay away");
+}
+
+#[test]
+fn a_reader_may_be_stuck_on_what_a_rotten_leader_of_the_final_read_served() {
+    let rotten = || healthy(-1).spoils(2, ROT).changes(2, 1, &[1, 2, 3], false).leads(2, 1);
+    let read = |told: Told| told.push("lab", TraceKind::Phase(Phase::FinalRead));
+    let moved = |told: Told| told.elects(1, 2, &[1, 2, 3]);
+    assert_eq!(moved(read(rotten())).breaks("unreadable"), Some(Excuse::UntrustedDisk));
+    assert_eq!(read(moved(rotten())).breaks("unreadable"), None, "it was read from a healthy disk");
+    assert_eq!(moved(read(rotten())).breaks("liveness"), None);
+}
+
+impl Told {
+    /// The controller registers the broker anew, or unfences it.
+    fn registers(self, broker: i32, epoch: i64, fenced: bool) -> Told {
+        let (broker, broker_epoch) = (BrokerId(broker), BrokerEpoch(epoch));
+        self.observed("controller", Observation::Fenced { broker, broker_epoch, fenced })
+    }
+
+    fn hears_of_registration(self, broker: i32, epoch: i64) -> Told {
+        self.observed(&format!("broker-{broker}"), Observation::Registered { broker_epoch: BrokerEpoch(epoch) })
+    }
+}
+
+#[test]
+fn a_late_registration_locks_out_a_broker_that_is_fenced_and_no_other() {
+    let without = |told: Told| told.changes(2, 1, &[2, 3], false).leads(2, 1).breaks("liveness");
+    let started = || healthy(-1).registers(1, 1, true).hears_of_registration(1, 1).registers(1, 1, false);
+    let restarted = || started().registers(1, 1, true).push("broker-1", TraceKind::Started);
+    let registered = || restarted().registers(1, 7, true).hears_of_registration(1, 7);
+    assert_eq!(without(registered()), None, "it has no reason to stay away");
+    assert_eq!(without(registered().registers(1, 8, true)), Some(Excuse::LockedOut));
+    assert_eq!(without(registered().registers(1, 7, false).registers(1, 8, true)), None, "its session was alive");
+    let again = registered().registers(1, 8, true).push("broker-1", TraceKind::Started);
+    assert_eq!(without(again.registers(1, 9, true).hears_of_registration(1, 9)), None, "it has started anew");
+}
+
+#[test]
+fn a_replica_that_lost_power_may_join_the_isr_for_what_it_had() {
+    let left = || healthy(-1).changes(1, 1, &[1, 2], false).leads(1, 1);
+    let joins = |told: Told| told.changes(1, 1, &[1, 2, 3], false).breaks("candidate-completeness");
+    assert_eq!(joins(left().stops(3, true).spoils(3, DiskAction::Replace)), Some(Excuse::InSyncReplicaLostPower));
+    assert_eq!(joins(left().truncates(3, 1)), None, "it lost nothing with power");
+    assert_eq!(joins(left().stops(3, true)), Some(Excuse::InSyncReplicaLostPower), "while it is without power, too");
+    assert_eq!(joins(left().flushes(3, 2).stops(3, true)), None, "it has what it had");
+    let begins = |told: Told| {
+        let (partition, leader_epoch, leader) = (orders(), LeaderEpoch(1), BrokerId(1));
+        let follows = Observation::BecameFollower { partition, leader_epoch, leader, log_end: Offset::ZERO };
+        told.observed("broker-3", follows)
+    };
+    let replaced = left().stops(3, true).spoils(3, DiskAction::Replace);
+    assert_eq!(joins(begins(replaced)), None, "it has begun anew, and its leader has to hear of that");
+}
+
+#[test]
+fn what_is_not_committed_in_the_end_is_there_or_it_is_not() {
+    let told = Told::default().elects(1, 0, &[1, 2, 3]).appends(1, &[batch(0)]).acknowledges(1, 1, 0);
+    let is_uncommitted = |told: &Told| told.guard().is_uncommitted("orders-0", &promise(None, 0));
+    assert!(is_uncommitted(&told));
+    let committed = told.high_watermark(1, 1);
+    assert!(!is_uncommitted(&committed));
+    let gone = Told::default().elects(1, 0, &[1, 2, 3]).appends(1, &[batch(0)]).acknowledges(1, 1, 0).truncates(1, 0);
+    assert!(!is_uncommitted(&gone));
 }
 
 #[test]

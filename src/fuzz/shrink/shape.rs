@@ -149,6 +149,14 @@ fn default_configuration(search: &mut Search<'_>) {
         let candidate = search.with(|variant| change(&mut variant.cluster));
         search.offer(&candidate);
     }
+    let mut index = search.variant().cluster.links.len();
+    while index > 0 {
+        index -= 1;
+        let candidate = search.with(|variant| {
+            variant.cluster.links.remove(index);
+        });
+        search.offer(&candidate);
+    }
     let broker = BrokerConfig::default().entries();
     reset(
         search,

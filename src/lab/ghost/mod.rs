@@ -33,6 +33,8 @@ pub struct Ghost {
 /// One partition: the controller's view, the committed log, each replica's log.
 pub struct PartitionGhost {
     pub leader: BrokerId,
+    /// The same, as a machine name.
+    leader_machine: String,
     pub leader_epoch: LeaderEpoch,
     partition_epoch: PartitionEpoch,
     pub isr: Vec<BrokerId>,
@@ -55,6 +57,7 @@ impl Default for PartitionGhost {
     fn default() -> Self {
         PartitionGhost {
             leader: BrokerId::NONE,
+            leader_machine: machine_of(BrokerId::NONE),
             leader_epoch: LeaderEpoch::NONE,
             partition_epoch: PartitionEpoch(-1),
             isr: Vec::new(),
@@ -203,6 +206,7 @@ impl Ghost {
                 let before = std::mem::replace(&mut ghost.partition_epoch, *partition_epoch);
                 let added = isr.iter().copied().filter(|member| !ghost.isr.contains(member)).collect::<Vec<_>>();
                 ghost.leader = *leader;
+                ghost.leader_machine = machine_of(*leader);
                 ghost.leader_epoch = *leader_epoch;
                 ghost.isr.clone_from(isr);
                 ghost.isr_machines = isr.iter().map(|b| machine_of(*b)).collect();
@@ -292,6 +296,18 @@ impl Ghost {
             ghost.replicas,
             ghost.uncommitted()
         )
+    }
+
+    /// A consumer that starts at the beginning gets as far as here; zero where nothing is left to read.
+    pub fn readable_end(&self, partition: &TopicPartition) -> Offset {
+        let end = self.partitions.get(partition).filter(|p| p.expired_to < p.true_high_watermark);
+        end.map_or(Offset::ZERO, |p| p.true_high_watermark)
+    }
+
+    /// Records below it may have been removed on purpose: by retention, at a client's wish, or by compaction.
+    pub fn removed_below(&self, partition: &TopicPartition) -> Offset {
+        let Some(ghost) = self.partitions.get(partition) else { return Offset::ZERO };
+        if ghost.compacted.is_empty() { ghost.expired_to } else { ghost.true_high_watermark }
     }
 
     /// The machine's process ended: it leads nothing any more.
@@ -430,7 +446,7 @@ impl Ghost {
     /// The leader's maximal ISR holds whoever may be elected (KIP-497).
     fn quorum_superset(&mut self, at: Time, partition: &TopicPartition) {
         let Some(ghost) = self.partitions.get(partition).filter(|ghost| ghost.is_led()) else { return };
-        let leader = &ghost.logs[&machine_of(ghost.leader)];
+        let leader = &ghost.logs[&ghost.leader_machine];
         let Some(missing) = ghost.isr.iter().find(|member| !leader.maximal_isr.contains(member)) else { return };
         // A leader that has just been elected states its view right after that it leads.
         if leader.maximal_isr.is_empty() {
@@ -452,10 +468,12 @@ impl Ghost {
         if ghost.is_led_by(machine) && last < ghost.true_high_watermark {
             return;
         }
-        let promised = ghost.logs[machine].range(base, last + 1);
         let lacks = |member: &&String| {
-            let held = ghost.logs.get(member.as_str()).map_or(&[][..], |log| log.range(base, last + 1));
-            first_difference(held, promised, &ghost.compacted).is_some()
+            let log = ghost.logs.get(member.as_str());
+            // What has expired there was committed before this leader, deposed perhaps, heard of it.
+            let from = log.map_or(Offset::ZERO, |log| Offset(log.log_start)).min(ghost.expired_to).max(base);
+            let held = log.map_or(&[][..], |log| log.range(from, last + 1));
+            first_difference(held, ghost.logs[machine].range(from, last + 1), &ghost.compacted).is_some()
         };
         if let Some(member) = ghost.isr_machines.iter().find(lacks) {
             let detail =
@@ -516,19 +534,19 @@ impl Ghost {
 
 impl PartitionGhost {
     fn is_led(&self) -> bool {
-        let leader = self.logs.get(&machine_of(self.leader));
+        let leader = self.logs.get(&self.leader_machine);
         leader.is_some_and(|replica| replica.leads == Some(self.leader_epoch))
     }
 
     /// Records of the leader above its high watermark.
     fn uncommitted(&self) -> i64 {
-        self.logs.get(&machine_of(self.leader)).map_or(0, |replica| replica.log_end - replica.high_watermark)
+        self.logs.get(&self.leader_machine).map_or(0, |replica| replica.log_end - replica.high_watermark)
     }
 
     /// Whether `machine` leads in the controller's leader epoch.
     fn is_led_by(&self, machine: &str) -> bool {
         let leads = self.logs.get(machine).is_some_and(|replica| replica.leads == Some(self.leader_epoch));
-        leads && machine_of(self.leader) == machine
+        leads && self.leader_machine == machine
     }
 
     /// Compares what has not been compared yet of a replica's log, up to `end`, with the committed log: the offset of

@@ -323,6 +323,18 @@ fn an_acknowledgement_without_a_copy_on_every_candidate_is_incomplete() {
 }
 
 #[test]
+fn what_a_candidate_deleted_as_expired_is_not_incomplete() {
+    let expired = |to, reason| {
+        let moved = Observation::LogStartMoved { partition: orders(), from: Offset::ZERO, to: Offset(to), reason };
+        let deposed = healthy().appends(1, &[batch(2, 0, 12)]).appends(2, &[batch(2, 0, 12)]).elects(2, 1, &[2]);
+        deposed.observes("broker-2", moved).acknowledges(1, 2)
+    };
+    assert!(expired(3, LogStartReason::RetentionTime).violations().is_empty());
+    assert!(expired(2, LogStartReason::RetentionTime).violations().is_empty(), "it is still there");
+    assert_eq!(expired(3, LogStartReason::Leader).violations(), ["acknowledged-incomplete"], "nobody deleted it");
+}
+
+#[test]
 fn nobody_is_served_more_than_the_high_watermark_covers() {
     let served = |to| {
         let fact = Observation::Served { partition: orders(), from: Offset::ZERO, to: Offset(to) };

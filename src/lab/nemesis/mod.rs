@@ -15,6 +15,7 @@ use self::machines::Turn;
 use super::cluster::{AdminRequest, CONTROLLER, Cluster};
 use super::ghost::machine_of;
 use super::outcome::{FiredFault, TraceKind};
+use crate::coordinator;
 use crate::protocol::{BrokerId, Offset, TopicPartition};
 use crate::scenario::{Action, Condition, Counter, DiskAction, Fault, Subject, Target, Variant, When};
 use crate::world::Time;
@@ -51,6 +52,8 @@ pub struct Nemesis {
     entries: Vec<Entry>,
     clients: Vec<String>,
     topics: Vec<(String, i32)>,
+    /// Of `__consumer_offsets`.
+    offsets_partitions: i32,
     started_at: Time,
     /// How many running faults block a directed link.
     blocks: BTreeMap<Link, u32>,
@@ -93,6 +96,7 @@ impl Nemesis {
             entries,
             clients,
             topics,
+            offsets_partitions: variant.cluster.config.groups.offsets_topic_num_partitions,
             started_at,
             blocks: BTreeMap::new(),
             conditions: BTreeMap::new(),
@@ -417,19 +421,23 @@ impl Nemesis {
     fn resolve(&self, target: &Target) -> Vec<String> {
         let state = self.cluster.recorder.lock();
         let ghost = |partition: &str| state.ghost.partition(partition);
+        let leader = |partition: &str| -> Vec<String> {
+            let leader = ghost(partition).map(|p| p.leader).filter(|leader| *leader != BrokerId::NONE);
+            leader.map(machine_of).into_iter().collect()
+        };
         match target {
             Target::Broker(id) => vec![format!("broker-{id}")],
             Target::Brokers => self.cluster.broker_machines(),
             Target::Controller => vec![CONTROLLER.to_owned()],
             Target::Client(name) => vec![name.clone()],
+            Target::Coordinator(group) => {
+                let partition = coordinator::partition_for(group, self.offsets_partitions);
+                leader(&format!("{}-{partition}", coordinator::TOPIC))
+            }
             Target::Rack(rack) => self.cluster.rack(rack),
             Target::Machines => self.everyone(),
             Target::SameAs(index) => self.entries[index - 1].resolved.clone(),
-            Target::Leader(partition) => ghost(partition)
-                .filter(|p| p.leader != BrokerId::NONE)
-                .map(|p| machine_of(p.leader))
-                .into_iter()
-                .collect(),
+            Target::Leader(partition) => leader(partition),
             Target::Isr(partition) => {
                 ghost(partition).map(|p| p.isr.iter().map(|b| machine_of(*b)).collect()).unwrap_or_default()
             }

@@ -8,6 +8,7 @@ pub(super) use network::{loss, requests};
 
 pub(super) mod disk;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -142,6 +143,23 @@ impl<'a> Names<'a> {
         Err((format!("there is no client `{name}`"), help))
     }
 
+    fn group(&self, name: &str) -> Result<(), Dangling> {
+        let groups = self.draft.workloads.iter().filter_map(|workload| match &workload.kind {
+            Kind::Consume { membership, .. } => membership.as_ref().map(|membership| membership.group.as_str()),
+            Kind::Produce { .. } => None,
+        });
+        let groups: BTreeSet<&str> = groups.collect();
+        if groups.contains(name) || !self.draft.workloads_are_complete {
+            return Ok(());
+        }
+        let help = if groups.is_empty() {
+            "give consumers a `group`".to_owned()
+        } else {
+            format!("the groups are {}", groups.into_iter().collect::<Vec<_>>().join(", "))
+        };
+        Err((format!("there is no group `{name}`"), Some(help)))
+    }
+
     fn rack(&self, name: &str) -> Result<(), Dangling> {
         let racks = &self.draft.cluster.racks;
         if racks.iter().any(|rack| rack == name) {
@@ -165,6 +183,7 @@ impl<'a> Names<'a> {
             Target::Leader(partition) | Target::Isr(partition) => self.partition(partition),
             Target::Follower(partition, nth) => self.partition(partition).and_then(|()| self.follower(partition, *nth)),
             Target::Client(name) => self.client(name),
+            Target::Coordinator(group) => self.group(group),
             Target::SameAs(index) => self.fault(*index, own),
         }
     }
@@ -542,6 +561,7 @@ fn overlaps(one: &Target, other: &Target, racks: &[String]) -> bool {
                 | Target::Leader(_)
                 | Target::Follower(..)
                 | Target::Isr(_)
+                | Target::Coordinator(_)
                 | Target::Rack(_)
         )
     };
@@ -557,6 +577,7 @@ fn overlaps(one: &Target, other: &Target, racks: &[String]) -> bool {
             | Target::Follower(..)
             | Target::Isr(_)
             | Target::Controller
+            | Target::Coordinator(_)
             | Target::Client(_)
             | Target::Rack(_)
             | Target::SameAs(_),
@@ -659,6 +680,7 @@ fn same_as(fault: &Fault) -> Vec<usize> {
         | Target::Follower(..)
         | Target::Isr(_)
         | Target::Controller
+        | Target::Coordinator(_)
         | Target::Client(_)
         | Target::Rack(_)
         | Target::Machines => None,

@@ -11,11 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::disk::name_of;
 use super::draft::{KEY_PREFIX_DEFAULT, VALUE_BYTES_DEFAULT};
 use super::model::{
-    Axis, Cluster, CommitStyle, Comparison, Ending, Expectation, Membership, Scenario, Topic, Variant, Workload,
+    Axis, Cluster, CommitStyle, Comparison, Ending, Expectation, Membership, Pause, Poison, Scenario, Seek, Topic,
+    ValueFormat, Variant, Workload,
 };
-use super::vocabulary::{COMMIT_STYLES, DEFECTS_AXIS, ENDINGS};
+use super::vocabulary::{COMMIT_STYLES, DEFECTS_AXIS, ENDINGS, POISON_REACTIONS, SEEKS, VALUE_FORMATS};
 use crate::config::{BrokerConfig, ConsumerConfig, ProducerConfig, Scope, canonical_name};
 use crate::defect::{Defect, Defects};
 
@@ -175,6 +177,7 @@ fn workload(out: &mut String, workload: &Workload, settings: &Entries) {
             key_prefix,
             tombstones,
             timestamp_offset_ms,
+            format,
             start,
             config: _,
         } => {
@@ -199,6 +202,9 @@ fn workload(out: &mut String, workload: &Workload, settings: &Entries) {
             if *timestamp_offset_ms != 0 {
                 pair(out, "timestamp-offset", &quoted(&format!("{timestamp_offset_ms}ms")));
             }
+            if *format != ValueFormat::default() {
+                pair(out, "format", &quoted(name_of(VALUE_FORMATS, format)));
+            }
             start
         }
         Workload::Consume { name: _, topic, start, config, membership } => {
@@ -221,7 +227,7 @@ fn workload(out: &mut String, workload: &Workload, settings: &Entries) {
 }
 
 fn member(out: &mut String, membership: &Membership, is_static: bool) {
-    let Membership { group, commit, processing, ending } = membership;
+    let Membership { group, commit, processing, ending, pause, seek, poison, window } = membership;
     pair(out, "group", &quoted(group));
     if is_static {
         pair(out, "static", "true");
@@ -241,6 +247,21 @@ fn member(out: &mut String, membership: &Membership, is_static: bool) {
         if let Some(after) = back_after {
             time(out, "back-after", *after);
         }
+    }
+    if let Some(Pause { at, lasts }) = pause {
+        time(out, "pause-at", *at);
+        time(out, "pause-for", *lasts);
+    }
+    if let Some(Seek { at, to }) = seek {
+        time(out, "seek-at", *at);
+        pair(out, "seek-to", &quoted(name_of(SEEKS, to)));
+    }
+    if let Some(Poison { value, reaction }) = poison {
+        pair(out, "poison", &value.to_string());
+        pair(out, "on-poison", &quoted(name_of(POISON_REACTIONS, reaction)));
+    }
+    if let Some(records) = window {
+        pair(out, "window", &records.to_string());
     }
 }
 

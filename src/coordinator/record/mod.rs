@@ -2,8 +2,10 @@
 //! OffsetCommitValue, GroupMetadataKey and GroupMetadataValue).
 //!
 //! A key begins with its type (int16): 0 and 1 are offset commits, 2 is a classic group. A value begins with its version.
-//! We write what Kafka with current metadata versions writes, and read what any version wrote. Types that we do not
-//! know (groups of KIP-848 are 3 to 8) are skipped, as Kafka's loader does.
+//! We write what Kafka with current metadata versions writes, and read what any version wrote. Types 3 to 8 are those of
+//! consumer groups ([`consumer`]). Types that we do not know are skipped, as Kafka's loader does.
+
+mod consumer;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use indexmap::IndexMap;
@@ -17,6 +19,11 @@ use crate::log::batch;
 use crate::log::record::Records;
 use crate::protocol::Offset;
 use crate::protocol::primitives::{DecodeError, Reader};
+
+pub use self::consumer::{
+    ClassicMemberMetadata, ConsumerMemberMetadata, ConsumerRecord, CurrentAssignment, MemberState, Partitions,
+    TopicMetadata,
+};
 
 const OFFSET_COMMIT_KEYS: [i16; 2] = [0, 1];
 const OFFSET_COMMIT_KEY: i16 = 1;
@@ -34,6 +41,7 @@ const FLEXIBLE: i16 = 4;
 pub enum Record {
     OffsetCommit { group: StrBytes, topic: StrBytes, partition: i32, value: Option<OffsetAndMetadata> },
     GroupMetadata { group: StrBytes, value: Option<GroupMetadataValue> },
+    Consumer { group: StrBytes, record: ConsumerRecord },
 }
 
 /// What a group has committed for a partition (`OffsetAndMetadata`).
@@ -91,7 +99,7 @@ fn put_bytes(out: &mut BytesMut, bytes: &Bytes) {
 }
 
 impl Record {
-    fn key(&self) -> Bytes {
+    pub(super) fn key(&self) -> Bytes {
         let mut out = BytesMut::new();
         match self {
             Record::OffsetCommit { group, topic, partition, value: _ } => {
@@ -104,6 +112,7 @@ impl Record {
                 out.put_i16(GROUP_METADATA_KEY);
                 put_string(&mut out, group);
             }
+            Record::Consumer { group, record } => record.put_key(group, &mut out),
         }
         out.freeze()
     }
@@ -112,6 +121,7 @@ impl Record {
         match self {
             Record::OffsetCommit { value, .. } => value.as_ref().map(OffsetAndMetadata::encode),
             Record::GroupMetadata { value, .. } => value.as_ref().map(GroupMetadataValue::encode),
+            Record::Consumer { record, .. } => record.value(),
         }
     }
 
@@ -128,6 +138,10 @@ impl Record {
             let group = string(&mut key)?;
             let value = value.map(GroupMetadataValue::decode).transpose()?;
             return Ok(Some(Record::GroupMetadata { group, value }));
+        }
+        if ConsumerRecord::is_key(kind) {
+            let (group, record) = ConsumerRecord::decode(kind, &mut key, value)?;
+            return Ok(Some(Record::Consumer { group, record }));
         }
         Ok(None)
     }
@@ -375,7 +389,7 @@ mod tests {
 
     #[test]
     fn an_unknown_type_is_no_error_and_a_short_record_is_one() {
-        assert_eq!(Record::decode(Bytes::from_static(b"\0\x03\0\x01g"), None), Ok(None));
+        assert_eq!(Record::decode(Bytes::from_static(b"\0\x0a\0\x01g"), None), Ok(None));
         assert!(Record::decode(Bytes::from_static(b"\0\x02\0\x05g"), None).is_err());
     }
 }

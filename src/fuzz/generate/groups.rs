@@ -1,0 +1,214 @@
+//! Consumer groups: members that come and go, and what coordinators are configured with.
+//!
+//! Sessions, heartbeats and rebalances are as quick as the cluster's pace, so that a run holds many of them. All
+//! members of a group have assignors in common, as Kafka demands; everything else is each member's own.
+
+use std::time::Duration;
+
+use kafka_protocol::messages::ApiKey;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::cluster::{Choice, sometimes};
+use super::{Pace, Profile, Shape, workloads};
+use crate::config::{BrokerConfig, ConsumerConfig};
+use crate::scenario::{CommitStyle, Ending, EndingKind, Membership, Pause, Seek, SeekTo, Workload};
+
+/// What members and coordinators say to each other.
+pub(super) const REQUESTS: [ApiKey; 10] = [
+    ApiKey::FindCoordinator,
+    ApiKey::JoinGroup,
+    ApiKey::JoinGroup,
+    ApiKey::SyncGroup,
+    ApiKey::SyncGroup,
+    ApiKey::Heartbeat,
+    ApiKey::OffsetCommit,
+    ApiKey::OffsetCommit,
+    ApiKey::OffsetFetch,
+    ApiKey::LeaveGroup,
+];
+
+const COOPERATIVE_STICKY: &str = "org.apache.kafka.clients.consumer.CooperativeStickyAssignor";
+/// What a whole group may be configured with: one assignor, or two that it moves between.
+const STRATEGIES: [&str; 7] = [
+    "org.apache.kafka.clients.consumer.RangeAssignor",
+    "org.apache.kafka.clients.consumer.RoundRobinAssignor",
+    "org.apache.kafka.clients.consumer.StickyAssignor",
+    "org.apache.kafka.clients.consumer.StickyAssignor",
+    COOPERATIVE_STICKY,
+    COOPERATIVE_STICKY,
+    // Kafka's default, and the first step of the move to cooperative rebalancing (KIP-429).
+    "org.apache.kafka.clients.consumer.RangeAssignor,org.apache.kafka.clients.consumer.CooperativeStickyAssignor",
+];
+
+/// The groups of a scenario.
+pub(super) fn names(profile: Profile) -> BoxedStrategy<Vec<String>> {
+    match profile {
+        Profile::Groups => {
+            let names = prop_oneof![4 => Just(vec!["billing"]), 1 => Just(vec!["billing", "audit"])];
+            names.prop_map(|names| names.into_iter().map(str::to_owned).collect()).boxed()
+        }
+        Profile::Replication | Profile::Storage | Profile::All => Just(Vec::new()).boxed(),
+    }
+}
+
+/// What brokers are configured with as coordinators.
+pub(super) fn coordinators(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
+    if shape.groups.is_empty() {
+        return Just(Vec::new()).boxed();
+    }
+    let set = |key, value: &str| Some((key, value.to_owned()));
+    let replicas = prop_oneof![1 => Just(1), 1 => Just(2), 3 => Just(3_u32)];
+    let brokers = shape.brokers;
+    let parts = (
+        select(&["1", "1", "2", "5"][..]),
+        replicas,
+        select(&["0", "100", "500", "1000"][..]),
+        sometimes(40, "offsets.topic.segment.bytes", &["400", "1000", "4000"]),
+        sometimes(40, "log.cleaner.backoff.ms", &["200", "1000"]),
+        sometimes(40, "log.cleaner.min.cleanable.ratio", &["0", "0.1"]),
+        sometimes(30, "offsets.retention.minutes", &["1", "1", "60"]),
+        sometimes(60, "offsets.retention.check.interval.ms", &["100", "500", "2000"]),
+        sometimes(40, "offsets.commit.timeout.ms", &["300", "1000"]),
+        sometimes(10, "group.max.size", &["2", "3"]),
+    );
+    parts
+        .prop_map(move |(partitions, replicas, delay, segment, backoff, ratio, retention, check, timeout, size)| {
+            vec![
+                set("group.min.session.timeout.ms", "100"),
+                set("offsets.topic.num.partitions", partitions),
+                set("offsets.topic.replication.factor", &replicas.min(brokers).to_string()),
+                set("group.initial.rebalance.delay.ms", delay),
+                segment,
+                backoff,
+                ratio,
+                retention,
+                check,
+                timeout,
+                size,
+            ]
+        })
+        .boxed()
+}
+
+/// `__consumer_offsets` must have as many replicas as commits are acknowledged by.
+pub(super) fn allow_commits(config: &mut BrokerConfig, shape: &Shape) {
+    if !shape.groups.is_empty() {
+        let least = i16::try_from(config.min_insync_replicas).unwrap_or(i16::MAX);
+        let replicas = &mut config.groups.offsets_topic_replication_factor;
+        *replicas = (*replicas).max(least);
+    }
+}
+
+/// One producer per topic, and members.
+pub(super) fn workloads(shape: &Shape) -> BoxedStrategy<Vec<Workload>> {
+    let topics: Vec<String> = shape.topics.iter().map(|topic| topic.name.clone()).collect();
+    let produce: Vec<_> = topics
+        .iter()
+        .enumerate()
+        .map(|(at, topic)| workloads::producer(at + 1, topics.len(), topic.clone(), shape))
+        .collect();
+    let (pace, groups) = (shape.pace, shape.groups.clone());
+    let members = (1..=5_usize, vec(select(&STRATEGIES[..]), groups.len())).prop_flat_map(move |(more, strategies)| {
+        let count = groups.len() + more - 1;
+        let member = |number: usize| {
+            let at = number % groups.len();
+            member(number + 1, (groups[at].clone(), strategies[at]), topics.clone(), pace)
+        };
+        (0..count).map(member).collect::<Vec<_>>()
+    });
+    (produce, members)
+        .prop_map(|(mut all, members)| {
+            all.extend(members);
+            all
+        })
+        .boxed()
+}
+
+fn member(
+    number: usize,
+    (group, strategy): (String, &'static str),
+    topics: Vec<String>,
+    pace: Pace,
+) -> BoxedStrategy<Workload> {
+    let latest_ms = pace.seconds() * 700;
+    let start = prop_oneof![2 => Just(0), 1 => 0..latest_ms].prop_map(Duration::from_millis);
+    let commit = select(vec![CommitStyle::Automatic, CommitStyle::After, CommitStyle::After, CommitStyle::Before]);
+    let processing = prop_oneof![4 => Just(0), 3 => 1..20_u64, 1 => 20..100_u64].prop_map(Duration::from_millis);
+    let last_ms = pace.seconds() * 900;
+    let pause = (0..last_ms, 100..8_000_u64)
+        .prop_map(move |(at, lasts)| Pause { at: Duration::from_millis(at), lasts: pace.time(lasts) });
+    let seek = (0..last_ms, select(vec![SeekTo::Beginning, SeekTo::Beginning, SeekTo::End]))
+        .prop_map(|(at, to)| Seek { at: Duration::from_millis(at), to });
+    let deeds = (prop::option::weighted(0.1, pause), prop::option::weighted(0.05, seek));
+    let is_static = prop::bool::weighted(0.3);
+    let parts = (select(topics), start, commit, processing, ending(pace), config(pace), is_static, deeds);
+    parts
+        .prop_map(move |(topic, start, commit, processing, ending, mut config, is_static, (pause, seek))| {
+            let name = format!("consumer-{number}");
+            config.set("partition.assignment.strategy", strategy).expect("Kafka's assignors");
+            config.client_id.clone_from(&name);
+            config.group_id = Some(group.clone());
+            config.group_instance_id = is_static.then(|| name.clone());
+            config.enable_auto_commit = commit == CommitStyle::Automatic;
+            let ending = ending.map(|ending| Ending { at: start + ending.at, ..ending });
+            let group = group.clone();
+            let (poison, window) = (None, None);
+            let membership = Membership { group, commit, processing, ending, pause, seek, poison, window };
+            Workload::Consume { name, topic, start, config, membership: Some(membership) }
+        })
+        .boxed()
+}
+
+/// Whether and how a member stops, so long after it started.
+fn ending(pace: Pace) -> BoxedStrategy<Option<Ending>> {
+    let kind = select(vec![EndingKind::Stop, EndingKind::Fail, EndingKind::Crash, EndingKind::Crash]);
+    let at = (100..pace.seconds() * 900).prop_map(Duration::from_millis);
+    let back_after = prop_oneof![1 => Just(None), 3 => (1..6_000_u64).prop_map(move |ms| Some(pace.time(ms)))];
+    let ending = (kind, at, back_after).prop_map(|(kind, at, back_after)| Some(Ending { kind, at, back_after }));
+    prop_oneof![2 => Just(None), 3 => ending].boxed()
+}
+
+fn config(pace: Pace) -> BoxedStrategy<ConsumerConfig> {
+    let sessions: &[(&str, &str)] = match pace {
+        Pace::Swift => &[("500", "100"), ("1000", "300"), ("2000", "300")],
+        Pace::Brisk => &[("1000", "300"), ("3000", "1000"), ("6000", "1000"), ("45000", "3000")],
+    };
+    let intervals: &[&str] = match pace {
+        Pace::Swift => &["500", "2000", "10000"],
+        Pace::Brisk => &["2000", "10000", "300000"],
+    };
+    let reset = prop_oneof![6 => Just("earliest"), 1 => Just("latest")];
+    let request = select(&["500", "1000", "2000", "5000"][..]);
+    let parts = (
+        select(sessions),
+        select(intervals),
+        reset,
+        request,
+        sometimes(50, "max.poll.records", &["1", "5", "20"]),
+        sometimes(70, "auto.commit.interval.ms", &["50", "300", "1000"]),
+        sometimes(30, "fetch.max.wait.ms", &["50", "200"]),
+        sometimes(30, "retry.backoff.ms", &["10", "50", "500"]),
+        sometimes(20, "max.partition.fetch.bytes", &["200", "2000"]),
+        sometimes(30, "metadata.max.age.ms", &["500", "5000"]),
+    );
+    parts
+        .prop_map(|((session, heartbeat), interval, reset, request, poll, commit, wait, backoff, bytes, age)| {
+            let mut config = ConsumerConfig::default();
+            let set = |key, value: &str| Some((key, value.to_owned()));
+            let fixed = [
+                set("session.timeout.ms", session),
+                set("heartbeat.interval.ms", heartbeat),
+                set("max.poll.interval.ms", interval),
+                set("auto.offset.reset", reset),
+                set("request.timeout.ms", request),
+            ];
+            for (key, value) in fixed.into_iter().chain([poll, commit, wait, backoff, bytes, age]).flatten() {
+                config.set(key, &value).expect("a drawn value is legal");
+            }
+            config.retry_backoff_max = config.retry_backoff_max.max(config.retry_backoff);
+            config
+        })
+        .boxed()
+}
