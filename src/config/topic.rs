@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{
-    Acks, BrokerConfig, ConfigError, ConsumerConfig, GroupCoordinatorConfig, GroupProtocol, ProducerConfig,
-};
+use super::{Acks, BrokerConfig, ConfigError, ConsumerConfig, GroupCoordinatorConfig, GroupProtocol, ProducerConfig};
 use crate::log::{CleanupPolicy, CompactionConfig, LogConfig, Ratio, StoredCompression, TimestampType};
 
 /// Topic-level configuration: `None` inherits the broker's.
