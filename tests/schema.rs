@@ -45,6 +45,7 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     "file_replaced",
     "file_with_bad_pattern",
     "file_without_pattern",
+    "group_protocol_without_heartbeats_of_its_own",
     "idempotence_with_many_in_flight",
     "idempotence_without_acks_all",
     "latency_with_its_mean_below_its_minimum",

@@ -7,7 +7,7 @@ use super::events::Events;
 use crate::config::{Acks, OffsetReset};
 use crate::history::{EventType, Function, HistoryConfig, HistoryEvent, MicroOp};
 use crate::lab::outcome::RunOutcome;
-use crate::scenario::{Variant, Workload};
+use crate::scenario::{SeekTo, Variant, Workload};
 
 /// What decides on the table: configuration, and what happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,9 +87,12 @@ impl Context {
                     context.retries_without_idempotence |= disturbed && may_retry && !config.enable_idempotence;
                     context.several_in_flight |= config.max_in_flight_requests_per_connection > 1;
                 }
-                Workload::Consume { config, .. } => {
+                Workload::Consume { config, membership, .. } => {
                     context.subscribes |= config.group_id.is_some();
-                    context.offset_reset_latest |= config.auto_offset_reset == OffsetReset::Latest;
+                    let seek = membership.as_ref().and_then(|membership| membership.seek);
+                    // Who seeks to the end passes over what lies before it, all the same.
+                    context.offset_reset_latest |= config.auto_offset_reset == OffsetReset::Latest
+                        || seek.is_some_and(|seek| seek.to == SeekTo::End);
                 }
             }
         }

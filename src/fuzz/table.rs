@@ -11,13 +11,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
-use super::Profile;
 use super::campaign::{self, try_seed};
 use super::examine::examine;
 use super::shrink::{self, Budget};
+use super::{Profile, generate};
 use crate::defect::{Defect, Defects};
 use crate::lab::run::{run_one, thread_cpu_time};
+use crate::scenario::render;
 
 /// Campaigns per defect: medians are of these.
 pub const CAMPAIGNS: u64 = 5;
@@ -44,6 +46,13 @@ impl Search {
     fn profile_of(&self, defect: Defect) -> Profile {
         self.profile.unwrap_or_else(|| home(defect))
     }
+}
+
+/// Tells one generator from another: a change of what it draws makes what was measured before worthless.
+fn fingerprint(profile: Profile) -> String {
+    const SEEDS: u64 = 16;
+    let drawn: String = (1..=SEEDS).map(|seed| render(&generate::scenario(profile, seed), &[])).collect();
+    format!("{:016x}", xxh3_64(drawn.as_bytes()))
 }
 
 /// The profile whose subject a defect spoils.
@@ -111,6 +120,8 @@ pub struct Record {
     pub seeds: u64,
     /// Wall time of search and shrinking.
     pub wall_ms: u64,
+    /// What the generator drew: [`fingerprint`].
+    pub generator: String,
 }
 
 /// What a campaign found first.
@@ -128,8 +139,11 @@ pub struct Hit {
 impl Record {
     /// Whether it answers what this search asks.
     pub fn is_of(&self, search: &Search) -> bool {
-        let profile = Defect::named(&self.defect).map(|defect| search.profile_of(defect).name());
-        profile == Some(self.profile.as_str()) && self.first_seed == search.first_seed && self.seeds == search.seeds
+        let Some(profile) = Defect::named(&self.defect).map(|defect| search.profile_of(defect)) else { return false };
+        profile.name() == self.profile
+            && self.generator == fingerprint(profile)
+            && self.first_seed == search.first_seed
+            && self.seeds == search.seeds
     }
 
     /// For the progress on stderr.
@@ -249,6 +263,7 @@ impl Hunt {
             first_seed: search.first_seed,
             seeds: search.seeds,
             wall_ms: self.wall.as_millis() as u64,
+            generator: fingerprint(profile),
         })
     }
 }

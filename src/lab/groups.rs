@@ -91,6 +91,10 @@ impl Progress {
 
     /// The bound before it, if this owner begins below it.
     fn begin(&mut self, generation: i32, offset: i64) -> Option<i64> {
+        // It has not heard yet that others own the partition, and what it commits is refused.
+        if generation < self.generation {
+            return None;
+        }
         let bound = self.bound();
         if generation > self.generation || offset < bound {
             let Progress { witnesses, committed_at, .. } = std::mem::take(self);
@@ -515,12 +519,13 @@ mod tests {
 
     #[test]
     fn whoever_begins_below_what_was_committed_rewinds() {
-        let cases: [(&str, Option<i64>, i32, i64, usize); 5] = [
+        let cases: [(&str, Option<i64>, i32, i64, usize); 6] = [
             ("at the commit", None, 2, 20, 0),
             ("before the commit", None, 2, 19, 1),
             ("a copy of an earlier commit may have come late", Some(10), 2, 10, 0),
             ("but nothing earlier than that", Some(10), 2, 9, 1),
             ("in the same generation", None, 1, 5, 1),
+            ("in an earlier one, by who has not heard of the later", None, 0, 0, 0),
         ];
         for (case, late, generation, begins, violations) in cases {
             let (mut groups, mut ghost) = announced();

@@ -338,7 +338,13 @@ impl Supervisor {
     /// Every group must come to rest, and then read to the end. What a group does not reach is a violation.
     async fn settle_groups(&self) {
         let settled = |state: &State| state.groups.unsettled().is_empty();
-        let is_settled = self.wait("groups to come to rest", self.sim.now() + PHASE_MAX, settled).await.is_ok();
+        // A JoinGroup that went to a machine without power is waited for as long as a rebalance may take.
+        let longest = self.variant.workloads.iter().filter_map(|workload| match workload {
+            Workload::Consume { config, membership: Some(_), .. } => Some(config.max_poll_interval),
+            Workload::Consume { .. } | Workload::Produce { .. } => None,
+        });
+        let until = self.sim.now() + PHASE_MAX + longest.max().unwrap_or_default();
+        let is_settled = self.wait("groups to come to rest", until, settled).await.is_ok();
         let caught_up = |state: &State| state.groups.behind(&state.ghost).is_empty();
         let is_caught_up = match is_settled {
             true => self.wait("groups to read to the end", self.sim.now() + PHASE_MAX, caught_up).await.is_ok(),

@@ -4,6 +4,7 @@
 //! replica fetchers, its channel to the controller). It connects on demand with backoff, negotiates
 //! versions, matches responses to requests, and turns silence into timeouts. Used by brokers and clients.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -176,11 +177,14 @@ pub struct RpcClient<T> {
     disconnects: u64,
     /// Requests whose version the peer does not serve, found while sending: completed by the next timer.
     refused: Vec<Completion<T>>,
+    /// What [`RpcClient::deadline`] found, until something happens: it is asked for after every event of a process.
+    deadline: Cell<Option<Option<Time>>>,
 }
 
 impl<T> RpcClient<T> {
     pub fn new(config: RpcConfig, rng: Rng) -> RpcClient<T> {
-        RpcClient { config, rng, peers: Vec::new(), next_correlation_id: 0, disconnects: 0, refused: Vec::new() }
+        let (peers, refused, deadline) = (Vec::new(), Vec::new(), Cell::new(None));
+        RpcClient { config, rng, peers, next_correlation_id: 0, disconnects: 0, refused, deadline }
     }
 
     /// The peer at `address`; the same one for the same address.
@@ -222,6 +226,7 @@ impl<T> RpcClient<T> {
     /// Starts a connection ahead of the first request (`NetworkClient.ready`). No-op unless it is down and its
     /// backoff has ended.
     pub fn connect(&mut self, now: Time, peer: PeerId, net: &mut Endpoint) {
+        self.deadline.set(None);
         let peer = &mut self.peers[peer.0];
         if matches!(peer.link, Link::Down) && peer.retry_at <= now {
             let conn = net.connect(&peer.address);
@@ -283,11 +288,13 @@ impl<T> RpcClient<T> {
         let frame = wire::encode_request(body, api_version, correlation_id, &self.config.client_id);
         let (api_key, deadline, expects_response) = (R::KEY, now + timeout, false);
         let request = Pending { correlation_id, api_key, api_version, frame, deadline, expects_response, tag };
+        self.deadline.set(None);
         self.peers[peer.0].queued.push_back(request);
         self.advance(now, peer.0, net, out);
     }
 
     fn enqueue(&mut self, now: Time, to: PeerId, request: Pending<T>, net: &mut Endpoint) {
+        self.deadline.set(None);
         let peer = &mut self.peers[to.0];
         match peer.link {
             // Nothing is queued on a connection that stands.
@@ -306,6 +313,7 @@ impl<T> RpcClient<T> {
 
     /// Closes the connection to `peer`, if any; everything waiting on it completes as disconnected.
     pub fn disconnect(&mut self, peer: PeerId, net: &mut Endpoint, out: &mut Vec<Completion<T>>) {
+        self.deadline.set(None);
         if let Some(conn) = self.peers[peer.0].conn() {
             net.close(conn);
         }
@@ -322,6 +330,7 @@ impl<T> RpcClient<T> {
         let Some(index) = self.peers.iter().position(|p| p.conn() == Some(conn)) else {
             return false;
         };
+        self.deadline.set(None);
         match event {
             Event::Connected(_) => self.on_connected(now, index, conn, net),
             Event::Closed(_) => self.on_closed(now, index, out),
@@ -334,6 +343,10 @@ impl<T> RpcClient<T> {
 
     /// Gives up on what is overdue and reconnects where a backoff has ended.
     pub fn on_timer(&mut self, now: Time, net: &mut Endpoint, out: &mut Vec<Completion<T>>) {
+        if self.deadline().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.deadline.set(None);
         out.append(&mut self.refused);
         for index in 0..self.peers.len() {
             if self.peers[index].deadline().is_some_and(|d| d <= now) {
@@ -344,8 +357,13 @@ impl<T> RpcClient<T> {
     }
 
     pub fn deadline(&self) -> Option<Time> {
+        if let Some(known) = self.deadline.get() {
+            return known;
+        }
         let refused = (!self.refused.is_empty()).then_some(Time::ZERO);
-        self.peers.iter().filter_map(Peer::deadline).chain(refused).min()
+        let deadline = self.peers.iter().filter_map(Peer::deadline).chain(refused).min();
+        self.deadline.set(Some(deadline));
+        deadline
     }
 
     fn correlation_id(&mut self) -> i32 {

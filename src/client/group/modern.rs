@@ -461,3 +461,74 @@ impl Group {
         self.end_membership(State::Left);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::consumer_group_heartbeat_response::TopicPartitions as Assigned;
+
+    use super::*;
+
+    fn assignment(partitions: &[i32]) -> Assignment {
+        let of_topic = Assigned::default().with_topic_id(Uuid::from_u128(1)).with_partitions(partitions.to_vec());
+        let topics = if partitions.is_empty() { Vec::new() } else { vec![of_topic] };
+        Assignment::default().with_topic_partitions(topics)
+    }
+
+    fn member(state: State) -> Modern {
+        Modern { state, ..Modern::new() }
+    }
+
+    /// Takes up what it is to have.
+    fn take_up(member: &mut Modern) {
+        member.current.clone_from(&member.target);
+        member.state = State::Acknowledging;
+    }
+
+    #[test]
+    fn an_assignment_is_taken_up_once() {
+        let mut member = member(State::Joining);
+        member.on_assignment(&assignment(&[0, 1]));
+        assert_eq!(member.state, State::Reconciling);
+        take_up(&mut member);
+        member.on_assignment(&assignment(&[0, 1]));
+        assert_eq!(member.state, State::Acknowledging);
+        member.state = State::Stable;
+        member.on_assignment(&assignment(&[0, 1]));
+        assert_eq!(member.state, State::Stable);
+        member.on_assignment(&assignment(&[0]));
+        assert_eq!(member.state, State::Reconciling);
+    }
+
+    #[test]
+    fn who_joins_and_is_given_nothing_acknowledges_that() {
+        let mut member = member(State::Joining);
+        member.on_assignment(&assignment(&[]));
+        assert_eq!(member.state, State::Reconciling);
+        take_up(&mut member);
+        assert!(member.is_due_at_once());
+    }
+
+    #[test]
+    fn what_was_taken_away_and_given_back_before_it_was_taken_up_is_acknowledged_again() {
+        let mut member = member(State::Joining);
+        member.on_assignment(&assignment(&[0]));
+        take_up(&mut member);
+        member.state = State::Stable;
+        member.on_assignment(&assignment(&[]));
+        member.on_assignment(&assignment(&[0]));
+        assert_eq!(member.state, State::Reconciling);
+        let (current, target) = (member.current.expect("taken up"), member.target.expect("assigned"));
+        assert_eq!(current.partitions, target.partitions);
+        assert_ne!(current, target);
+    }
+
+    #[test]
+    fn who_is_out_of_the_group_takes_no_assignment() {
+        for state in [State::Fenced, State::Stale, State::Fatal, State::Left, State::Unsubscribed] {
+            let mut member = member(state);
+            member.on_assignment(&assignment(&[0]));
+            assert_eq!(member.state, state);
+            assert!(member.is_silent());
+        }
+    }
+}

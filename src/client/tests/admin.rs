@@ -2,10 +2,15 @@
 
 use super::*;
 use crate::client::{Admin, AdminOutcome, AdminResult, ClientError, NewTopic};
-use crate::protocol::{ErrorCode, TopicPartition};
+use crate::protocol::{ErrorCode, Offset, TopicPartition};
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
+use kafka_protocol::messages::delete_records_request::DeleteRecordsPartition;
+use kafka_protocol::messages::delete_records_response::{DeleteRecordsPartitionResult, DeleteRecordsTopicResult};
 use kafka_protocol::messages::elect_leaders_response::{PartitionResult, ReplicaElectionResult};
-use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, ElectLeadersRequest, ElectLeadersResponse};
+use kafka_protocol::messages::{
+    CreateTopicsRequest, CreateTopicsResponse, DeleteRecordsRequest, DeleteRecordsResponse, ElectLeadersRequest,
+    ElectLeadersResponse,
+};
 
 async fn finish(admin: &mut Admin, net: &mut Endpoint) -> Vec<AdminResult> {
     while admin.pending() > 0 {
@@ -112,6 +117,47 @@ fn a_cluster_is_described_as_its_brokers_see_it() {
     };
     assert_eq!(described.brokers.len(), 2);
     assert_eq!((described.topics[0].partitions[0].leader_id.0, described.topics[0].partitions[0].leader_epoch), (2, 7));
+}
+
+#[test]
+fn records_are_deleted_where_their_partitions_leaders_are() {
+    let cluster = Cluster::new(&[1, 2], &[("t", &[(1, 3), (2, 3), (2, 3)])]);
+    let asked = shared(Vec::new());
+    let (calls, mut refusals) = (asked.clone(), 1);
+    let script = move |id: i32, request: &RequestFrame, _: Time| {
+        let body = request.body::<DeleteRecordsRequest>().expect("a valid request");
+        let partitions = &body.topics[0].partitions;
+        let offsets: Vec<(i32, i64)> = partitions.iter().map(|p| (p.partition_index, p.offset)).collect();
+        calls.lock().unwrap().push((id, offsets));
+        // The first to be asked leads no more, as it says once.
+        let error = if std::mem::take(&mut refusals) > 0 { ErrorCode::NotLeaderOrFollower.code() } else { 0 };
+        let result = |p: &DeleteRecordsPartition| {
+            let code = if p.partition_index == 2 { ErrorCode::OffsetOutOfRange.code() } else { error };
+            DeleteRecordsPartitionResult::default()
+                .with_partition_index(p.partition_index)
+                .with_low_watermark(p.offset)
+                .with_error_code(code)
+        };
+        let topic = DeleteRecordsTopicResult::default()
+            .with_name(body.topics[0].name.clone())
+            .with_partitions(partitions.iter().map(result).collect());
+        answer::<DeleteRecordsRequest>(request, &DeleteRecordsResponse::default().with_topics(vec![topic]))
+    };
+    let results = simulate(&cluster, script, |world, mut net| {
+        Box::pin(async move {
+            let mut admin = Admin::new(&world, "admin", vec![address(1)]);
+            let offsets = (0..3).map(|index| (TopicPartition::new("t", index), Offset(10 + i64::from(index))));
+            admin.delete_records(world.now(), offsets.collect(), &mut net);
+            finish(&mut admin, &mut net).await
+        })
+    });
+    let [AdminResult { outcome: Ok(AdminOutcome::RecordsDeleted(deleted)), .. }] = &results[..] else {
+        panic!("{results:?}")
+    };
+    let results: Vec<_> = deleted.iter().map(|(_, result)| *result).collect();
+    assert_eq!(results, [Ok(Offset(10)), Ok(Offset(11)), Err(ErrorCode::OffsetOutOfRange)]);
+    let asked = asked.lock().unwrap().clone();
+    assert_eq!(asked, [(1, vec![(0, 10)]), (2, vec![(1, 11), (2, 12)]), (1, vec![(0, 10)])]);
 }
 
 #[test]

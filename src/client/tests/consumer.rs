@@ -379,3 +379,40 @@ fn a_disconnected_fetch_is_made_again() {
     });
     assert_eq!(offsets, (0..10).collect::<Vec<_>>());
 }
+
+#[test]
+fn of_a_paused_partition_nothing_is_handed_out_or_fetched_until_it_is_resumed() {
+    let served = served(0, &[(0, 10, 0)]);
+    let cluster = Cluster::new(&[1], &[("t", &[(1, 0)])]);
+    let (first, paused, fetches, rest) = simulate(&cluster, script(&served), {
+        let served = served.clone();
+        move |world, mut net| {
+            let served = served.clone();
+            Box::pin(async move {
+                let config = ConsumerConfig { max_poll_records: 4, ..config(OffsetReset::Earliest) };
+                let mut consumer = Consumer::new(&world, config, vec![address(1)]);
+                consumer.assign(vec![partition()], &mut net);
+                let mut first = Vec::new();
+                while first.is_empty() {
+                    match net.next(consumer.deadline()).await {
+                        Some(event) => {
+                            consumer.on_event(&event, &mut net);
+                        }
+                        None => consumer.on_timer(&mut net),
+                    }
+                    first = consumer.poll(world.now(), &mut net);
+                }
+                assert_eq!(consumer.assignment(), [partition()]);
+                consumer.pause(&[partition()]);
+                let before = served.lock().expect("not poisoned").fetches;
+                let paused = poll_until(&mut consumer, &mut net, &world, 1, Duration::from_secs(2)).await.len();
+                let fetches = served.lock().expect("not poisoned").fetches - before;
+                consumer.resume(&[partition()]);
+                let rest = poll_until(&mut consumer, &mut net, &world, 6, Duration::from_secs(2)).await;
+                (first.len(), paused, fetches, rest.iter().map(|record| record.offset.0).collect::<Vec<_>>())
+            })
+        }
+    });
+    // What was fetched before waits.
+    assert_eq!((first, paused, fetches, rest), (4, 0, 0, vec![4, 5, 6, 7, 8, 9]));
+}

@@ -73,7 +73,7 @@ fn allow_for_the_way(config: &mut BrokerConfig, slowest: Duration) {
     config.controller_socket_timeout = config.controller_socket_timeout.max(request * 2);
 }
 
-fn slowest(latency: Latency) -> Duration {
+pub(super) fn slowest(latency: Latency) -> Duration {
     match latency {
         Latency::Fixed(latency) => latency,
         Latency::Uniform { max, .. } => max,

@@ -135,19 +135,22 @@ pub(super) fn schedule(shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<F
         .boxed()
 }
 
-/// What some scenarios go through from the start: requests of one kind are late, all the time, so that whatever else
-/// happens happens while one is on its way. Of registrations it is only the first, so that the next overtakes it.
-fn weather(shape: &Shape, clients: &[String]) -> BoxedStrategy<Option<Draft>> {
+/// What some scenarios go through from the start: requests of one kind or two are late, all the time, so that whatever
+/// else happens happens while one is on its way. Of fetches it is those of one broker, which is behind the others then;
+/// of registrations only the first, so that the next overtakes it.
+fn weather(shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<Draft>> {
     if !shape.kinds.contains(&Kind::DelayMessage) {
-        return Just(None).boxed();
+        return Just(Vec::new()).boxed();
     }
     let (pace, focus) = (shape.pace, shape.focus);
-    let mut keys = vec![ApiKey::AlterPartition, ApiKey::AlterPartition, ApiKey::Fetch];
+    let mut keys = vec![ApiKey::AlterPartition, ApiKey::AlterPartition, ApiKey::Fetch, ApiKey::Fetch];
     keys.extend(focus.map(|_| ApiKey::BrokerRegistration));
     let by = prop_oneof![2 => 100..2_000_u64, 1 => 2_000..6_000_u64];
-    let late = (0..1_500_u64, select(keys), by, aim(shape, clients)).prop_map(move |(at, key, by, mut aim)| {
+    let drawn = (0..1_500_u64, select(keys), by, 1..=shape.brokers, aim(shape, clients));
+    let late = drawn.prop_map(move |(at, key, by, broker, mut aim)| {
         let (from, count) = match key {
             ApiKey::BrokerRegistration => (focus.map(Target::Broker), Some(1)),
+            ApiKey::Fetch => (Some(Target::Broker(broker)), None),
             _ => (aim.messages.from, None),
         };
         let request = (format!("{key:?}"), key as i16);
@@ -155,7 +158,9 @@ fn weather(shape: &Shape, clients: &[String]) -> BoxedStrategy<Option<Draft>> {
         aim.by = pace.time(by);
         (Start::At(Duration::from_millis(at)), Kind::DelayMessage, aim, None)
     });
-    prop_oneof![3 => Just(None), 2 => late.prop_map(Some)].boxed()
+    prop_oneof![5 => Just(0), 3 => Just(1), 2 => Just(2_usize)]
+        .prop_flat_map(move |kinds| vec(late.clone(), kinds))
+        .boxed()
 }
 
 /// When a fault starts, before it is known which faults are before it.

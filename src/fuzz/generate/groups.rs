@@ -10,10 +10,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::cluster::{Choice, sometimes};
+use super::cluster::{Choice, slowest, sometimes};
 use super::{Pace, Profile, Shape, workloads};
 use crate::config::{BrokerConfig, ConsumerConfig};
-use crate::scenario::{CommitStyle, Ending, EndingKind, Membership, Pause, Seek, SeekTo, Workload};
+use crate::scenario::{Cluster, CommitStyle, Ending, EndingKind, Membership, Pause, Seek, SeekTo, Workload};
 
 /// What members and coordinators say to each other.
 pub(super) const REQUESTS: [ApiKey; 10] = [
@@ -98,6 +98,23 @@ pub(super) fn allow_commits(config: &mut BrokerConfig, shape: &Shape) {
         let least = i16::try_from(config.min_insync_replicas).unwrap_or(i16::MAX);
         let replicas = &mut config.groups.offsets_topic_replication_factor;
         *replicas = (*replicas).max(least);
+    }
+}
+
+/// Where a round trip takes long, sessions and rebalances last several of them, and a request may take as many as its
+/// receiver makes it wait: for followers, for other members.
+pub(super) fn allow_for_the_way(cluster: &mut Cluster, workloads: &mut [Workload]) {
+    let ways = cluster.links.iter().filter_map(|link| link.latency).chain([cluster.link.latency]);
+    let slowest = ways.map(slowest).max().unwrap_or_default();
+    let replication = slowest * 8 + cluster.config.replica_fetch_wait_max;
+    let groups = &mut cluster.config.groups;
+    groups.offsets_commit_timeout = groups.offsets_commit_timeout.max(replication);
+    for workload in workloads {
+        let Workload::Consume { config, membership: Some(_), .. } = workload else { continue };
+        config.session_timeout = config.session_timeout.max(config.heartbeat_interval * 2 + slowest * 8);
+        config.request_timeout = config.request_timeout.max(replication + slowest * 8 + config.fetch_max_wait);
+        config.max_poll_interval =
+            config.max_poll_interval.max(config.heartbeat_interval * 2 + config.request_timeout + slowest * 8);
     }
 }
 

@@ -109,7 +109,8 @@ pub fn scenarios(profile: Profile) -> BoxedStrategy<Scenario> {
         let faults = faults::schedule(&shape, &clients(&workloads));
         (Just(shape), Just(cluster), Just(workloads), faults)
     });
-    let drawn = parts.boxed().prop_map(|(shape, cluster, workloads, faults)| {
+    let drawn = parts.boxed().prop_map(|(shape, mut cluster, mut workloads, faults)| {
+        groups::allow_for_the_way(&mut cluster, &mut workloads);
         let variant =
             Variant { point: Vec::new(), cluster, topics: shape.topics, workloads, faults, expect: Vec::new() };
         let drawn = Scenario {

@@ -49,6 +49,8 @@ pub enum Excuse {
     LockedOut,
     /// The replica has not heard of the leader yet with which a legitimate loss came.
     NotHeardOfLoss,
+    /// There are not enough brokers for `offsets.topic.replication.factor`, or that is below `min.insync.replicas`.
+    NoOffsetsTopic,
     /// Retention deleted it in its time, or a client did.
     Expired,
     Compacted,
@@ -65,6 +67,7 @@ impl Excuse {
             Excuse::UntrustedDisk => "the disk of the replica lied and lost power, or rotted",
             Excuse::LockedOut => "a registration of the broker's dead predecessor came while it was fenced",
             Excuse::NotHeardOfLoss => "the replica has not heard of the leader yet that lost records legitimately",
+            Excuse::NoOffsetsTopic => "there cannot be as many replicas of __consumer_offsets as it must have",
             Excuse::Expired => "it had expired",
             Excuse::Compacted => "compaction removed it",
         }
@@ -80,6 +83,12 @@ pub struct Promise {
     pub sent_at: Time,
     /// When the client heard of it.
     pub acked_at: Time,
+}
+
+fn has_offsets(variant: &Variant) -> bool {
+    let config = &variant.cluster.config;
+    let replicas = i32::from(config.groups.offsets_topic_replication_factor);
+    (config.min_insync_replicas..=i32::try_from(variant.cluster.brokers).unwrap_or(i32::MAX)).contains(&replicas)
 }
 
 fn may_elect_uncleanly(topic: &Topic, variant: &Variant) -> bool {
@@ -105,6 +114,8 @@ pub struct Guard {
     retention_ms: BTreeMap<String, i64>,
     /// Records are as old as it is since they were sent.
     has_plain_time: bool,
+    /// `__consumer_offsets` can be made, and written to.
+    has_offsets: bool,
 }
 
 impl Guard {
@@ -125,7 +136,12 @@ impl Guard {
             let own = TopicConfig::from_map(&topic.config).expect("checked when the scenario was read");
             (topic.name.clone(), own.effective(&variant.cluster.config).log.retention_ms)
         });
-        Guard { replay, retention_ms: retention_ms.collect(), has_plain_time: has_plain_time(variant) }
+        Guard {
+            replay,
+            retention_ms: retention_ms.collect(),
+            has_plain_time: has_plain_time(variant),
+            has_offsets: has_offsets(variant),
+        }
     }
 
     /// Why a machine cannot serve what it has, if that is legitimate.
@@ -165,6 +181,9 @@ impl Guard {
 
     /// Why a group may not come to rest: nobody can read what its coordinator is to load.
     fn excuse_stuck_coordinator(&self) -> Option<Excuse> {
+        if !self.has_offsets {
+            return Some(Excuse::NoOffsetsTopic);
+        }
         self.offsets_partitions().find_map(|(_, partition)| self.excuse_stuck(partition))
     }
 

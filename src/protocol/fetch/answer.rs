@@ -109,7 +109,6 @@ impl FetchAnswer {
             }
             Ok(())
         })?;
-        fields.finish()?;
         Ok(answer)
     }
 }

@@ -1,4 +1,4 @@
-//! Reads the fields of a message off its frame.
+//! Reads the fields of a message off its frame. What is left behind the last is not looked at, as in Kafka.
 
 use bytes::Bytes;
 use kafka_protocol::messages::TopicName;
@@ -148,13 +148,5 @@ impl<'a> Fields<'a> {
 
     pub(super) fn skip_tagged_fields(&mut self) -> Result<(), DecodeError> {
         self.tagged_fields(|_, _| Ok(()))
-    }
-
-    /// The end of the message: nothing may be left.
-    pub(super) fn finish(self) -> Result<(), DecodeError> {
-        match self.left.len() {
-            0 => Ok(()),
-            left => Err(DecodeError::Garbage(left)),
-        }
     }
 }

@@ -81,7 +81,6 @@ impl FetchQuestion {
             }
             Ok(())
         })?;
-        fields.finish()?;
         Ok(FetchQuestion {
             replica,
             replica_epoch,
