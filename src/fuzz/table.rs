@@ -324,8 +324,13 @@ fn summary(records: &[&Record], defects: usize) -> String {
     let certified = hits.iter().filter(|hit| hit.is_certified).count();
     let slowest = hits.iter().map(|hit| hit.shrinking_ms).max().unwrap_or(0);
     let mut text = String::new();
-    let _ =
-        writeln!(text, "\n{} of {} campaigns found their defect. Asked for:\n", hits.len(), defects as u64 * CAMPAIGNS);
+    let _ = writeln!(
+        text,
+        "\n{} of {} campaigns are over, {} found their defect. Asked for:\n",
+        records.len(),
+        defects as u64 * CAMPAIGNS,
+        hits.len()
+    );
     let _ = writeln!(text, "- five faults or fewer after shrinking, in the median: {}, {faults}.", holds(faults <= 5));
     let _ = writeln!(
         text,
@@ -345,7 +350,8 @@ fn line(defect: Defect, records: &[Record], search: &Search) -> String {
     let found: Vec<&Hit> = hits.values().filter_map(|hit| *hit).collect();
     let all = hits.len();
     let Some(first) = found.first() else {
-        return format!("| `{name}` | {profile} | 0 of {all} | not within {seeds_max} | | | | | |\n");
+        let seeds = if all == 0 { "no campaign is over".to_owned() } else { format!("not within {seeds_max}") };
+        return format!("| `{name}` | {profile} | 0 of {all} | {seeds} | | | | | |\n");
     };
     let cost = |of: fn(&Hit) -> u64| median(hits.values().map(|hit| hit.map_or(u64::MAX, of))).unwrap_or(u64::MAX);
     let (seeds, cpu_ms) = (cost(|hit| hit.seeds), cost(|hit| hit.cpu_ms));
