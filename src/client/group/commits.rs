@@ -317,11 +317,27 @@ impl Group {
         }
         let request = OffsetFetchRequest::default().with_groups(vec![group]).with_require_stable(true);
         self.fetching.extend(wanted.iter().cloned());
-        let call = Call::FetchOffsets(wanted);
+        let call = Call::FetchOffsets(self.assignment, wanted);
         self.rpc.send(now, coordinator, OFFSET_FETCH_VERSION, &request, self.config.request_timeout, call, net);
     }
 
-    pub(super) fn on_offsets(&mut self, now: Time, partitions: &[TopicPartition], result: Result<Reply, RpcError>) {
+    /// Another assignment: answers to what was asked before tell of a time when others may still have committed.
+    pub(super) fn forget_offsets(&mut self, keep: &[TopicPartition]) {
+        self.known.retain(|partition| keep.contains(partition));
+        self.fetching.clear();
+        self.assignment += 1;
+    }
+
+    pub(super) fn on_offsets(
+        &mut self,
+        now: Time,
+        assignment: u64,
+        partitions: &[TopicPartition],
+        result: Result<Reply, RpcError>,
+    ) {
+        if assignment != self.assignment {
+            return;
+        }
         partitions.iter().for_each(|partition| {
             self.fetching.remove(partition);
         });

@@ -102,7 +102,7 @@ impl Group {
                 return false;
             }
             self.actions.push(Action::Assign(Vec::new()));
-            self.known.clear();
+            self.forget_offsets(&[]);
             self.prepare = Prepare::Done;
             // The consumer lets go first, then the join goes out.
             self.wake_by(now);
@@ -305,7 +305,7 @@ impl Group {
     fn take_up(&mut self, now: Time, assigned: Vec<TopicPartition>, view: &mut View<'_>) {
         let before = owned(view);
         let added: Vec<TopicPartition> = assigned.iter().filter(|p| !before.contains(p)).cloned().collect();
-        self.known.retain(|partition| assigned.contains(partition));
+        self.forget_offsets(&assigned);
         self.actions.push(Action::Assign(assigned));
         self.events.push(RebalanceEvent::Assigned { partitions: added, generation: self.generation });
         self.auto_commit_at = now + self.config.auto_commit_interval;

@@ -74,7 +74,8 @@ enum Call {
     ModernHeartbeat(u64),
     Leave,
     Commit(CommitId, u64),
-    FetchOffsets(Vec<TopicPartition>),
+    /// With the number of the assignment that it was asked for.
+    FetchOffsets(u64, Vec<TopicPartition>),
 }
 
 /// How far the preparation of a rebalance has come (`onJoinPrepare`).
@@ -156,6 +157,8 @@ pub(super) struct Group {
     /// Partitions whose committed offsets are known, or looked up.
     known: BTreeSet<TopicPartition>,
     fetching: BTreeSet<TopicPartition>,
+    /// Counts assignments: what was committed is to be asked for by whoever is to begin there, not earlier.
+    assignment: u64,
     fetch_at: Time,
     events: Vec<RebalanceEvent>,
     errors: Vec<GroupError>,
@@ -225,6 +228,7 @@ impl Group {
             commit_results: Vec::new(),
             known: BTreeSet::new(),
             fetching: BTreeSet::new(),
+            assignment: 0,
             fetch_at: Time::ZERO,
             events: Vec::new(),
             errors: Vec::new(),
@@ -407,7 +411,7 @@ impl Group {
                 Call::ModernHeartbeat(life) => self.on_modern_heartbeat(now, life, result),
                 Call::Leave => self.closing = self.closing.map(|_| Closing::Closed),
                 Call::Commit(id, life) => self.on_commit(now, id, life, result),
-                Call::FetchOffsets(partitions) => self.on_offsets(now, &partitions, result),
+                Call::FetchOffsets(assignment, partitions) => self.on_offsets(now, assignment, &partitions, result),
             }
         }
     }
@@ -428,7 +432,10 @@ impl Group {
             self.poll_membership(now, net, &mut view);
         }
         self.auto_commit(now, net, &view);
-        self.fetch_committed(now, net, &view);
+        // What the consumer is about to be assigned is asked for once it has been.
+        if !self.actions.iter().any(|action| matches!(action, Action::Assign(_))) {
+            self.fetch_committed(now, net, &view);
+        }
         self.drive(now, net, view);
     }
 

@@ -197,7 +197,7 @@ impl Group {
             return self.wake_by(now);
         }
         self.actions.push(Action::Assign(Vec::new()));
-        self.known.clear();
+        self.forget_offsets(&[]);
         let modern = self.modern();
         modern.is_telling_loss = false;
         modern.forget_assignments();
@@ -282,7 +282,7 @@ impl Group {
     fn take_up_assignment(&mut self, now: Time, to: LocalAssignment, assigned: Vec<TopicPartition>, view: &View<'_>) {
         let before = owned(view);
         let added: Vec<TopicPartition> = assigned.iter().filter(|p| !before.contains(p)).cloned().collect();
-        self.known.retain(|partition| assigned.contains(partition));
+        self.forget_offsets(&assigned);
         self.actions.push(Action::Assign(assigned));
         self.events.push(RebalanceEvent::Assigned { partitions: added, generation: self.generation });
         self.auto_commit_at = now + self.config.auto_commit_interval;
