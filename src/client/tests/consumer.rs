@@ -387,6 +387,7 @@ fn of_a_paused_partition_nothing_is_handed_out_or_fetched_until_it_is_resumed() 
     let (first, paused, fetches, rest) = simulate(&cluster, script(&served), {
         let served = served.clone();
         move |world, mut net| {
+            let served = served.clone();
             Box::pin(async move {
                 let config = ConsumerConfig { max_poll_records: 4, ..config(OffsetReset::Earliest) };
                 let mut consumer = Consumer::new(&world, config, vec![address(1)]);

@@ -101,7 +101,12 @@ impl Told {
 
     fn guard_where_unclean(&self, enabled: bool) -> Guard {
         let retention_ms = BTreeMap::from([("orders".to_owned(), 10)]);
-        Guard { replay: Replay::of(&self.0, &self.1, &|_| enabled), retention_ms, has_plain_time: true }
+        Guard {
+            replay: Replay::of(&self.0, &self.1, &|_| enabled),
+            retention_ms,
+            has_plain_time: true,
+            has_offsets: true,
+        }
     }
 
     /// A fault of the broker's disk starts.
