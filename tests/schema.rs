@@ -10,6 +10,7 @@ use toml_edit::{DocumentMut, Item};
 /// Wrong files whose mistake is in how two parts of the file go together, or not in what TOML yields: only the parser
 /// can know. The rest must be rejected.
 const BEYOND_A_SCHEMA: &[&str] = &[
+    "a_session_that_ends_before_the_next_heartbeat",
     "acks_set_twice",
     "axis_also_set",
     "axis_changes_nothing",
@@ -56,9 +57,11 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     "member_that_does_not_end",
     "member_that_ends_at_no_time",
     "member_that_ends_before_it_starts",
+    "member_that_pauses_without_end",
     "min_insync_replicas_above_replication_factor",
     "no_claim",
     "partition_groups_overlap",
+    "poison_without_reaction",
     "rack_aware_without_racks",
     "racks_of_fewer_brokers",
     "replication_factor_above_brokers",
@@ -67,6 +70,7 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     "selector_of_fixed_acks",
     "target_without_machine",
     "tombstones_without_keys",
+    "unknown_group",
     "unknown_rack",
     "unknown_topic_in_workload",
 ];

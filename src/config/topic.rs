@@ -180,8 +180,8 @@ impl GroupCoordinatorConfig {
 }
 
 impl ConsumerConfig {
-    /// Refuses keys that the chosen group protocol does not have (`ConsumerConfig.checkUnsupportedConfigs`). `is_set` says
-    /// whether the user set a key.
+    /// Refuses keys that the chosen group protocol does not have (`ConsumerConfig.checkUnsupportedConfigs`), and a member
+    /// whose session ends before its next heartbeat (`Heartbeat`). `is_set` says whether the user set a key.
     pub fn validate(&self, is_set: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
         let (protocol, unsupported): (&str, &[&'static str]) = match self.group_protocol {
             GroupProtocol::Classic => ("classic", &["group.remote.assignor"]),
@@ -189,7 +189,16 @@ impl ConsumerConfig {
                 ("consumer", &["partition.assignment.strategy", "heartbeat.interval.ms", "session.timeout.ms"])
             }
         };
+        let is_member = self.group_id.is_some() && self.group_protocol == GroupProtocol::Classic;
         match unsupported.iter().find(|key| is_set(key)) {
+            None if is_member && self.heartbeat_interval >= self.session_timeout => Err(ConfigError::Conflict {
+                keys: vec!["session.timeout.ms", "heartbeat.interval.ms"],
+                message: format!(
+                    "`heartbeat.interval.ms` ({}) must be lower than `session.timeout.ms` ({})",
+                    self.heartbeat_interval.as_millis(),
+                    self.session_timeout.as_millis(),
+                ),
+            }),
             None => Ok(()),
             Some(key) => Err(ConfigError::Conflict {
                 keys: vec![key, "group.protocol"],

@@ -464,8 +464,7 @@ mod tests {
     }
 
     fn announced() -> (Groups, Ghost) {
-        let mut groups = Groups::default();
-        groups.offsets_retention = Duration::from_secs(60);
+        let mut groups = Groups { offsets_retention: Duration::from_secs(60), ..Groups::default() };
         let promise = Promise { keeps_up: true, is_at_least_once: true };
         groups.announce(("g", "a"), &[partition(0), partition(1)], promise);
         (groups, Ghost::default())

@@ -413,13 +413,15 @@ impl Log {
         if changed { self.write_epochs() } else { Ok(()) }
     }
 
-    /// Seals the active segment and begins another at `base_offset`. The sealed one is flushed here; Kafka
-    /// leaves that to a background thread. Returns the new recovery point if it moved.
+    /// Seals the active segment and begins another at `base_offset`. The sealed one is flushed here, and nobody waits
+    /// for it: in Kafka a background thread does it (`flush-log`). Returns the new recovery point if it moved.
     pub(super) fn roll(&mut self, base_offset: Offset) -> io::Result<Option<Offset>> {
         let active = self.segments.last_mut().expect("a log always has an active segment");
         active.seal()?;
         let had_unflushed = self.recovery_point < self.log_end;
+        let waited_for = self.disk.take_wait();
         let flushed_to = self.flush()?;
+        self.disk.restore_wait(waited_for);
         // Aligned with the segment: whoever recovers it begins with this state (`UnifiedLog.roll`).
         self.producers.take_snapshot(&self.disk, &self.dir, base_offset)?;
         self.segments.push(Segment::create(&self.disk, &self.dir, base_offset)?);

@@ -349,14 +349,14 @@ fn workload(draft: &WorkloadDraft, pins: &[Pin<'_>], mistakes: &mut Mistakes) ->
             apply(&draft.config, |key, value| config.set(key, value));
             let set = |key: &str| is_set(key, draft, pins);
             settle_reconnect_backoff(set, config.reconnect_backoff, &mut config.reconnect_backoff_max);
-            if let Err(error) = config.validate(set) {
-                note_conflict(&error, Scope::Consumer, &draft.config, pins, &draft.span, mistakes);
-            }
             if let Some(membership) = membership {
                 config.group_id = Some(membership.group.clone());
                 config.group_instance_id = is_static.then(|| name.clone());
                 // Who commits by hand has switched the other off, unless the file says otherwise.
                 config.enable_auto_commit &= set("enable.auto.commit") || membership.commit == CommitStyle::Automatic;
+            }
+            if let Err(error) = config.validate(set) {
+                note_conflict(&error, Scope::Consumer, &draft.config, pins, &draft.span, mistakes);
             }
             Workload::Consume { name, topic, start, config, membership: membership.clone() }
         }

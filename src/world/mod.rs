@@ -70,7 +70,7 @@ pub enum Event {
     Frame(ConnId, Chain),
     /// The connection is gone: refused, reset, or closed by the peer. No further event for this id.
     Closed(ConnId),
-    /// The disk goes on after a stall: an [`IoWait`] may be over.
+    /// The disk goes on after a stall, or is as fast as ever again: an [`IoWait`] may be over.
     IoReady,
     /// The operator asks for an orderly stop (SIGTERM).
     Terminate,
@@ -192,7 +192,7 @@ pub async fn run(process: &mut impl Process, net: &mut Endpoint) {
 /// the answer back until the I/O is over, as a thread of a real process would block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IoWait {
-    /// Not before this.
+    /// Not before this, as long as the disk is slow.
     pub until: Time,
     /// And not while the disk does nothing at all.
     pub is_stalled: bool,
@@ -288,11 +288,19 @@ impl Disk {
         }
     }
 
+    /// Puts back what [`Disk::take_wait`] took, instead of what has come since: that, a thread of its own waits for.
+    pub fn restore_wait(&self, wait: Option<IoWait>) {
+        match self {
+            Disk::Sim(d) => d.restore_wait(wait),
+            Disk::Real(_) => {}
+        }
+    }
+
     /// Whether that I/O is over at `now`. While the disk is stalled nobody knows when it will be; [`Event::IoReady`] comes when
-    /// the stall ends.
+    /// the stall ends. Once nothing makes the disk slow any more, what was waiting for it takes no time.
     pub fn is_over(&self, now: Time, wait: IoWait) -> bool {
         match self {
-            Disk::Sim(_) => now >= wait.until && !(wait.is_stalled && self.is_stalled()),
+            Disk::Sim(d) => (now >= wait.until || !d.is_slow()) && !(wait.is_stalled && d.is_stalled()),
             Disk::Real(_) => true,
         }
     }

@@ -65,7 +65,8 @@ pub(super) fn coordinators(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
         select(&["1", "1", "2", "5"][..]),
         replicas,
         select(&["0", "100", "500", "1000"][..]),
-        sometimes(40, "offsets.topic.segment.bytes", &["400", "1000", "4000"]),
+        // A group's record must fit into a segment, or the group never comes to rest.
+        sometimes(40, "offsets.topic.segment.bytes", &["4000", "8000", "16000"]),
         sometimes(40, "log.cleaner.backoff.ms", &["200", "1000"]),
         sometimes(40, "log.cleaner.min.cleanable.ratio", &["0", "0.1"]),
         sometimes(30, "offsets.retention.minutes", &["1", "1", "60"]),

@@ -35,9 +35,9 @@ impl Simulation {
         let mut network = self.core.network();
         let id = network.find(machine);
         let disk = network.machine(id).disk.clone();
-        let was_stalled = disk.is_stalled();
+        let (was_stalled, was_slow) = (disk.is_stalled(), disk.is_slow());
         disk.end_faults(only);
-        if was_stalled && !disk.is_stalled() {
+        if was_stalled && !disk.is_stalled() || was_slow && !disk.is_slow() {
             network.announce_io_ready(id);
         }
     }

@@ -149,8 +149,31 @@ impl Faults {
         self.active.iter().any(|active| active.fault == DiskFault::Stall)
     }
 
+    /// Whether I/O takes time.
+    pub(super) fn is_slow(&self) -> bool {
+        self.active.iter().any(|active| match active.fault {
+            DiskFault::SyncSlow(_)
+            | DiskFault::ReadSlow(_)
+            | DiskFault::WriteSlow(_)
+            | DiskFault::Throttle { .. }
+            | DiskFault::Stall => true,
+            DiskFault::SyncFail
+            | DiskFault::SyncLie
+            | DiskFault::ReadFail
+            | DiskFault::ReadShort
+            | DiskFault::WriteFail
+            | DiskFault::WriteLost
+            | DiskFault::WriteMisdirected
+            | DiskFault::Full { .. } => false,
+        })
+    }
+
     pub(super) fn take_wait(&mut self) -> Option<IoWait> {
         self.wait.take()
+    }
+
+    pub(super) fn restore_wait(&mut self, wait: Option<IoWait>) {
+        self.wait = wait;
     }
 
     pub(super) fn has_wait(&self) -> bool {

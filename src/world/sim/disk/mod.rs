@@ -132,6 +132,10 @@ impl MachineDisk {
         self.is_faulty.load(Ordering::Relaxed) && lock(&self.faults).is_stalled()
     }
 
+    pub(super) fn is_slow(&self) -> bool {
+        self.is_faulty.load(Ordering::Relaxed) && lock(&self.faults).is_slow()
+    }
+
     /// What is in the page cache and clean is read from the medium again.
     pub(super) fn drop_clean_pages(&self) {
         lock(&self.root).for_each_file("", &mut |_, inode| inode.drop_clean_pages());
@@ -253,8 +257,20 @@ impl SimDisk {
         lock(&self.disk.faults).take_wait()
     }
 
+    /// See [`Disk::restore_wait`](super::super::Disk::restore_wait).
+    pub fn restore_wait(&self, wait: Option<IoWait>) {
+        if wait.is_some() || self.disk.has_wait.load(Ordering::Relaxed) {
+            lock(&self.disk.faults).restore_wait(wait);
+            self.disk.has_wait.store(wait.is_some(), Ordering::Relaxed);
+        }
+    }
+
     pub(in crate::world) fn is_stalled(&self) -> bool {
         self.disk.is_stalled()
+    }
+
+    pub(in crate::world) fn is_slow(&self) -> bool {
+        self.disk.is_slow()
     }
 
     fn file(&self, inode: Arc<Mutex<Inode>>) -> SimFile {

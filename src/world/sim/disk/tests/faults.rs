@@ -182,6 +182,34 @@ fn a_stall_lasts_until_it_ends() {
 }
 
 #[test]
+fn what_was_slow_is_over_once_nothing_makes_it_slow() {
+    on_disk(1, |sim, disk, _| {
+        let mut file = file_of(disk, "log", 10);
+        let slow = sim.begin_disk_fault("a", DiskFault::SyncSlow(Duration::from_secs(60)), everywhere());
+        let other = sim.begin_disk_fault("a", DiskFault::ReadSlow(MS), everywhere());
+        file.sync().unwrap();
+        let wait = disk.take_wait().unwrap();
+        sim.end_disk_fault("a", other);
+        assert!(!disk.is_over(sim.now() + Duration::from_secs(59), wait));
+        sim.end_disk_fault("a", slow);
+        assert!(disk.is_over(sim.now(), wait));
+    });
+}
+
+#[test]
+fn a_wait_that_is_put_back_replaces_what_came_since() {
+    on_disk(1, |sim, disk, _| {
+        let mut file = file_of(disk, "log", 10);
+        sim.begin_disk_fault("a", DiskFault::SyncSlow(MS), everywhere());
+        for waited_for in [None, Some(IoWait { until: sim.now() + 5 * MS, is_stalled: false })] {
+            file.sync().unwrap();
+            disk.restore_wait(waited_for);
+            assert_eq!(disk.take_wait(), waited_for);
+        }
+    });
+}
+
+#[test]
 fn what_is_throttled_queues() {
     on_disk(1, |sim, disk, _| {
         let mut file = file_of(disk, "log", 10);

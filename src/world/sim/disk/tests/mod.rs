@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::super::{SimConfig, Simulation, lock};
 use super::*;
-use crate::world::{Disk, File, World};
+use crate::world::{Disk, File, IoWait, World};
 
 const PAGE: usize = PAGE_BYTES as usize;
 
