@@ -119,15 +119,15 @@ impl LogDirs {
         if !self.has_offline() && epochs.all(|epoch| epoch == first) { first } else { BrokerEpoch::NONE }
     }
 
-    /// Where a new log goes: to the directory that it is assigned to, else to the one with the fewest logs.
-    fn for_new_log(&self, assigned: Uuid, partitions: &Partitions) -> DirIndex {
+    /// Where a new log goes: to the directory that it is assigned to, else to the one with the fewest logs; None if none
+    /// is online.
+    fn for_new_log(&self, assigned: Uuid, partitions: &Partitions) -> Option<DirIndex> {
         let is_assigned = |(_, directory): &(DirIndex, &LogDirectory)| directory.directory_id() == assigned;
         if let Some((dir, _)) = self.online().find(is_assigned) {
-            return dir;
+            return Some(dir);
         }
         let logs = |dir: DirIndex| partitions.values().filter(|hosted| hosted.dir == dir).count();
-        let (fewest, _) = self.online().min_by_key(|(dir, _)| logs(*dir)).expect("a broker without a directory halts");
-        fewest
+        self.online().map(|(dir, _)| dir).min_by_key(|dir| logs(*dir))
     }
 }
 
@@ -186,12 +186,13 @@ impl Broker {
     }
 
     /// Which directory holds or shall hold the log of `key`; None if its directory is one of those that are offline: a
-    /// replica that is not new had a log, and the others do not have it.
+    /// replica that is not new had a log, and the others do not have it. None too if the last directory failed just now:
+    /// the broker halts once it is through with what it is at.
     pub(super) fn dir_for(&self, assigned: Uuid, is_new: bool) -> Option<DirIndex> {
         if !is_new && self.log_dirs.has_offline() {
             return None;
         }
-        Some(self.log_dirs.for_new_log(assigned, &self.partitions))
+        self.log_dirs.for_new_log(assigned, &self.partitions)
     }
 }
 
