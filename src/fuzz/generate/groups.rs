@@ -103,13 +103,15 @@ pub(super) fn allow_commits(config: &mut BrokerConfig, shape: &Shape) {
 }
 
 /// Where a round trip takes long, sessions and rebalances last several of them, and a request may take as many as its
-/// receiver makes it wait: for followers, for other members.
+/// receiver makes it wait: for followers, for other members. A group that nobody has joined yet is deleted with the next
+/// check of offsets, and a member that was only given its id (KIP-394) begins anew.
 pub(super) fn allow_for_the_way(cluster: &mut Cluster, workloads: &mut [Workload]) {
     let ways = cluster.links.iter().filter_map(|link| link.latency).chain([cluster.link.latency]);
     let slowest = ways.map(slowest).max().unwrap_or_default();
     let replication = slowest * 8 + cluster.config.replica_fetch_wait_max;
     let groups = &mut cluster.config.groups;
     groups.offsets_commit_timeout = groups.offsets_commit_timeout.max(replication);
+    groups.offsets_retention_check_interval = groups.offsets_retention_check_interval.max(replication);
     for workload in workloads {
         let Workload::Consume { config, membership: Some(_), .. } = workload else { continue };
         config.session_timeout = config.session_timeout.max(config.heartbeat_interval * 2 + slowest * 8);
