@@ -1,8 +1,6 @@
 //! DeleteRecords (`KafkaApis.handleDeleteRecordsRequest`, `ReplicaManager.deleteRecords`, `DelayedDeleteRecords`): the
 //! leader moves its log start offset at once and answers when all live replicas have followed.
 
-use std::time::Duration;
-
 use kafka_protocol::messages::DeleteRecordsRequest;
 use kafka_protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsResponse, DeleteRecordsTopicResult,
@@ -12,7 +10,7 @@ use super::connections::ReplyTo;
 use super::delayed::Delayed;
 use super::log_dirs::not_here;
 use super::{Broker, Key, Partitions, Touched};
-use crate::protocol::{ErrorCode, Offset};
+use crate::protocol::{ErrorCode, Offset, duration_of};
 use crate::replica::{Environment, ReplicaError};
 use crate::world::{Endpoint, Time};
 
@@ -99,7 +97,7 @@ impl Broker {
         if self.is_finished {
             return;
         }
-        let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+        let timeout = duration_of(request.timeout_ms);
         let mut delayed = DelayedDeleteRecords { to, response, pending, deadline: now + timeout };
         if delayed.is_complete(&self.partitions, &self.env) {
             return self.finish_delete_records(delayed, net);

@@ -1,8 +1,6 @@
 //! Fetch, of consumers and of followers (`KafkaApis.handleFetchRequest`, `ReplicaManager.fetchMessages`,
 //! `DelayedFetch`).
 
-use std::time::Duration;
-
 use kafka_protocol::messages::fetch_response::NodeEndpoint;
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -14,7 +12,7 @@ use crate::observe::Observation;
 use crate::protocol::fetch::{
     FetchAnswer, FetchQuestion, PartitionAnswer, PartitionQuestion, TopicAnswer, TopicQuestion,
 };
-use crate::protocol::{ErrorCode, LeaderEpoch, Offset};
+use crate::protocol::{ErrorCode, LeaderEpoch, Offset, duration_of};
 use crate::replica::{Effects, FetchProgress, FetchedData, ReadRequest, Reader, ReplicaError};
 use crate::world::{Chain, Endpoint, IoWait, Time};
 
@@ -85,7 +83,7 @@ impl Broker {
             let error = Some(ErrorCode::FetchSessionIdNotFound);
             return self.connections.respond_to_fetch(to, FetchAnswer { error, ..FetchAnswer::default() }, net);
         }
-        let wait = Duration::from_millis(u64::try_from(question.max_wait_ms).unwrap_or(0));
+        let wait = duration_of(question.max_wait_ms);
         let fetch = self.resolve(to.api_version, question);
         let outcome = self.read_from_logs(now, &fetch, true);
         if self.is_finished {

@@ -10,7 +10,7 @@ use kafka_protocol::messages::{ListOffsetsRequest, TopicName};
 use super::{Broker, BrokerOptions, DirFailure, Key, Partitions, Touched, rpc_config};
 use crate::protocol::fetch::{FetchQuestion, PartitionAnswer, PartitionQuestion, TopicQuestion};
 use crate::protocol::rpc::{Completion, PeerId, Reply, RpcClient};
-use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset};
+use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, millis_of};
 use crate::replica::{AskedFetch, Environment, FetchOutcome, FetchPhase, LeaderData, LeaderOffsets, Partition};
 use crate::world::{Endpoint, HostPort, IoWait, Time, World};
 
@@ -378,7 +378,7 @@ fn fetch_question(
     FetchQuestion {
         replica: env.id,
         replica_epoch: env.broker_epoch,
-        max_wait_ms: i32::try_from(config.replica_fetch_wait_max.as_millis()).unwrap_or(i32::MAX),
+        max_wait_ms: millis_of(config.replica_fetch_wait_max),
         bytes_min: config.replica_fetch_min_bytes,
         bytes_max: config.replica_fetch_response_max_bytes,
         isolation_level: 0,

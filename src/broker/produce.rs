@@ -1,7 +1,6 @@
 //! Produce (`KafkaApis.handleProduceRequest`, `ReplicaManager.appendRecords`, `DelayedProduce`).
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::ProduceRequest;
@@ -16,7 +15,7 @@ use super::log_dirs::not_here;
 use super::{Broker, Key, Partitions, Touched};
 use crate::defect::Defect;
 use crate::observe::Observation;
-use crate::protocol::{ErrorCode, Offset, TopicPartition};
+use crate::protocol::{ErrorCode, Offset, TopicPartition, duration_of};
 use crate::replica::{Acknowledgement, ReplicaError};
 use crate::world::{Endpoint, IoWait, Time};
 
@@ -81,7 +80,7 @@ impl Broker {
             response.responses[appended.at.0].partition_responses[appended.at.1].error_code =
                 ErrorCode::RequestTimedOut.code();
         }
-        let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+        let timeout = duration_of(request.timeout_ms);
         let mut delayed =
             DelayedProduce { to, response, appended, deadline: now + timeout, wait: self.connections.take_wait() };
         if delayed.is_complete(&self.partitions, &self.offline) {

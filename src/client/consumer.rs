@@ -31,7 +31,7 @@ use super::subscription::{
 use crate::config::{ConsumerConfig, OffsetReset};
 use crate::defect::Defect;
 use crate::protocol::rpc::{Completion, LinkState, PeerId, Reply, RpcClient, RpcConfig, RpcError};
-use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition, millis_of};
 use crate::world::{Endpoint, Event, HostPort, Time, World};
 
 /// Fetch v16: topic ids, leader hints (KIP-951). v12 is the last by topic name.
@@ -562,7 +562,7 @@ impl Consumer {
         }
         let request = FetchRequest::default()
             .with_replica_id(CONSUMER_REPLICA_ID.into())
-            .with_max_wait_ms(millis(self.config.fetch_max_wait))
+            .with_max_wait_ms(millis_of(self.config.fetch_max_wait))
             .with_min_bytes(self.config.fetch_min_bytes)
             .with_max_bytes(self.config.fetch_max_bytes)
             .with_topics(topics);
@@ -999,8 +999,4 @@ fn epoch_answer(response: &OffsetForLeaderEpochResponse, partition: &TopicPartit
     let topic = response.topics.iter().find(|t| t.topic == *topic)?;
     let answer = topic.partitions.iter().find(|p| p.partition == partition.partition)?;
     (answer.error_code == 0).then_some((Offset(answer.end_offset), LeaderEpoch(answer.leader_epoch)))
-}
-
-fn millis(duration: Duration) -> i32 {
-    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }

@@ -22,7 +22,7 @@ use super::transaction_manager::{ProducerState, Reassigned, TransactionManager};
 use crate::config::{Acks, Partitioner, ProducerConfig};
 use crate::defect::Defect;
 use crate::protocol::rpc::{Completion, LinkState, Reply, RpcClient, RpcConfig, RpcError};
-use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition, millis_of};
 use crate::world::{Endpoint, Event, HostPort, Time, World};
 
 /// Produce v11: leader hints in errors (KIP-951), before transactions v2.
@@ -502,7 +502,7 @@ impl Producer {
             let (topic, partition, crc) = (batch.topic, batch.partition, batch.crc());
             batches.push(InFlightBatch { topic, partition, crc, batch: Sent::Pending(batch) });
         }
-        let timeout_ms = i32::try_from(self.config.request_timeout.as_millis()).unwrap_or(i32::MAX);
+        let timeout_ms = millis_of(self.config.request_timeout);
         let request = ProduceRequest::default()
             .with_acks(self.config.acks.code())
             .with_timeout_ms(timeout_ms)

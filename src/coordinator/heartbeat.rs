@@ -17,7 +17,7 @@ use super::shard::{Group, Moment, Outcome, Shard, Then};
 use super::timers::TimerKey;
 use super::{Answer, RequestContext, Ticket};
 use crate::config::ServerAssignor;
-use crate::protocol::ErrorCode;
+use crate::protocol::{ErrorCode, duration_of, millis_of};
 
 /// From this version on a member makes its id itself (KIP-1082).
 const MEMBER_MAKES_ITS_ID: i16 = 1;
@@ -60,7 +60,7 @@ impl Shard {
         let response = ConsumerGroupHeartbeatResponse::default()
             .with_member_id(Some(member.id.clone()))
             .with_member_epoch(member.current.member_epoch)
-            .with_heartbeat_interval_ms(millis(self.config.consumer_heartbeat_interval))
+            .with_heartbeat_interval_ms(millis_of(self.config.consumer_heartbeat_interval))
             .with_assignment(is_told.then(|| assignment_of(&member.current.assigned)));
         if created.is_some() {
             self.abandon_classic_group(moment, group_id);
@@ -100,7 +100,7 @@ impl Shard {
     }
 
     fn schedule_rebalance(&mut self, moment: Moment<'_>, group: &StrBytes, member: &Member) {
-        let timeout = Duration::from_millis(u64::try_from(member.metadata.rebalance_timeout_ms).unwrap_or(0));
+        let timeout = duration_of(member.metadata.rebalance_timeout_ms);
         let key = TimerKey::Rebalance { group: group.clone(), member: member.id.clone() };
         self.timers.set(key, moment.now + timeout);
     }
@@ -396,10 +396,6 @@ fn assignment_of(partitions: &Partitions) -> Assignment {
         TopicPartitions::default().with_topic_id(*topic).with_partitions(of_topic.iter().copied().collect())
     };
     Assignment::default().with_topic_partitions(partitions.iter().map(of_topic).collect())
-}
-
-fn millis(duration: Duration) -> i32 {
-    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }
 
 pub(super) fn unknown_member(member: &StrBytes) -> Refusal {

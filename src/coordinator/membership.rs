@@ -23,7 +23,7 @@ use super::timers::{TimerKey, Timers};
 use super::{Answer, RequestContext, Ticket};
 use crate::config::GroupCoordinatorConfig;
 use crate::defect::Defect;
-use crate::protocol::ErrorCode;
+use crate::protocol::{ErrorCode, duration_of};
 
 /// How long a new member may wait in its first JoinGroup (`CLASSIC_GROUP_NEW_MEMBER_JOIN_TIMEOUT_MS`).
 const NEW_MEMBER_JOIN_TIMEOUT: Duration = Duration::from_secs(5 * 60);
@@ -31,10 +31,6 @@ const NEW_MEMBER_JOIN_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 pub(super) const JOIN_REQUIRES_MEMBER_ID: i16 = 4;
 /// From this version on a static leader that comes back is told not to assign (KIP-814).
 const JOIN_KNOWS_SKIP_ASSIGNMENT: i16 = 9;
-
-fn millis(ms: i32) -> Duration {
-    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
-}
 
 impl Shard {
     /// `classicGroupJoin`
@@ -390,7 +386,7 @@ impl Step<'_> {
         }
         // KIP-394: a client that gives up and tries again must not leave a member behind each time.
         self.group.pending_join.insert(id.clone());
-        self.schedule_heartbeat(&id, millis(request.session_timeout_ms));
+        self.schedule_heartbeat(&id, duration_of(request.session_timeout_ms));
         self.answer(ticket, join_error(&id, ErrorCode::MemberIdRequired));
         Outcome::default()
     }
@@ -743,7 +739,7 @@ impl Step<'_> {
     }
 
     fn reschedule_heartbeat(&mut self, member: &StrBytes) {
-        if let Some(timeout) = self.group.members.get(member).map(|member| millis(member.session_timeout_ms)) {
+        if let Some(timeout) = self.group.members.get(member).map(|member| duration_of(member.session_timeout_ms)) {
             self.schedule_heartbeat(member, timeout);
         }
     }

@@ -13,7 +13,7 @@ use kafka_protocol::protocol::StrBytes;
 use std::time::Duration;
 
 use super::advance::{Found, Update, advance};
-use super::classic::{self, ClassicGroup, State};
+use super::classic::{self, CONSUMER_PROTOCOL_TYPE, ClassicGroup, State};
 use super::consumer::{ConsumerGroup, Member};
 use super::embedded::{decode_assignment, decode_subscription, encode_assignment, owned_partitions, version_of};
 use super::heartbeat::{not_a_consumer_group, records_without, refuse_if_full, static_member, unknown_member};
@@ -23,14 +23,7 @@ use super::request::Refusal;
 use super::shard::{Becomes, Group, Moment, Outcome, Shard, Then};
 use super::timers::TimerKey;
 use super::{Answer, RequestContext, Ticket};
-use crate::protocol::ErrorCode;
-
-/// `ConsumerProtocol.PROTOCOL_TYPE`
-const PROTOCOL_TYPE: &str = "consumer";
-
-fn millis(ms: i32) -> Duration {
-    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
-}
+use crate::protocol::{ErrorCode, duration_of};
 
 impl Shard {
     /// The consumer group that a heartbeat needs and that is not there yet: a new one, or one made of a classic group
@@ -79,7 +72,7 @@ impl Shard {
                 let response = SyncGroupResponse::default().with_error_code(ErrorCode::RebalanceInProgress.code());
                 self.answers.push((ticket, Answer::Sync(response)));
             }
-            sessions.push((member.id.clone(), millis(member.session_timeout_ms)));
+            sessions.push((member.id.clone(), duration_of(member.session_timeout_ms)));
         }
         for (member, timeout) in sessions {
             self.schedule_session(moment, id, &member, timeout);
@@ -178,7 +171,7 @@ impl Shard {
         let response = JoinGroupResponse::default()
             .with_member_id(member.id.clone())
             .with_generation_id(member.current.member_epoch)
-            .with_protocol_type(Some(StrBytes::from_static_str(PROTOCOL_TYPE)))
+            .with_protocol_type(Some(StrBytes::from_static_str(CONSUMER_PROTOCOL_TYPE)))
             .with_protocol_name(Some(name));
         let then = Then::Answer(ticket, Answer::Join(response));
         let records = std::mem::take(&mut advance.records);
@@ -187,9 +180,9 @@ impl Shard {
         }
         self.follow(moment, group_id, &advance);
         self.timers.cancel(&TimerKey::ClassicJoin { group: group_id.clone(), member: member.id.clone() });
-        self.schedule_session(moment, group_id, &member.id, millis(session_timeout_ms));
+        self.schedule_session(moment, group_id, &member.id, duration_of(session_timeout_ms));
         let syncing = TimerKey::ClassicSync { group: group_id.clone(), member: member.id.clone() };
-        self.timers.set(syncing, moment.now + millis(request.rebalance_timeout_ms));
+        self.timers.set(syncing, moment.now + duration_of(request.rebalance_timeout_ms));
         Ok(Outcome { records, replay: true, then, ..Outcome::default() })
     }
 
@@ -231,22 +224,20 @@ impl Shard {
         ticket: Ticket,
     ) -> Result<Outcome, ErrorCode> {
         let group_id = &request.group_id.0;
+        let instance = request.group_instance_id.as_ref();
         let (group, member, classic) =
-            self.classic_member(group_id, &request.member_id, request.group_instance_id.as_ref())?;
-        if member.current.member_epoch != request.generation_id {
-            return Err(ErrorCode::IllegalGeneration);
-        }
+            self.classic_member(group_id, (&request.member_id, instance), request.generation_id)?;
         let (name, metadata) = classic.protocols.first().ok_or(ErrorCode::InconsistentGroupProtocol)?;
-        if request.protocol_type.as_ref().is_some_and(|kind| kind.as_str() != PROTOCOL_TYPE)
+        if request.protocol_type.as_ref().is_some_and(|kind| kind.as_str() != CONSUMER_PROTOCOL_TYPE)
             || request.protocol_name.as_ref().is_some_and(|asked| asked != name)
         {
             return Err(ErrorCode::InconsistentGroupProtocol);
         }
-        let (id, session) = (member.id.clone(), millis(classic.session_timeout_ms));
+        let (id, session) = (member.id.clone(), duration_of(classic.session_timeout_ms));
         // One that has yet to give something up finishes that first.
         let is_behind = group.epoch > member.current.member_epoch;
         if is_behind && member.current.state != MemberState::UnrevokedPartitions {
-            let timeout = millis(member.metadata.rebalance_timeout_ms);
+            let timeout = duration_of(member.metadata.rebalance_timeout_ms);
             self.expect_join(moment, group_id, &id, timeout);
             return Err(ErrorCode::RebalanceInProgress);
         }
@@ -268,19 +259,17 @@ impl Shard {
         ticket: Ticket,
     ) -> Result<Outcome, ErrorCode> {
         let group_id = &request.group_id.0;
+        let instance = request.group_instance_id.as_ref();
         let (group, member, classic) =
-            self.classic_member(group_id, &request.member_id, request.group_instance_id.as_ref())?;
-        if member.current.member_epoch != request.generation_id {
-            return Err(ErrorCode::IllegalGeneration);
-        }
+            self.classic_member(group_id, (&request.member_id, instance), request.generation_id)?;
         let must_rejoin = member.current.member_epoch < group.epoch
             || match member.current.state {
                 MemberState::UnrevokedPartitions => true,
                 MemberState::UnreleasedPartitions => !waits_for_others(group, member),
                 MemberState::Stable | MemberState::Unknown => false,
             };
-        let (id, session) = (member.id.clone(), millis(classic.session_timeout_ms));
-        let timeout = millis(member.metadata.rebalance_timeout_ms);
+        let (id, session) = (member.id.clone(), duration_of(classic.session_timeout_ms));
+        let timeout = duration_of(member.metadata.rebalance_timeout_ms);
         self.schedule_session(moment, group_id, &id, session);
         let mut response = HeartbeatResponse::default();
         if must_rejoin {
@@ -340,12 +329,13 @@ impl Shard {
         Ok(member.id.clone())
     }
 
-    /// A member of a consumer group that speaks the classic protocol (`validateConsumerGroupMember`).
+    /// A member of a consumer group that speaks the classic protocol, and knows the group's generation as its own epoch
+    /// (`validateConsumerGroupMember`, `validateMemberEpoch`).
     fn classic_member(
         &self,
         group: &StrBytes,
-        id: &StrBytes,
-        instance: Option<&StrBytes>,
+        (id, instance): (&StrBytes, Option<&StrBytes>),
+        generation: i32,
     ) -> Result<(&ConsumerGroup, &Member, &ClassicMemberMetadata), ErrorCode> {
         let Some(Group::Consumer(group)) = self.groups.get(group) else { return Err(ErrorCode::UnknownMemberId) };
         let member = match instance {
@@ -354,6 +344,9 @@ impl Shard {
         };
         let member = member.map_err(|refusal| refusal.error)?;
         let classic = member.metadata.classic.as_ref().ok_or(ErrorCode::UnknownMemberId)?;
+        if member.current.member_epoch != generation {
+            return Err(ErrorCode::IllegalGeneration);
+        }
         Ok((group, member, classic))
     }
 
@@ -377,7 +370,7 @@ fn is_last_of_new_protocol(group: &ConsumerGroup, member: &StrBytes) -> bool {
 fn supports_protocols(group: &ConsumerGroup, kind: &StrBytes, protocols: &classic::Protocols) -> bool {
     let classic = || group.members.values().filter_map(|member| member.metadata.classic.as_ref());
     let is_known = |name: &StrBytes| classic().all(|member| member.protocols.iter().any(|(known, _)| known == name));
-    kind.as_str() == PROTOCOL_TYPE && protocols.iter().any(|(name, _)| is_known(name))
+    kind.as_str() == CONSUMER_PROTOCOL_TYPE && protocols.iter().any(|(name, _)| is_known(name))
 }
 
 /// Whether something that the member is to get is not free yet (`waitingOnUnreleasedPartition`).
@@ -447,7 +440,7 @@ fn downgraded<'a>(
             client_host: member.metadata.client_host.clone(),
             rebalance_timeout_ms: member.metadata.rebalance_timeout_ms,
             session_timeout_ms: classic.session_timeout_ms,
-            protocol_type: StrBytes::from_static_str(PROTOCOL_TYPE),
+            protocol_type: StrBytes::from_static_str(CONSUMER_PROTOCOL_TYPE),
             protocols: classic.protocols.clone(),
             assignment: Default::default(),
             awaiting_join: None,

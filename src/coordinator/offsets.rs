@@ -21,7 +21,7 @@ use super::record::{OffsetAndMetadata, Record};
 use super::shard::{Group, Moment, Outcome, Shard, offset_tombstone};
 use super::timers::TimerKey;
 use super::{Answer, Ticket};
-use crate::protocol::{ErrorCode, Offset};
+use crate::protocol::{ErrorCode, Offset, duration_of};
 
 /// `INVALID_OFFSET` and `NO_PARTITION_LEADER_EPOCH`
 const NONE: (i64, i32) = (-1, -1);
@@ -196,7 +196,7 @@ impl Shard {
             return;
         }
         if let Some(member) = group.members.get(member) {
-            let timeout = std::time::Duration::from_millis(u64::try_from(member.session_timeout_ms).unwrap_or(0));
+            let timeout = duration_of(member.session_timeout_ms);
             let key = TimerKey::Heartbeat { group: group.id.clone(), member: member.id.clone() };
             self.timers.set(key, moment.now + timeout);
         }

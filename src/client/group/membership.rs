@@ -17,7 +17,7 @@ use super::{Action, Call, Closing, Group, Leading, Prepare, RebalanceEvent, Stat
 use crate::config::Assignor;
 use crate::defect::Defect;
 use crate::protocol::rpc::{Reply, RpcError};
-use crate::protocol::{ErrorCode, TopicPartition};
+use crate::protocol::{ErrorCode, TopicPartition, millis_of};
 use crate::world::{Endpoint, Time};
 
 const JOIN_GROUP_VERSION: i16 = 9;
@@ -27,10 +27,6 @@ const LEAVE_GROUP_VERSION: i16 = 5;
 /// How much longer than the rebalance may take a JoinGroup is waited for (`JOIN_GROUP_TIMEOUT_LAPSE`).
 const JOIN_TIMEOUT_LAPSE: Duration = Duration::from_secs(5);
 const PROTOCOL_TYPE: &str = "consumer";
-
-pub(super) fn millis(duration: Duration) -> i32 {
-    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
-}
 
 pub(super) fn owned(view: &View<'_>) -> Vec<TopicPartition> {
     let mut owned: Vec<TopicPartition> = view.partitions.iter().map(|p| p.partition.clone()).collect();
@@ -138,8 +134,8 @@ impl Group {
         };
         let request = JoinGroupRequest::default()
             .with_group_id(self.id.clone())
-            .with_session_timeout_ms(millis(self.config.session_timeout))
-            .with_rebalance_timeout_ms(millis(self.config.max_poll_interval))
+            .with_session_timeout_ms(millis_of(self.config.session_timeout))
+            .with_rebalance_timeout_ms(millis_of(self.config.max_poll_interval))
             .with_member_id(self.member_id.clone())
             .with_group_instance_id(self.instance.clone())
             .with_protocol_type(StrBytes::from_static_str(PROTOCOL_TYPE))
@@ -318,12 +314,8 @@ impl Group {
         if !matches!(self.state, State::CompletingRebalance | State::Stable) {
             return;
         }
-        if let Some(since) = self.busy_since {
-            let until = since + self.config.max_poll_interval;
-            if until <= now {
-                return self.leave(now, net);
-            }
-            self.wake_by(until);
+        if self.is_poll_overdue(now) {
+            return self.leave(now, net);
         }
         let Some(coordinator) = self.coordinator else { return };
         let session_until = self.session_from + self.config.session_timeout;

@@ -327,6 +327,16 @@ impl Group {
         self.wake_at.into_iter().chain(self.rpc.deadline()).min()
     }
 
+    /// Whether the application has been away for `max.poll.interval.ms`; looked at again when it will have been.
+    fn is_poll_overdue(&mut self, now: Time) -> bool {
+        let Some(since) = self.busy_since else { return false };
+        let until = since + self.config.max_poll_interval;
+        if until > now {
+            self.wake_by(until);
+        }
+        until <= now
+    }
+
     fn wake_by(&mut self, at: Time) {
         self.wake_at = Some(self.wake_at.map_or(at, |wake_at| wake_at.min(at)));
     }

@@ -16,11 +16,11 @@ use rand::RngExt;
 use uuid::Uuid;
 
 use super::commits::CommitId;
-use super::membership::{millis, owned};
+use super::membership::owned;
 use super::{Action, Call, Closing, Group, RebalanceEvent, View};
 use crate::log::uuid_text;
 use crate::protocol::rpc::{Reply, RpcError};
-use crate::protocol::{ErrorCode, TopicPartition};
+use crate::protocol::{ErrorCode, TopicPartition, duration_of, millis_of};
 use crate::world::{Endpoint, Rng, Time};
 
 /// Version 1: the member makes its id (KIP-1082).
@@ -297,12 +297,8 @@ impl Group {
         if self.modern().is_silent() || self.coordinator.is_none() {
             return;
         }
-        if let Some(since) = self.busy_since {
-            let until = since + self.config.max_poll_interval;
-            if until <= now {
-                return self.leave_as_stale(now, net);
-            }
-            self.wake_by(until);
+        if self.is_poll_overdue(now) {
+            return self.leave_as_stale(now, net);
         }
         let modern = self.modern();
         if modern.is_in_flight {
@@ -337,7 +333,7 @@ impl Group {
             .with_member_epoch(self.generation.max(JOIN_EPOCH))
             .with_instance_id(self.instance.clone())
             .with_rebalance_timeout_ms(-1);
-        let rebalance_timeout_ms = millis(self.config.max_poll_interval);
+        let rebalance_timeout_ms = millis_of(self.config.max_poll_interval);
         let assignor = self.config.group_remote_assignor.assignor();
         let topics = self.topics.clone();
         let modern = self.modern();
@@ -403,7 +399,7 @@ impl Group {
 
     fn on_heartbeat_success(&mut self, now: Time, response: ConsumerGroupHeartbeatResponse) {
         self.generation = response.member_epoch;
-        let interval = Duration::from_millis(u64::try_from(response.heartbeat_interval_ms).unwrap_or(0));
+        let interval = duration_of(response.heartbeat_interval_ms);
         let modern = self.modern();
         modern.attempts = 0;
         if modern.heartbeat_interval != interval {

@@ -17,7 +17,7 @@ use super::record::{GroupMetadataValue, MemberMetadata, Record};
 use crate::protocol::{ErrorCode, Offset};
 
 /// `ConsumerProtocol.PROTOCOL_TYPE`
-const CONSUMER_PROTOCOL_TYPE: &str = "consumer";
+pub(super) const CONSUMER_PROTOCOL_TYPE: &str = "consumer";
 
 /// `ClassicGroupState`. Kafka's fifth, Dead, is that of a coordinator which has been unloaded: here it is gone then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

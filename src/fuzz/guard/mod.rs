@@ -184,16 +184,17 @@ impl Guard {
         if !self.has_offsets {
             return Some(Excuse::NoOffsetsTopic);
         }
-        self.offsets_partitions().find_map(|(_, partition)| self.excuse_stuck(partition))
+        self.offsets_partitions().find_map(|partition| self.excuse_stuck(partition))
     }
 
     /// Why a group may begin anew, or go back: what `__consumer_offsets` held is lost.
     fn excuse_forgetful_coordinator(&self) -> Option<Excuse> {
-        self.offsets_partitions().find_map(|(key, _)| self.excuse_gap(&key.to_string()))
+        self.offsets_partitions().find_map(Partition::gap)
     }
 
-    fn offsets_partitions(&self) -> impl Iterator<Item = (&TopicPartition, &Partition)> {
-        self.replay.partitions.iter().filter(|(key, _)| key.topic.0.as_str() == coordinator::TOPIC)
+    fn offsets_partitions(&self) -> impl Iterator<Item = &Partition> {
+        let of_offsets = |key: &TopicPartition| key.topic.0.as_str() == coordinator::TOPIC;
+        self.replay.partitions.iter().filter(move |(key, _)| of_offsets(key)).map(|(_, partition)| partition)
     }
 
     /// Why a broken invariant is legitimate, if it is.
@@ -208,9 +209,9 @@ impl Guard {
             "stuck-consumer" => {
                 return self.excuse_unreadable(partition).or_else(|| self.excuse_stuck_coordinator());
             }
-            "skipped-record" => return self.excuse_gap(&violation.partition),
+            "skipped-record" => return partition.gap(),
             "owned-twice" | "offset-rewind" => {
-                return self.excuse_gap(&violation.partition).or_else(|| self.excuse_forgetful_coordinator());
+                return partition.gap().or_else(|| self.excuse_forgetful_coordinator());
             }
             _ => {}
         }
@@ -316,11 +317,7 @@ impl Guard {
 
     /// Whether a partition's log was legitimately cut below what consumers may have read.
     pub fn excuse_gap(&self, key: &str) -> Option<Excuse> {
-        let partition = self.partition(key)?;
-        if partition.unclean_at.is_some() {
-            return Some(Excuse::UncleanElection);
-        }
-        partition.losses.iter().find_map(|loss| loss.excuse)
+        self.partition(key)?.gap()
     }
 
     /// What happened to the record at the replica that should have it: the decision that sealed its fate.
@@ -346,6 +343,14 @@ impl Guard {
 }
 
 impl Partition {
+    /// Why the log may have been cut below what consumers have read, if it may.
+    fn gap(&self) -> Option<Excuse> {
+        if self.unclean_at.is_some() {
+            return Some(Excuse::UncleanElection);
+        }
+        self.losses.iter().find_map(|loss| loss.excuse)
+    }
+
     /// Why a committed record at `offset` was lost after `since`.
     fn loss_of(&self, offset: Offset, since: Time) -> Option<Excuse> {
         let losses = self.losses.iter().filter(|loss| loss.at >= since && loss.from <= offset && offset < loss.end);
