@@ -207,6 +207,11 @@ pub enum Observation {
         replicas: Vec<BrokerId>,
         unclean: bool,
     },
+    /// Broker: the coordinator of this group deleted it. Whoever joins it from now on finds a new one, and generations
+    /// begin anew.
+    GroupDeleted {
+        group: String,
+    },
     /// Broker: a log directory failed, and all of its partitions with it.
     LogDirFailed {
         log_dir: String,

@@ -52,6 +52,7 @@ impl Shard {
             Some(Group::Consumer(group)) => {
                 tombstones = group.tombstones();
                 self.groups.remove(group_id);
+                self.deleted.push(group_id.clone());
             }
             Some(Group::Classic(_)) | None => {}
         }

@@ -297,6 +297,11 @@ impl GroupCoordinator {
         }
         answers
     }
+
+    /// Groups that were deleted, or begin anew, since the last call.
+    pub fn take_deleted(&mut self) -> Vec<StrBytes> {
+        self.partitions.values_mut().flat_map(|runtime| std::mem::take(&mut runtime.shard.deleted)).collect()
+    }
 }
 
 /// The partition of `__consumer_offsets` that a group belongs to (`GroupCoordinatorService.partitionFor`).

@@ -6,7 +6,9 @@
 
 use std::collections::VecDeque;
 
-use super::record::{Record, decode_batches, encode_batch};
+use kafka_protocol::protocol::StrBytes;
+
+use super::record::{ConsumerRecord, Record, decode_batches, encode_batch};
 use super::request::response_error;
 use super::shard::{Moment, Outcome, Shard, Then};
 use super::{CoordinatorLog, GroupRequest, RequestContext, Ticket};
@@ -98,7 +100,7 @@ impl Runtime {
         log: &mut dyn CoordinatorLog,
         context: &RequestContext,
         request: &GroupRequest,
-        new_member_id: impl FnOnce(&kafka_protocol::protocol::StrBytes) -> kafka_protocol::protocol::StrBytes,
+        new_member_id: impl FnOnce(&StrBytes) -> StrBytes,
         ticket: Ticket,
     ) {
         let shard = &mut self.shard;
@@ -157,9 +159,16 @@ impl Runtime {
     pub fn execute(&mut self, moment: Moment<'_>, log: &mut dyn CoordinatorLog, outcome: Outcome) {
         let mut next = Some(outcome);
         while let Some(Outcome { records, replay, becomes, then }) = next.take() {
+            let removed = self.removed_by(&records);
             let appended = self.append(moment, log, records, replay);
             if let Some(becomes) = becomes.filter(|_| appended.is_ok()) {
                 self.shard.replace_group(moment, becomes, self.last_written);
+            }
+            for (id, generation) in removed {
+                // A group that only moves to the other protocol goes on counting.
+                if self.shard.groups.get(&id).is_none_or(|group| group.generation() < generation) {
+                    self.shard.deleted.push(id);
+                }
             }
             match appended {
                 Ok(()) if matches!(then, Then::Nothing) => {}
@@ -176,6 +185,16 @@ impl Runtime {
                 }
             }
         }
+    }
+
+    /// The groups that are to be removed, with their generations.
+    fn removed_by(&self, records: &[Record]) -> Vec<(StrBytes, i32)> {
+        let removed = records.iter().filter_map(|record| match record {
+            Record::GroupMetadata { group, value: None }
+            | Record::Consumer { group, record: ConsumerRecord::Group(None) } => Some(group),
+            _ => None,
+        });
+        removed.filter_map(|id| Some((id.clone(), self.shard.groups.get(id)?.generation()))).collect()
     }
 
     fn append(

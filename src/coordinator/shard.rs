@@ -83,6 +83,13 @@ impl Group {
         }
     }
 
+    pub fn generation(&self) -> i32 {
+        match self {
+            Group::Classic(group) => group.generation,
+            Group::Consumer(group) => group.epoch,
+        }
+    }
+
     pub fn is_subscribed_to(&self, topic: &StrBytes) -> bool {
         match self {
             Group::Classic(group) => group.is_subscribed_to(topic),
@@ -166,6 +173,8 @@ pub(super) struct Shard {
     pub timers: Timers,
     /// Responses that wait for nothing.
     pub answers: Vec<(Ticket, Answer)>,
+    /// Groups that are not there any more, or begin anew.
+    pub deleted: Vec<StrBytes>,
 }
 
 impl Shard {
@@ -176,6 +185,7 @@ impl Shard {
             offsets: Offsets::new(),
             timers: Timers::default(),
             answers: Vec::new(),
+            deleted: Vec::new(),
         }
     }
 

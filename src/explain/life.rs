@@ -376,6 +376,7 @@ impl Follower<'_> {
             | Observation::Refused { .. }
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
+            | Observation::GroupDeleted { .. }
             | Observation::LogStartMoved { .. }
             | Observation::Compacted { .. }
             | Observation::LogDirFailed { .. }

@@ -203,6 +203,7 @@ impl<'a> Replay<'a> {
             | Observation::Served { .. }
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
+            | Observation::GroupDeleted { .. }
             | Observation::LogDirFailed { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }

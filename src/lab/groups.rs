@@ -54,6 +54,9 @@ struct Owners {
     unowned: Duration,
 }
 
+/// The generation of whoever was in a group that was deleted.
+const EARLIER: i32 = -1;
+
 /// What the applications of a group can be held to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Promise {
@@ -119,7 +122,9 @@ struct Group {
     owners: BTreeMap<TopicPartition, Owners>,
     /// Every partition has had an owner: the group has begun.
     has_begun: bool,
-    generations: BTreeSet<i32>,
+    /// How often the group was deleted, and the generations in which somebody was assigned something.
+    deletions: u32,
+    generations: BTreeSet<(u32, i32)>,
     processed: BTreeMap<TopicPartition, BTreeMap<i64, u32>>,
     committed: BTreeMap<TopicPartition, i64>,
     windows: u64,
@@ -183,6 +188,19 @@ impl Groups {
         if was_never_empty || !may_expire(progress.committed_at) {
             let detail = format!("{member} begins at {offset} where group {group_id} had committed {committed}");
             ghost.violate("offset-rewind", at, partition, detail);
+        }
+    }
+
+    /// Its coordinator deleted a group that nobody was in: generations begin anew. Who still thinks that it is in it shares
+    /// no generation with whoever comes.
+    pub fn deleted(&mut self, group: &str) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        group.deletions += 1;
+        let owned = group.owners.values_mut().flat_map(|owners| owners.members.values_mut());
+        let joined = group.ids.values_mut().map(|(_, generation)| generation);
+        let begun = group.progress.values_mut().map(|progress| &mut progress.generation);
+        for generation in owned.chain(joined).chain(begun) {
+            *generation = EARLIER;
         }
     }
 
@@ -311,7 +329,7 @@ impl Groups {
     ) {
         let has_ended = self.has_ended;
         let Some(group) = self.groups.get_mut(group_id) else { return };
-        group.generations.insert(generation);
+        group.generations.insert((group.deletions, generation));
         for partition in partitions {
             let owners = group.owners.entry(partition.clone()).or_default();
             for (other, of) in owners.members.iter().filter(|(other, of)| *other != member && **of == generation) {
@@ -499,6 +517,20 @@ mod tests {
         groups.joined(at(1), ("g", "a"), (2, "a-1"), &mut ghost);
         groups.owned(at(2), ("g", "b"), 2, &[partition(0)], &mut ghost);
         assert_eq!(ghost.violations.iter().map(|v| v.name).collect::<Vec<_>>(), ["owned-twice", "owned-twice"]);
+    }
+
+    #[test]
+    fn generations_of_a_group_that_was_deleted_are_others() {
+        let (mut groups, mut ghost) = announced();
+        groups.joined(at(0), ("g", "a"), (1, "a-1"), &mut ghost);
+        groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
+        groups.deleted("g");
+        groups.joined(at(1), ("g", "b"), (1, "b-1"), &mut ghost);
+        groups.owned(at(1), ("g", "b"), 1, &[partition(0)], &mut ghost);
+        assert!(ghost.violations.is_empty(), "{:?}", ghost.violations);
+        groups.owned(at(2), ("g", "a"), 1, &[partition(0)], &mut ghost);
+        assert_eq!(ghost.violations.iter().map(|v| v.name).collect::<Vec<_>>(), ["owned-twice"]);
+        assert_eq!(groups.figures(&[]).expect("there is a group").rebalances, 2);
     }
 
     #[test]

@@ -108,11 +108,15 @@ impl Recorder {
                 | Observation::Served { .. }
                 | Observation::LatestOffset { .. }
                 | Observation::ProducersExpired { .. }
+                | Observation::GroupDeleted { .. }
                 | Observation::Registered { .. } => false,
             };
             let mut state = recorder.lock();
             let violations = state.ghost.violations.len();
             state.ghost.observe(at, machine, &observation);
+            if let Observation::GroupDeleted { group } = &observation {
+                state.groups.deleted(group);
+            }
             state.push(at, machine, TraceKind::Observed(observation));
             if state.ghost.violations.len() > violations {
                 state.trace_violations(violations);

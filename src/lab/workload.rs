@@ -359,12 +359,16 @@ impl ConsumeProcess {
                 self.consumer.end_offsets(now, &self.partitions, net);
             }
             let consumer = &self.consumer;
-            let before = until.len();
-            until.retain(|partition, end| {
-                let is_read = |end| consumer.position(partition).is_some_and(|position| position >= end);
-                !end.is_some_and(is_read)
-            });
-            if until.len() < before {
+            let read: Vec<TopicPartition> = until
+                .extract_if(.., |partition, end| {
+                    let is_read = |end| consumer.position(partition).is_some_and(|position| position >= end);
+                    end.is_some_and(is_read)
+                })
+                .map(|(partition, _)| partition)
+                .collect();
+            // Nobody waits for more in a partition that is read, while there is some in others.
+            self.consumer.pause(&read);
+            if !read.is_empty() {
                 self.recorder.lock().unread = Some(until.keys().cloned().collect());
                 self.recorder.notify();
             }

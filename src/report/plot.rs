@@ -96,6 +96,7 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             | Observation::Served { .. }
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
+            | Observation::GroupDeleted { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }
             | Observation::PartitionChanged { .. }

@@ -107,6 +107,7 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::PartitionChanged { partition, .. } => of.is_none_or(|name| partition.to_string() == name),
         Observation::Registered { .. }
         | Observation::Fenced { .. }
+        | Observation::GroupDeleted { .. }
         | Observation::LogDirFailed { .. }
         | Observation::CleanShutdown => true,
         Observation::HighWatermark { as_leader: false, .. }
@@ -235,6 +236,7 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             write!(f, " in epoch {leader_epoch}, ISR {} of {}", brokers(isr), brokers(replicas))?;
             write!(f, ", partition epoch {partition_epoch}{}", if *unclean { ", unclean" } else { "" })
         }
+        Observation::GroupDeleted { group } => write!(f, "deleted group {group}"),
         Observation::LogDirFailed { log_dir } => write!(f, "log directory {log_dir} failed"),
         Observation::CleanShutdown => f.write_str("shut down cleanly"),
     }

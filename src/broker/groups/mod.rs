@@ -23,6 +23,7 @@ use crate::coordinator::{
     self, Answer, CoordinatorLog, GroupCoordinator, LogBounds, Ticket, TopicMetadata, partition_for,
 };
 use crate::metadata::{BrokerRegistration, ImageChanges};
+use crate::observe::Observation;
 use crate::protocol::{BrokerId, ErrorCode, Offset};
 use crate::replica::{Environment, ReplicaError};
 use crate::world::{Disk, Endpoint, IoWait, Time, World};
@@ -186,6 +187,9 @@ impl Broker {
         act(&mut self.groups.coordinator, (now, wall_ms), &mut logs);
         if let Some((key, error)) = logs.failed {
             self.storage_failed(now, key, error);
+        }
+        for group in self.groups.coordinator.take_deleted() {
+            self.env.observe(now, Observation::GroupDeleted { group: group.to_string() });
         }
     }
 

@@ -590,6 +590,7 @@ fn a_classic_group_becomes_a_consumer_group_and_a_classic_one_again() {
     assert_eq!(bench.heartbeat(&old, 2), ErrorCode::RebalanceInProgress.code());
     let ticket = bench.join(&old);
     assert_eq!(bench.joined(ticket).generation_id, 3);
+    assert_eq!(bench.coordinator.take_deleted(), [] as [StrBytes; 0], "its generations go on");
     bench.modern_fail_over();
     assert_eq!(bench.state(), "Stable");
     assert_eq!(bench.offset("orders"), 3);
@@ -641,7 +642,10 @@ fn an_empty_group_takes_members_of_either_protocol() {
     assert_eq!(bench.leave_as(&new, -1), 0);
     bench.modern_fail_over();
     assert_eq!(bench.described().group_state.as_str(), "Empty");
+    let epoch = bench.described().group_epoch;
+    assert!(epoch > 1, "{epoch}");
     let (_, joining) = bench.join_new();
+    assert_eq!(bench.coordinator.take_deleted(), [group_id().0], "generations begin anew");
     bench.wait(DELAY);
     assert_eq!(bench.joined(joining).generation_id, 1);
     assert_eq!(bench.state(), "CompletingRebalance");

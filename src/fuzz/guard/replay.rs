@@ -378,6 +378,7 @@ impl Replay {
             | Observation::Served { .. }
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
+            | Observation::GroupDeleted { .. }
             | Observation::LogDirFailed { .. }
             | Observation::CleanShutdown => {}
         }

@@ -257,6 +257,7 @@ impl Ghost {
             }
             Observation::Flushed { .. }
             | Observation::ProducersExpired { .. }
+            | Observation::GroupDeleted { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::CleanShutdown => {}
