@@ -213,6 +213,10 @@ fn the_last_in_sync_replica_may_lose_what_it_had_not_flushed() {
     assert_eq!(last.breaks("leader-completeness"), Some(Excuse::LastReplicaLostPower));
     assert_eq!(last.lost(1), Some(Excuse::LastReplicaLostPower));
     assert_eq!(last.lost(0), None, "it still has the first record");
+    // It is fenced again before it hears that it leads.
+    let late = healthy(-1).changes(1, 0, &[1], false).stops(1, true).loads(1, &[batch(0)]);
+    let late = late.changes(1, 1, &[1], false).changes(-1, 2, &[1], false).leads(1, 1);
+    assert_eq!(late.lost(1), Some(Excuse::LastReplicaLostPower));
 }
 
 #[test]

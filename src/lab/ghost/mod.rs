@@ -36,6 +36,8 @@ pub struct PartitionGhost {
     /// The same, as a machine name.
     leader_machine: String,
     pub leader_epoch: LeaderEpoch,
+    /// The last epoch that had a leader. One without deposes nobody who has not heard of it yet.
+    elected_epoch: LeaderEpoch,
     partition_epoch: PartitionEpoch,
     pub isr: Vec<BrokerId>,
     /// The same, as machine names.
@@ -59,6 +61,7 @@ impl Default for PartitionGhost {
             leader: BrokerId::NONE,
             leader_machine: machine_of(BrokerId::NONE),
             leader_epoch: LeaderEpoch::NONE,
+            elected_epoch: LeaderEpoch::NONE,
             partition_epoch: PartitionEpoch(-1),
             isr: Vec::new(),
             isr_machines: Vec::new(),
@@ -208,6 +211,9 @@ impl Ghost {
                 ghost.leader = *leader;
                 ghost.leader_machine = machine_of(*leader);
                 ghost.leader_epoch = *leader_epoch;
+                if *leader != BrokerId::NONE {
+                    ghost.elected_epoch = *leader_epoch;
+                }
                 ghost.isr.clone_from(isr);
                 ghost.isr_machines = isr.iter().map(|b| machine_of(*b)).collect();
                 ghost.replicas.clone_from(replicas);
@@ -509,7 +515,7 @@ impl Ghost {
         let is_short = (replica.log_end < end.0).then_some(Offset(replica.log_end));
         let mut lost = None;
         if let Some(from) = missing.into_iter().chain(is_short).min()
-            && epoch >= ghost.leader_epoch
+            && epoch >= ghost.elected_epoch
         {
             lost = Some((from, end));
             ghost.go_on_from(from);

@@ -197,6 +197,21 @@ fn a_leader_without_a_committed_record_is_incomplete_and_said_once() {
 }
 
 #[test]
+fn a_leader_that_is_fenced_before_it_knows_that_it_leads_leads_until_it_hears_of_another() {
+    let fenced = |next| {
+        let told = healthy().has_isr(1, 0, &[1]).truncates(1, 2, 0);
+        told.has_isr(1, 1, &[1])
+            .has_isr(next, 2, &[1])
+            .leads(1, 1)
+            .appends(1, &[batch(0, 1, 20)])
+            .high_watermark(1, 1, true)
+    };
+    assert_eq!(fenced(BrokerId::NONE.0).violations(), ["leader-completeness"]);
+    // What it lacks another may have; then what it goes on to commit is not what was committed.
+    assert_eq!(fenced(2).violations(), ["log-matching"]);
+}
+
+#[test]
 fn a_stale_leader_that_lacks_records_is_no_violation() {
     let told = healthy().elects(2, 5, &[2, 3]).truncates(3, 2, 1).leads(3, 4);
     assert!(told.violations().is_empty(), "{:?}", told.0.violations);
