@@ -183,10 +183,12 @@ impl Ghost {
             Observation::HighWatermark { partition, offset, as_leader } => {
                 self.high_watermark(at, machine, partition, *offset, *as_leader);
             }
-            Observation::BecameLeader { partition, leader_epoch, .. } => {
+            Observation::BecameLeader { partition, leader_epoch, log_end, .. } => {
+                self.begins_with(machine, partition, *log_end);
                 self.became_leader(at, machine, partition, *leader_epoch);
             }
-            Observation::BecameFollower { partition, leader_epoch, .. } => {
+            Observation::BecameFollower { partition, leader_epoch, log_end, .. } => {
+                self.begins_with(machine, partition, *log_end);
                 self.replica(partition, machine).leads = None;
                 self.learnt_epoch(at, machine, partition, *leader_epoch);
             }
@@ -497,6 +499,13 @@ impl Ghost {
         }
     }
 
+    /// A replica makes a new log where it finds none: the directory of the one that it had went with the power.
+    fn begins_with(&mut self, machine: &str, partition: &TopicPartition, log_end: Offset) {
+        if log_end == Offset::ZERO && self.replica(partition, machine).log_end > 0 {
+            self.log_is_gone(machine, partition);
+        }
+    }
+
     fn became_leader(&mut self, at: Time, machine: &str, partition: &TopicPartition, epoch: LeaderEpoch) {
         self.learnt_epoch(at, machine, partition, epoch);
         let replica = self.replica(partition, machine);
@@ -558,12 +567,16 @@ impl PartitionGhost {
 
     /// Compares what has not been compared yet of a replica's log, up to `end`, with the committed log: the offset of
     /// the first difference.
+    ///
+    /// Not what the leader has deleted. Its oldest epoch begins where its log does (`LeaderEpochFileCache.truncateFromStart`),
+    /// so a follower that diverged below keeps that until it hears where the log begins, with the same fetch.
     fn compare(&mut self, machine: &str, end: Offset) -> Option<Offset> {
+        let led_from = self.logs.get(&self.leader_machine).map_or(0, |leader| leader.log_start);
         let replica = self.logs.get_mut(machine).expect("a replica that was heard of");
         if replica.compared >= end.0 {
             return None;
         }
-        let from = std::mem::replace(&mut replica.compared, end.0).max(replica.log_start);
+        let from = std::mem::replace(&mut replica.compared, end.0).max(replica.log_start).max(led_from);
         let from = Offset(from).min(end);
         first_difference(range(&replica.batches, from, end), range(&self.committed, from, end), &self.compacted)
     }
