@@ -272,6 +272,15 @@ impl Groups {
         progress.late = Some(progress.late.map_or(offset.0, |late| late.min(offset.0)));
     }
 
+    /// A full group turned a member away (`group.max.size`), which will come again and again. A group that turns the last
+    /// one away it waited for waits on, until the rebalance timeout: it does not come to rest
+    /// (`GroupMetadataManager.classicGroupJoinToClassicGroup`).
+    pub fn turned_away(&mut self, group: &str) {
+        if let Some(promise) = self.groups.get_mut(group).and_then(|group| group.promise.as_mut()) {
+            promise.keeps_up = false;
+        }
+    }
+
     /// Whether the workloads are over.
     pub fn has_ended(&self) -> bool {
         self.has_ended
@@ -575,6 +584,14 @@ mod tests {
         assert_eq!(groups.unsettled(), []);
         groups.gone(at(4), ("g", "a"));
         assert_eq!(groups.unsettled(), [], "nobody is there to own anything");
+    }
+
+    #[test]
+    fn a_group_that_turns_members_away_need_not_come_to_rest() {
+        let (mut groups, _) = announced();
+        assert_eq!(groups.unsettled().len(), 2);
+        groups.turned_away("g");
+        assert_eq!(groups.unsettled(), []);
     }
 
     #[test]

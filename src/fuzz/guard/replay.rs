@@ -169,6 +169,9 @@ pub(super) struct Partition {
     pub ever_committed: BTreeSet<(i64, i32, u32)>,
     /// The first unclean election that the configuration allows.
     pub unclean_at: Option<Time>,
+    unclean_epoch: LeaderEpoch,
+    /// When first a leader that such an election had deposed, and that had not heard of it, went on to commit.
+    pub deposed_commit_at: Option<Time>,
     pub losses: Vec<Loss>,
     /// When records were committed or promised that members of the ISR lacked, and all of these had lost power.
     pub impaired_members: BTreeSet<Time>,
@@ -201,6 +204,8 @@ impl Default for Partition {
             high_watermark: Offset::ZERO,
             ever_committed: BTreeSet::new(),
             unclean_at: None,
+            unclean_epoch: LeaderEpoch::NONE,
+            deposed_commit_at: None,
             losses: Vec::new(),
             impaired_members: BTreeSet::new(),
             spoiled_members: BTreeSet::new(),
@@ -349,6 +354,7 @@ impl Replay {
                 partition.changed(at, *leader, *leader_epoch, isr, &self.disks);
                 if unclean {
                     partition.unclean_at.get_or_insert(at);
+                    partition.unclean_epoch = *leader_epoch;
                 }
             }
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
@@ -518,6 +524,10 @@ impl Partition {
             return;
         }
         let before = self.high_watermark;
+        let epoch = self.replicas.get(machine).and_then(|leader| leader.epoch);
+        if epoch.is_some_and(|epoch| epoch < self.unclean_epoch) {
+            self.deposed_commit_at.get_or_insert(at);
+        }
         let news = self.replicas.get(machine).map(|leader| range(&leader.batches, before, offset));
         let news = news.unwrap_or_default().to_vec();
         self.ever_committed.extend(news.iter().map(identity));

@@ -271,6 +271,7 @@ fn an_unclean_election_excuses_losses_but_no_second_leader() {
     // The deposed leader, alone in the ISR, goes on until it hears of it.
     let ends = told.high_watermark(1, 9);
     assert_eq!(ends.breaks("latest-offset-went-back"), Some(Excuse::UncleanElection));
+    assert_eq!(ends.breaks("log-matching"), Some(Excuse::UncleanElection), "no other log has what it commits");
     assert_eq!(healthy(-1).breaks("latest-offset-went-back"), None);
 }
 
