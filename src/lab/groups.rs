@@ -311,7 +311,7 @@ impl Groups {
             for partition in group.subscribed() {
                 let handed = group.handed.get(partition).copied().unwrap_or(0);
                 let end = ghost.readable_end(partition).0;
-                if handed < end {
+                if handed < end && !group.is_forgotten(partition) {
                     behind.push((partition.clone(), format!("group {id} was handed what is below {handed} of {end}")));
                 }
             }
