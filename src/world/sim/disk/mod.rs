@@ -33,7 +33,7 @@ use crate::world::{Chain, IoWait, path};
 pub use self::control::FaultId;
 pub use self::fault::{DiskFault, DiskScope};
 pub use self::inode::PAGE_BYTES;
-pub use self::power::{Change, Chooser, Pending, Survival, Survivors};
+pub use self::power::{Change, Chooser, Numbers, Pending, Survival, Survivors};
 
 /// One machine's disk.
 pub(super) struct MachineDisk {
