@@ -1,7 +1,8 @@
 //! Disks: a run with the fault and one without it differ as the reference says.
 
-use faultline::lab::outcome::{RunOutcome, TraceKind};
+use faultline::lab::outcome::{RunOutcome, TraceEvent, TraceKind};
 use faultline::observe::Observation;
+use faultline::world::Time;
 
 use crate::{run, run_with, slowest_ms};
 
@@ -87,19 +88,26 @@ fn a_replaced_disk_is_empty_and_none_of_its_faults_is_left() {
     assert!(was_loaded_after(&run_with(FLUSH_ALL, &power_loss).0, "broker-3", 1_000), "the old disk kept its log");
 
     let failing = at(500, "do = \"write-fail\"\ntarget = \"disk(3)\"");
-    let (outcome, report) = run(&format!("{failing}{replaced}"));
+    // Nothing is healed before.
+    let end = at(8_000, "do = \"heal\"");
+    let (outcome, report) = run(&format!("{failing}{replaced}{end}"));
     assert_eq!((report.counts.acked, report.problems), (200, Vec::new()));
-    assert_eq!(
-        outcome.faults.iter().find(|f| f.index == 0).and_then(|f| f.ended_at).map(|t| t.as_millis()),
-        Some(1_000)
-    );
-    let appends = outcome.trace.iter().filter(|event| {
-        event.machine == "broker-3"
-            && event.at.since(outcome.started_at).as_millis() < 2_000
-            && event.at.since(outcome.started_at).as_millis() > 1_300
+    let of_disk = outcome.faults.iter().find(|fired| fired.index == 0).expect("it struck");
+    assert_eq!(of_disk.ended_at.map(Time::as_millis), Some(1_000));
+    assert!(appends(&outcome, "broker-3", 1_300..8_000) > 0, "the new disk takes what the old one did not");
+    let (outcome, _) = run(&format!("{failing}{power_loss}{end}"));
+    assert_eq!(appends(&outcome, "broker-3", 1_300..8_000), 0);
+}
+
+/// How often the broker appended to its log in this stretch of milliseconds since the workloads began.
+fn appends(outcome: &RunOutcome, machine: &str, within: std::ops::Range<u128>) -> usize {
+    let is_append = |event: &&TraceEvent| {
+        event.machine == machine
+            && event.at > outcome.started_at
+            && within.contains(&event.at.since(outcome.started_at).as_millis())
             && matches!(event.what, TraceKind::Observed(Observation::Appended { .. }))
-    });
-    assert!(appends.count() > 0, "the new disk takes what the old one did not");
+    };
+    outcome.trace.iter().filter(is_append).count()
 }
 
 /// Whether the broker loaded the log of `orders-0` so long after the workloads began.
