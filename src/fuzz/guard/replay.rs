@@ -156,6 +156,8 @@ pub(super) struct Ack {
 pub(super) struct Partition {
     pub leader: Option<String>,
     pub leader_epoch: LeaderEpoch,
+    /// The last epoch that had a leader. One without deposes nobody who has not heard of it yet.
+    elected_epoch: LeaderEpoch,
     pub isr: Vec<String>,
     /// Who led while everything was read once more; `None` before.
     pub final_leaders: Option<Vec<String>>,
@@ -167,6 +169,9 @@ pub(super) struct Partition {
     pub ever_committed: BTreeSet<(i64, i32, u32)>,
     /// The first unclean election that the configuration allows.
     pub unclean_at: Option<Time>,
+    unclean_epoch: LeaderEpoch,
+    /// When first a leader that such an election had deposed, and that had not heard of it, went on to commit.
+    pub deposed_commit_at: Option<Time>,
     pub losses: Vec<Loss>,
     /// When records were committed or promised that members of the ISR lacked, and all of these had lost power.
     pub impaired_members: BTreeSet<Time>,
@@ -190,6 +195,7 @@ impl Default for Partition {
         Partition {
             leader: None,
             leader_epoch: LeaderEpoch::NONE,
+            elected_epoch: LeaderEpoch::NONE,
             isr: Vec::new(),
             final_leaders: None,
             assigned: Vec::new(),
@@ -198,6 +204,8 @@ impl Default for Partition {
             high_watermark: Offset::ZERO,
             ever_committed: BTreeSet::new(),
             unclean_at: None,
+            unclean_epoch: LeaderEpoch::NONE,
+            deposed_commit_at: None,
             losses: Vec::new(),
             impaired_members: BTreeSet::new(),
             spoiled_members: BTreeSet::new(),
@@ -346,6 +354,7 @@ impl Replay {
                 partition.changed(at, *leader, *leader_epoch, isr, &self.disks);
                 if unclean {
                     partition.unclean_at.get_or_insert(at);
+                    partition.unclean_epoch = *leader_epoch;
                 }
             }
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
@@ -458,6 +467,9 @@ impl Partition {
         let name = |broker: &BrokerId| format!("broker-{broker}");
         self.leader = (leader != BrokerId::NONE).then(|| name(&leader));
         self.leader_epoch = epoch;
+        if self.leader.is_some() {
+            self.elected_epoch = epoch;
+        }
         let isr: Vec<String> = isr.iter().map(name).collect();
         for (machine, replica) in &mut self.replicas {
             replica.impaired |= replica.loss_is_unheard && isr.contains(machine);
@@ -512,6 +524,10 @@ impl Partition {
             return;
         }
         let before = self.high_watermark;
+        let epoch = self.replicas.get(machine).and_then(|leader| leader.epoch);
+        if epoch.is_some_and(|epoch| epoch < self.unclean_epoch) {
+            self.deposed_commit_at.get_or_insert(at);
+        }
         let news = self.replicas.get(machine).map(|leader| range(&leader.batches, before, offset));
         let news = news.unwrap_or_default().to_vec();
         self.ever_committed.extend(news.iter().map(identity));
@@ -558,7 +574,7 @@ impl Partition {
         log_end: Offset,
         (keeps_flushed, keeps_all): (bool, bool),
     ) {
-        let Some(leader) = self.replicas.get(machine).filter(|_| epoch >= self.leader_epoch) else { return };
+        let Some(leader) = self.replicas.get(machine).filter(|_| epoch >= self.elected_epoch) else { return };
         // Compaction leaves holes, but never moves where a log ends.
         let is_short = (log_end < self.high_watermark).then_some(log_end);
         let missing = self.first_missing(leader).map(|batch| batch.base_offset);
