@@ -337,6 +337,8 @@ fn prepared(log: &mut Compacted) -> Vec<Step> {
         map,
         wall_clock_ms: 100,
         delete_retention_ms: RETENTION_MS,
+        horizon_by_mtime: None,
+        modified_ms: 100,
         round_end: dirt.first_uncleanable,
         last_batch_of_producer: BTreeMap::new(),
         records_before: 0,
