@@ -232,7 +232,7 @@ impl Consumer {
         self.group.as_ref().is_none_or(|group| group.is_closed())
     }
 
-    /// The generation that we are a member of, or the member epoch; -1: none.
+    /// The generation whose assignment we have, or the member epoch; -1: none.
     pub fn generation(&self) -> i32 {
         self.group.as_ref().map_or(-1, |group| group.generation())
     }

@@ -11,6 +11,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::record::{ConsumerRecord, Record, decode_batches, encode_batch};
 use super::request::response_error;
 use super::shard::{Moment, Outcome, Shard, Then};
+use super::timers::TimerKey;
 use super::{CoordinatorLog, GroupRequest, RequestContext, Ticket};
 use crate::config::GroupCoordinatorConfig;
 use crate::log::batch::Header;
@@ -180,6 +181,7 @@ impl Runtime {
                 Err(error) => {
                     if let Then::GroupCreated { group, .. } = &then {
                         self.shard.groups.remove(group);
+                        self.shard.timers.cancel(&TimerKey::Join { group: group.clone() });
                     }
                     next = Some(self.complete(moment, then, Err(error)));
                 }

@@ -601,6 +601,12 @@ fn a_group_that_cannot_be_stored_does_not_come_to_be() {
     let ticket = bench.join_as(NOT_TOLD, Some("i"), &["orders"]);
     assert_eq!(bench.joined(ticket).error_code, ErrorCode::CoordinatorNotAvailable.code());
     assert_eq!(bench.state(), "Dead");
+    // Nor does anything of it remain for the one that does.
+    bench.log.refuses = None;
+    let told = bench.join(NOT_TOLD);
+    assert_eq!(bench.joined(told).error_code, ErrorCode::MemberIdRequired.code());
+    bench.wait(DELAY * 2);
+    assert_eq!(bench.state(), "Empty");
 }
 
 #[test]

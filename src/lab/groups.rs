@@ -49,6 +49,8 @@ impl GroupFigures {
 #[derive(Default)]
 struct Owners {
     members: BTreeMap<String, i32>,
+    /// Who was the last, if it keeps its place while it is away.
+    last: Option<String>,
     /// Since when there has been none.
     unowned_since: Option<Time>,
     unowned: Duration,
@@ -116,6 +118,9 @@ struct Group {
     ids_by_topic: BTreeMap<TopicName, MemberIds>,
     /// What all of its members promise.
     promise: Option<Promise>,
+    /// Static members that rebalance cooperatively; and into which generation those came back that were away.
+    keep_places: BTreeSet<String>,
+    came_back: BTreeMap<String, i32>,
     progress: BTreeMap<TopicPartition, Progress>,
     /// The next offset that nobody was handed.
     handed: BTreeMap<TopicPartition, i64>,
@@ -142,9 +147,18 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// A member will read these partitions with others.
-    pub fn announce(&mut self, (group, member): (&str, &str), partitions: &[TopicPartition], promise: Promise) {
+    /// A member will read these partitions with others. `keeps_place`: it is static, and rebalances cooperatively.
+    pub fn announce(
+        &mut self,
+        (group, member): (&str, &str),
+        partitions: &[TopicPartition],
+        promise: Promise,
+        keeps_place: bool,
+    ) {
         let group = self.groups.entry(group.to_owned()).or_default();
+        if keeps_place {
+            group.keep_places.insert(member.to_owned());
+        }
         for partition in partitions {
             group.owners.entry(partition.clone()).or_default();
         }
@@ -161,7 +175,9 @@ impl Groups {
         self.released(at, (group, member), None);
         if let Some(group) = self.groups.get_mut(group) {
             group.present.remove(member);
-            group.ids.remove(member);
+            if group.ids.remove(member).is_some() {
+                group.came_back.insert(member.to_owned(), EARLIER);
+            }
             group.list_ids();
         }
     }
@@ -213,6 +229,9 @@ impl Groups {
         ghost: &mut Ghost,
     ) {
         let Some(group) = self.groups.get_mut(group_id) else { return };
+        if let Some(came_back) = group.came_back.get_mut(member).filter(|came_back| **came_back == EARLIER) {
+            *came_back = generation;
+        }
         let known = group.ids.insert(member.to_owned(), (id.to_owned(), generation));
         if known.is_none_or(|(known, _)| known != id) {
             group.list_ids();
@@ -265,7 +284,7 @@ impl Groups {
         for (id, group) in self.resting() {
             for partition in group.subscribed() {
                 let owners = group.owners.get(partition).map(|owners| &owners.members);
-                if owners.is_none_or(|owners| owners.len() != 1) {
+                if owners.is_none_or(|owners| owners.len() != 1) && !group.is_forgotten(partition) {
                     let owners: Vec<&String> = owners.into_iter().flat_map(BTreeMap::keys).collect();
                     let members: Vec<&String> = group.present.keys().collect();
                     let detail = format!("group {id} with members {members:?}: owned by {owners:?}");
@@ -337,6 +356,7 @@ impl Groups {
                 ghost.violate("owned-twice", at, partition, detail);
             }
             owners.members.insert(member.to_owned(), generation);
+            owners.last = group.keep_places.contains(member).then(|| member.to_owned());
             if let Some(since) = owners.unowned_since.take()
                 && !has_ended
             {
@@ -425,6 +445,15 @@ impl Group {
         self.ids_by_topic = by_topic.into_iter().map(|(topic, ids)| (topic, Arc::new(ids))).collect();
     }
 
+    /// Whether nobody has been told to own a partition: in a cooperative rebalance its owner was to give it up, and then to
+    /// ask for another one (KIP-429), but ended in between; and being static (KIP-345) it came back to what it was
+    /// assigned, and of a second rebalance nobody knows.
+    fn is_forgotten(&self, partition: &TopicPartition) -> bool {
+        let Some(owners) = self.owners.get(partition).filter(|owners| owners.members.is_empty()) else { return false };
+        let latest = self.ids.values().map(|(_, generation)| *generation).max();
+        owners.last.as_ref().is_some_and(|last| self.came_back.get(last).copied() == latest)
+    }
+
     /// What the members that run subscribe to.
     fn subscribed(&self) -> BTreeSet<&TopicPartition> {
         self.present.values().flatten().collect()
@@ -484,7 +513,7 @@ mod tests {
     fn announced() -> (Groups, Ghost) {
         let mut groups = Groups { offsets_retention: Duration::from_secs(60), ..Groups::default() };
         let promise = Promise { keeps_up: true, is_at_least_once: true };
-        groups.announce(("g", "a"), &[partition(0), partition(1)], promise);
+        groups.announce(("g", "a"), &[partition(0), partition(1)], promise, false);
         (groups, Ghost::default())
     }
 
@@ -546,6 +575,26 @@ mod tests {
         assert_eq!(groups.unsettled(), []);
         groups.gone(at(4), ("g", "a"));
         assert_eq!(groups.unsettled(), [], "nobody is there to own anything");
+    }
+
+    #[test]
+    fn what_a_static_member_had_yet_to_hand_over_when_it_ended_may_stay_without_an_owner() {
+        for (keeps_place, later, unsettled) in [(true, None, 0), (false, None, 1), (true, Some(3), 1)] {
+            let mut groups = Groups::default();
+            let promise = Promise { keeps_up: true, is_at_least_once: true };
+            let mut ghost = Ghost::default();
+            groups.announce(("g", "a"), &[partition(0)], promise, keeps_place);
+            groups.joined(at(0), ("g", "a"), (1, "a-1"), &mut ghost);
+            groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
+            groups.joined(at(1), ("g", "b"), (2, "b-1"), &mut ghost);
+            groups.gone(at(2), ("g", "a"));
+            groups.announce(("g", "a"), &[partition(0)], promise, keeps_place);
+            groups.joined(at(3), ("g", "a"), (2, "a-2"), &mut ghost);
+            if let Some(later) = later {
+                groups.joined(at(4), ("g", "a"), (later, "a-2"), &mut ghost);
+            }
+            assert_eq!(groups.unsettled().len(), unsettled, "{keeps_place}, {later:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::outcome::TraceKind;
 use super::recorder::{GroupPoll, ProcessId, Recorder};
 use super::workload::{into_value, sample_of, sample_value};
 use crate::client::{CommitId, CommitResult, Consumer, PositionReset, RebalanceEvent};
-use crate::config::{ConsumerConfig, OffsetReset};
+use crate::config::{Assignor, ConsumerConfig, GroupProtocol, OffsetReset};
 use crate::protocol::{Offset, TopicPartition};
 use crate::scenario::{CommitStyle, Ending, EndingKind, Membership, Pause, PoisonReaction, Seek, SeekTo};
 use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
@@ -52,6 +52,14 @@ impl MemberSpec {
                 && poison.is_none_or(|poison| poison.reaction != PoisonReaction::Crash),
             is_at_least_once: reads_all && !commits_too_much,
         }
+    }
+
+    /// Whether it is static, and rebalances cooperatively.
+    fn keeps_place(&self) -> bool {
+        let assignors = self.config.partition_assignment_strategy.assignors();
+        self.config.group_protocol == GroupProtocol::Classic
+            && self.config.group_instance_id.is_some()
+            && assignors.iter().all(|assignor| *assignor == Assignor::CooperativeSticky)
     }
 }
 
@@ -146,7 +154,7 @@ impl MemberProcess {
         let now = self.world.now();
         self.consumer.subscribe(vec![TopicName(StrBytes::from_string(self.spec.topic.clone()))]);
         let mut state = self.recorder.lock();
-        state.groups.announce(self.who(), &self.spec.partitions, self.spec.promise());
+        state.groups.announce(self.who(), &self.spec.partitions, self.spec.promise(), self.spec.keeps_place());
         state.subscribed(now, self.process, &self.spec.partitions, &self.spec.membership.group);
     }
 

@@ -264,6 +264,7 @@ impl Group {
                 self.needs_rejoin = false;
                 self.session_from = now;
                 self.synced = Some(response.assignment);
+                self.stored_generation = self.generation;
                 self.wake_by(now);
             }
             Some(error @ (ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration)) => self.reset_by(now, error),
@@ -393,6 +394,7 @@ impl Group {
         self.life += 1;
         self.state = State::Unjoined;
         self.generation = -1;
+        self.stored_generation = -1;
         self.member_id = StrBytes::default();
         self.needs_rejoin = true;
         self.leading = None;

@@ -126,6 +126,9 @@ pub(super) struct Group {
     joined_topics: Vec<TopicName>,
     state: State,
     generation: i32,
+    /// The last one that the coordinator has stored: it answered SyncGroup. A generation that it only announced may be
+    /// announced by another coordinator too, with others in it.
+    stored_generation: i32,
     member_id: StrBytes,
     /// The membership under `group.protocol=consumer`; `generation` is then the member epoch.
     modern: Option<Modern>,
@@ -206,6 +209,7 @@ impl Group {
             joined_topics: Vec::new(),
             state: State::Unjoined,
             generation: -1,
+            stored_generation: -1,
             member_id,
             modern,
             life: 0,
@@ -251,7 +255,7 @@ impl Group {
     }
 
     pub fn generation(&self) -> i32 {
-        self.generation
+        if self.modern.is_some() { self.generation } else { self.stored_generation }
     }
 
     pub fn member_id(&self) -> &str {

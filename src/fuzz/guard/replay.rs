@@ -156,6 +156,8 @@ pub(super) struct Ack {
 pub(super) struct Partition {
     pub leader: Option<String>,
     pub leader_epoch: LeaderEpoch,
+    /// The last epoch that had a leader. One without deposes nobody who has not heard of it yet.
+    elected_epoch: LeaderEpoch,
     pub isr: Vec<String>,
     /// Who led while everything was read once more; `None` before.
     pub final_leaders: Option<Vec<String>>,
@@ -190,6 +192,7 @@ impl Default for Partition {
         Partition {
             leader: None,
             leader_epoch: LeaderEpoch::NONE,
+            elected_epoch: LeaderEpoch::NONE,
             isr: Vec::new(),
             final_leaders: None,
             assigned: Vec::new(),
@@ -458,6 +461,9 @@ impl Partition {
         let name = |broker: &BrokerId| format!("broker-{broker}");
         self.leader = (leader != BrokerId::NONE).then(|| name(&leader));
         self.leader_epoch = epoch;
+        if self.leader.is_some() {
+            self.elected_epoch = epoch;
+        }
         let isr: Vec<String> = isr.iter().map(name).collect();
         for (machine, replica) in &mut self.replicas {
             replica.impaired |= replica.loss_is_unheard && isr.contains(machine);
@@ -558,7 +564,7 @@ impl Partition {
         log_end: Offset,
         (keeps_flushed, keeps_all): (bool, bool),
     ) {
-        let Some(leader) = self.replicas.get(machine).filter(|_| epoch >= self.leader_epoch) else { return };
+        let Some(leader) = self.replicas.get(machine).filter(|_| epoch >= self.elected_epoch) else { return };
         // Compaction leaves holes, but never moves where a log ends.
         let is_short = (log_end < self.high_watermark).then_some(log_end);
         let missing = self.first_missing(leader).map(|batch| batch.base_offset);

@@ -104,6 +104,7 @@ impl Told {
         Guard {
             replay: Replay::of(&self.0, &self.1, &|_| enabled),
             retention_ms,
+            min_insync_replicas: BTreeMap::from([("orders".to_owned(), 2)]),
             has_plain_time: true,
             has_offsets: true,
         }
@@ -213,6 +214,10 @@ fn the_last_in_sync_replica_may_lose_what_it_had_not_flushed() {
     assert_eq!(last.breaks("leader-completeness"), Some(Excuse::LastReplicaLostPower));
     assert_eq!(last.lost(1), Some(Excuse::LastReplicaLostPower));
     assert_eq!(last.lost(0), None, "it still has the first record");
+    // It is fenced again before it hears that it leads.
+    let late = healthy(-1).changes(1, 0, &[1], false).stops(1, true).loads(1, &[batch(0)]);
+    let late = late.changes(1, 1, &[1], false).changes(-1, 2, &[1], false).leads(1, 1);
+    assert_eq!(late.lost(1), Some(Excuse::LastReplicaLostPower));
 }
 
 #[test]
@@ -377,6 +382,13 @@ fn a_late_registration_locks_out_a_broker_that_is_fenced_and_no_other() {
     let registered = || restarted().registers(1, 7, true).hears_of_registration(1, 7);
     assert_eq!(without(registered()), None, "it has no reason to stay away");
     assert_eq!(without(registered().registers(1, 8, true)), Some(Excuse::LockedOut));
+    // Two of the three are required.
+    let unreadable = |told: Told| told.changes(2, 1, &[2], false).leads(2, 1).breaks("unreadable");
+    let locked_out = || registered().registers(1, 8, true);
+    assert_eq!(unreadable(locked_out()), None, "broker 3 has no reason to stay away");
+    let started = locked_out().registers(3, 2, true).hears_of_registration(3, 2).push("broker-3", TraceKind::Started);
+    let both = started.registers(3, 9, true).hears_of_registration(3, 9).registers(3, 10, true);
+    assert_eq!(unreadable(both), Some(Excuse::LockedOut));
     assert_eq!(without(registered().registers(1, 7, false).registers(1, 8, true)), None, "its session was alive");
     let again = registered().registers(1, 8, true).push("broker-1", TraceKind::Started);
     assert_eq!(without(again.registers(1, 9, true).hears_of_registration(1, 9)), None, "it has started anew");

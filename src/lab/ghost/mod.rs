@@ -36,6 +36,8 @@ pub struct PartitionGhost {
     /// The same, as a machine name.
     leader_machine: String,
     pub leader_epoch: LeaderEpoch,
+    /// The last epoch that had a leader. One without deposes nobody who has not heard of it yet.
+    elected_epoch: LeaderEpoch,
     partition_epoch: PartitionEpoch,
     pub isr: Vec<BrokerId>,
     /// The same, as machine names.
@@ -59,6 +61,7 @@ impl Default for PartitionGhost {
             leader: BrokerId::NONE,
             leader_machine: machine_of(BrokerId::NONE),
             leader_epoch: LeaderEpoch::NONE,
+            elected_epoch: LeaderEpoch::NONE,
             partition_epoch: PartitionEpoch(-1),
             isr: Vec::new(),
             isr_machines: Vec::new(),
@@ -180,10 +183,12 @@ impl Ghost {
             Observation::HighWatermark { partition, offset, as_leader } => {
                 self.high_watermark(at, machine, partition, *offset, *as_leader);
             }
-            Observation::BecameLeader { partition, leader_epoch, .. } => {
+            Observation::BecameLeader { partition, leader_epoch, log_end, .. } => {
+                self.begins_with(machine, partition, *log_end);
                 self.became_leader(at, machine, partition, *leader_epoch);
             }
-            Observation::BecameFollower { partition, leader_epoch, .. } => {
+            Observation::BecameFollower { partition, leader_epoch, log_end, .. } => {
+                self.begins_with(machine, partition, *log_end);
                 self.replica(partition, machine).leads = None;
                 self.learnt_epoch(at, machine, partition, *leader_epoch);
             }
@@ -208,6 +213,9 @@ impl Ghost {
                 ghost.leader = *leader;
                 ghost.leader_machine = machine_of(*leader);
                 ghost.leader_epoch = *leader_epoch;
+                if *leader != BrokerId::NONE {
+                    ghost.elected_epoch = *leader_epoch;
+                }
                 ghost.isr.clone_from(isr);
                 ghost.isr_machines = isr.iter().map(|b| machine_of(*b)).collect();
                 ghost.replicas.clone_from(replicas);
@@ -491,6 +499,13 @@ impl Ghost {
         }
     }
 
+    /// A replica makes a new log where it finds none: the directory of the one that it had went with the power.
+    fn begins_with(&mut self, machine: &str, partition: &TopicPartition, log_end: Offset) {
+        if log_end == Offset::ZERO && self.replica(partition, machine).log_end > 0 {
+            self.log_is_gone(machine, partition);
+        }
+    }
+
     fn became_leader(&mut self, at: Time, machine: &str, partition: &TopicPartition, epoch: LeaderEpoch) {
         self.learnt_epoch(at, machine, partition, epoch);
         let replica = self.replica(partition, machine);
@@ -509,7 +524,7 @@ impl Ghost {
         let is_short = (replica.log_end < end.0).then_some(Offset(replica.log_end));
         let mut lost = None;
         if let Some(from) = missing.into_iter().chain(is_short).min()
-            && epoch >= ghost.leader_epoch
+            && epoch >= ghost.elected_epoch
         {
             lost = Some((from, end));
             ghost.go_on_from(from);
@@ -552,12 +567,16 @@ impl PartitionGhost {
 
     /// Compares what has not been compared yet of a replica's log, up to `end`, with the committed log: the offset of
     /// the first difference.
+    ///
+    /// Not what the leader has deleted. Its oldest epoch begins where its log does (`LeaderEpochFileCache.truncateFromStart`),
+    /// so a follower that diverged below keeps that until it hears where the log begins, with the same fetch.
     fn compare(&mut self, machine: &str, end: Offset) -> Option<Offset> {
+        let led_from = self.logs.get(&self.leader_machine).map_or(0, |leader| leader.log_start);
         let replica = self.logs.get_mut(machine).expect("a replica that was heard of");
         if replica.compared >= end.0 {
             return None;
         }
-        let from = std::mem::replace(&mut replica.compared, end.0).max(replica.log_start);
+        let from = std::mem::replace(&mut replica.compared, end.0).max(replica.log_start).max(led_from);
         let from = Offset(from).min(end);
         first_difference(range(&replica.batches, from, end), range(&self.committed, from, end), &self.compacted)
     }
