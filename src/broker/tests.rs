@@ -1,5 +1,6 @@
 //! Whole clusters in the simulated world: a controller, three brokers, and a client that speaks the protocol.
 
+mod log_dirs;
 mod log_start;
 
 use std::collections::BTreeMap;
@@ -63,13 +64,22 @@ where
     F: Future<Output = ()>,
     S: Fn(Client) -> F + Send + Sync + 'static,
 {
+    with_log_dirs(seed, &["data"], config, script)
+}
+
+/// [`with_cluster`] of brokers that have these log directories.
+fn with_log_dirs<F, S>(seed: u64, log_dirs: &'static [&'static str], config: BrokerConfig, script: S) -> Outcome
+where
+    F: Future<Output = ()>,
+    S: Fn(Client) -> F + Send + Sync + 'static,
+{
     std::thread::scope(|scope| {
-        let simulate = || Simulation::block_on(seed, SimConfig::default(), |s| supervise(s, config, script));
+        let simulate = || Simulation::block_on(seed, SimConfig::default(), |s| supervise(s, log_dirs, config, script));
         scope.spawn(simulate).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-async fn supervise<F, S>(simulation: Simulation, config: BrokerConfig, script: S) -> Outcome
+async fn supervise<F, S>(simulation: Simulation, log_dirs: &[&str], config: BrokerConfig, script: S) -> Outcome
 where
     F: Future<Output = ()>,
     S: Fn(Client) -> F + Send + Sync + 'static,
@@ -82,7 +92,15 @@ where
     let controller = HostPort::new("controller", 9093);
     add_controller(&simulation, &controller, &config, &observer);
     for id in 1..=BROKERS {
-        add_broker(&simulation, id, &controller, &config, &observer);
+        let options = BrokerOptions {
+            id: BrokerId(id),
+            listen: host(id),
+            controller: controller.clone(),
+            config: config.clone(),
+            log_dirs: log_dirs.iter().map(|&dir| dir.to_owned()).collect(),
+            rack: None,
+        };
+        add_broker(&simulation, options, &observer);
     }
     let (orders, is_done) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(false)));
     let (to_lab, done, seen) = (orders.clone(), is_done.clone(), observed.clone());
@@ -145,17 +163,9 @@ fn add_controller(simulation: &Simulation, listen: &HostPort, config: &BrokerCon
     });
 }
 
-fn add_broker(simulation: &Simulation, id: i32, controller: &HostPort, config: &BrokerConfig, observer: &Observer) {
-    let options = BrokerOptions {
-        id: BrokerId(id),
-        listen: host(id),
-        controller: controller.clone(),
-        config: config.clone(),
-        log_dirs: vec!["data".to_owned()],
-        rack: None,
-    };
-    let observer = observer.clone();
-    simulation.add_machine(&host(id).host, true, move |world, mut net| {
+fn add_broker(simulation: &Simulation, options: BrokerOptions, observer: &Observer) {
+    let (host, observer) = (options.listen.host.clone(), observer.clone());
+    simulation.add_machine(&host, true, move |world, mut net| {
         let (options, observer) = (options.clone(), observer.clone());
         Box::pin(async move {
             let mut broker = Broker::open(world, options, observer).expect("the disk works");
@@ -284,6 +294,12 @@ impl Client {
 
     /// Waits for all brokers, then creates the topic with one partition on all of them; returns its leader.
     async fn create_topic(&mut self, configs: &[(&'static str, &'static str)]) -> i32 {
+        self.create_topic_of(1, configs).await;
+        self.partition_when(|p| p.leader_id.0 >= 0 && p.isr_nodes.len() == 3).await.1.leader_id.0
+    }
+
+    /// Waits for all brokers, then creates the topic with so many partitions on all of them.
+    async fn create_topic_of(&mut self, partitions: i32, configs: &[(&'static str, &'static str)]) {
         loop {
             let alive = self.metadata(1).await.map_or(0, |m| m.brokers.len());
             if alive == BROKERS as usize {
@@ -298,13 +314,12 @@ impl Client {
         };
         let topic = CreatableTopic::default()
             .with_name(topic_name())
-            .with_num_partitions(1)
+            .with_num_partitions(partitions)
             .with_replication_factor(3)
             .with_configs(configs.iter().map(config).collect());
         let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
         let response = self.call(2, 7, &request).await.unwrap();
         assert_eq!(response.topics[0].error_code, 0, "{response:?}");
-        self.partition_when(|p| p.leader_id.0 >= 0 && p.isr_nodes.len() == 3).await.1.leader_id.0
     }
 
     /// Produces one batch of one record; (error code, base offset).

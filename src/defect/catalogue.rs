@@ -173,6 +173,11 @@ catalogue! {
         source: "KAFKA-10207, KAFKA-4734, KIP-263",
         scenario: Some("a_rotten_time_index_deletes_what_all_had_acknowledged")
     }
+    DeleteHorizonByMtime = "delete-horizon-by-mtime" {
+        sentence: "Compaction drops a tombstone once the last clean segment's file is delete.retention.ms younger than the tombstone's, however short ago it saw it first.",
+        source: "KIP-534, KAFKA-8522, KAFKA-4545; Cleaner.doClean, legacyDeleteHorizonMs",
+        scenario: Some("a_tombstone_dated_by_its_segments_file_goes_before_its_time")
+    }
     EpochCheckpointNoFsync = "epoch-checkpoint-no-fsync" {
         sentence: "leader-epoch-checkpoint is replaced without fsync.",
         source: "KAFKA-15046, KAFKA-16541",

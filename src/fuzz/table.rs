@@ -88,6 +88,7 @@ fn home(defect: Defect) -> Profile {
         | Defect::AckBeforeAppend => Profile::Replication,
         Defect::DeleteMarkerLate
         | Defect::TrustTimeindexTail
+        | Defect::DeleteHorizonByMtime
         | Defect::EpochCheckpointNoFsync
         | Defect::KeepTornTail
         | Defect::FlushNoFsync

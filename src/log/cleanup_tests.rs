@@ -198,12 +198,18 @@ fn a_log_start_beyond_the_end_begins_the_log_anew_and_says_so() {
         log.set_high_watermark(Offset(4));
         log.increment_log_start(Offset(3), LogStartReason::DeleteRecords).unwrap();
         directory.checkpoint_log_starts([(&orders(), &log)].into_iter()).unwrap();
-        let (_, log, recovery) = reopen(&machine.lose_power().await, &LogConfig::default());
+        let (mut directory, log, recovery) = reopen(&machine.lose_power().await, &LogConfig::default());
         assert_eq!((log.log_start(), log.log_end()), (Offset(3), Offset(3)));
         assert_eq!(
             recovery.dropped.iter().map(|dropped| dropped.reason).collect::<Vec<_>>(),
             [DropReason::BelowLogStart]
         );
+        // The checkpoint does not name a log that begins with its first file. The file must not go with the power.
+        directory.checkpoint_log_starts([(&orders(), &log)].into_iter()).unwrap();
+        let disk = machine.lose_power().await;
+        assert_eq!(read(&disk, "data/log-start-offset-checkpoint"), b"0\n0\n");
+        let (_, log, _) = reopen(&disk, &LogConfig::default());
+        assert_eq!((log.log_start(), log.log_end()), (Offset(3), Offset(3)));
     });
 }
 

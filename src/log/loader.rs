@@ -179,7 +179,7 @@ impl Loader {
     }
 
     /// Creates a segment at the log start if there is none, or none that reaches it
-    /// (`deleteSegmentsIfLogStartGreaterThanLogEnd`); true if it did.
+    /// (`deleteSegmentsIfLogStartGreaterThanLogEnd`); true if it did. One that does not begin at 0 is there for good.
     fn ensure_active_segment(&mut self) -> io::Result<bool> {
         let log_start = self.checkpoints.log_start;
         if !self.segments.is_empty() && self.log_end() >= log_start {
@@ -192,6 +192,10 @@ impl Loader {
             self.epochs.clear();
         }
         self.segments.push(Segment::create(&self.disk, &self.dir, log_start)?);
+        if log_start > Offset::ZERO {
+            // The next log-start checkpoint leaves out a log that begins with its first file, whose entry must last then.
+            self.disk.sync_dir(&self.dir)?;
+        }
         Ok(true)
     }
 

@@ -3,18 +3,22 @@
 //!
 //! `FAULTLINE_LOG_CASES` runs so many cases, of about 200 steps each, with a random seed.
 
+mod compaction;
 mod cut_short;
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use rand::{RngExt, SeedableRng};
 
+use self::compaction::Held;
 use super::batch::NO_TIMESTAMP;
 use super::partition_log::{DropReason, RecoveryReport};
 use super::testing::*;
-use super::{LoadedLog, Log, LogConfig, LogDirectory};
+use super::{CleanupPolicy, CompactionConfig, LoadedLog, Log, LogConfig, LogDirectory, OFFSET_MAP_KEYS, Ratio};
 use crate::observe::{BatchInfo, LogStartReason};
 use crate::protocol::{BrokerEpoch, LeaderEpoch, Offset, TopicPartition};
 use crate::world::sim::{Change, Pending, Survival};
@@ -27,14 +31,11 @@ const CASES: u32 = 550;
 
 #[derive(Clone, Debug)]
 enum Op {
-    AppendAsLeader {
-        records: usize,
-        value_bytes: usize,
-    },
-    /// With a gap of so many offsets before the first batch, as compaction leaves it.
+    AppendAsLeader(Vec<Keyed>),
+    /// The same two records, so many times, with a gap of so many offsets before the first batch, as compaction leaves it.
     AppendAsFollower {
         batches: usize,
-        value_bytes: usize,
+        records: Vec<Keyed>,
         gap: i64,
     },
     NextEpoch,
@@ -45,6 +46,10 @@ enum Op {
     /// Time passes, milliseconds.
     Wait(i64),
     Retention,
+    /// One round of the cleaner, with memory for so many keys.
+    Clean {
+        keys_max: usize,
+    },
     Flush,
     FlushIfDue,
     CheckpointRecoveryPoints,
@@ -68,6 +73,9 @@ enum Op {
         loss: Option<Loss>,
     },
 }
+
+/// One record to be appended: the number of its key, and how long its value is if it has one.
+type Keyed = (u8, Option<usize>);
 
 /// What a power loss leaves of what was not synced.
 #[derive(Clone, Debug)]
@@ -119,16 +127,21 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn keyed(value_bytes_max: usize) -> impl Strategy<Value = Keyed> {
+    (0..8u8, prop_oneof![4 => (0..value_bytes_max).prop_map(Some), 1 => Just(None)])
+}
+
 fn whole_op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        16 => (1..4usize, 0..2_500usize).prop_map(|(records, value_bytes)| Op::AppendAsLeader { records, value_bytes }),
-        6 => (1..4usize, 0..1_500usize, prop_oneof![4 => Just(0), 1 => 1..5i64])
-            .prop_map(|(batches, value_bytes, gap)| Op::AppendAsFollower { batches, value_bytes, gap }),
+        16 => proptest::collection::vec(keyed(2_500), 1..4).prop_map(Op::AppendAsLeader),
+        6 => (1..4usize, proptest::collection::vec(keyed(1_500), 2), prop_oneof![4 => Just(0), 1 => 1..5i64])
+            .prop_map(|(batches, records, gap)| Op::AppendAsFollower { batches, records, gap }),
         2 => Just(Op::NextEpoch),
         6 => (600..=1000i64).prop_map(Op::HighWatermark),
         1 => (0..=1000i64).prop_map(Op::DeleteRecords),
         4 => (0..400i64).prop_map(Op::Wait),
         3 => Just(Op::Retention),
+        4 => prop_oneof![3 => Just(OFFSET_MAP_KEYS), 1 => 3..8usize].prop_map(|keys_max| Op::Clean { keys_max }),
         2 => Just(Op::Flush),
         2 => Just(Op::FlushIfDue),
         2 => Just(Op::CheckpointRecoveryPoints),
@@ -151,8 +164,8 @@ struct Model {
     checkpointed_start: Option<Offset>,
     /// Where the first segment begins.
     segments_start: Offset,
-    /// Everything in the segments, with the largest timestamp of each batch; also what lies below the log start.
-    batches: Vec<(BatchInfo, i64)>,
+    /// Everything in the segments, also what lies below the log start.
+    batches: Vec<Held>,
     /// Where the log ends: behind the last batch, or where it began anew.
     end: Offset,
     /// Everything below is durable.
@@ -163,12 +176,12 @@ struct Model {
 
 impl Model {
     fn infos(&self) -> Vec<BatchInfo> {
-        self.batches.iter().map(|(info, _)| *info).collect()
+        self.batches.iter().map(|batch| batch.info).collect()
     }
 
     /// The log ends behind its last batch, or where its last segment begins if that is empty: behind a gap.
     fn set_end(&mut self, active: Offset) {
-        let end = self.batches.last().map_or(self.segments_start, |(batch, _)| batch.last_offset + 1);
+        let end = self.batches.last().map_or(self.segments_start, |batch| batch.info.last_offset + 1);
         assert!(active <= self.end.max(end), "the last segment begins within the log");
         self.end = end.max(active);
         self.flushed = self.flushed.min(self.end);
@@ -187,8 +200,8 @@ impl Model {
         let kept = recovery.batches.len();
         assert!(kept <= self.batches.len(), "recovery invented batches");
         assert_eq!(recovery.batches, self.infos()[..kept], "recovery kept something else");
-        let lost = self.batches[kept..].first();
-        assert!(lost.is_none_or(|(lost, _)| lost.base_offset >= self.flushed), "{lost:?} was flushed and is lost");
+        let lost = self.batches[kept..].first().map(|batch| batch.info);
+        assert!(lost.is_none_or(|lost| lost.base_offset >= self.flushed), "{lost:?} was flushed and is lost");
         self.batches.truncate(kept);
         self.start = self.segments_start.max(self.checkpointed_start.unwrap_or(Offset::ZERO));
         self.set_end(active);
@@ -235,8 +248,8 @@ impl Run {
 
     async fn step(&mut self, op: &Op) {
         match *op {
-            Op::AppendAsLeader { records, value_bytes } => self.append_as_leader(records, value_bytes),
-            Op::AppendAsFollower { batches, value_bytes, gap } => self.append_as_follower(batches, value_bytes, gap),
+            Op::AppendAsLeader(ref records) => self.append_as_leader(records),
+            Op::AppendAsFollower { batches, ref records, gap } => self.append_as_follower(batches, records, gap),
             Op::NextEpoch => {
                 self.model.epoch += 1;
                 self.log.assign_epoch_start(LeaderEpoch(self.model.epoch)).unwrap();
@@ -248,10 +261,11 @@ impl Run {
             Op::DeleteRecords(thousandths) => self.delete_records(thousandths),
             Op::Wait(ms) => {
                 self.model.wall_clock_ms += ms;
-                self.now += std::time::Duration::from_millis(ms as u64);
+                self.now += Duration::from_millis(ms as u64);
                 self.log.remove_deleted_files(self.now).unwrap();
             }
             Op::Retention => self.retain(),
+            Op::Clean { keys_max } => self.clean(keys_max),
             Op::Flush => self.model.flushed = self.log.flush().unwrap(),
             Op::FlushIfDue => {
                 let flushed = self.log.flush_if_due(self.model.wall_clock_ms).unwrap();
@@ -286,27 +300,45 @@ impl Run {
         }
     }
 
-    fn append_as_leader(&mut self, records: usize, value_bytes: usize) {
-        let batch = batch_of(records, value_bytes, self.model.wall_clock_ms);
+    fn append_as_leader(&mut self, records: &[Keyed]) {
+        let records = records_of(records);
+        let batch = self.batch_of(&records);
         let epoch = LeaderEpoch(self.model.epoch);
         let appended = self.log.append_from_client(&batch, epoch, self.model.wall_clock_ms).unwrap();
         assert_eq!(appended.base_offset, self.model.end);
-        assert_eq!(appended.last_offset + 1, appended.base_offset + records as i64);
-        self.appended(&appended.batches, appended.flushed_to, records);
+        assert_eq!(appended.last_offset + 1, appended.base_offset + records.len() as i64);
+        self.appended(&appended.batches, appended.flushed_to, &records);
     }
 
-    fn append_as_follower(&mut self, batches: usize, value_bytes: usize, gap: i64) {
-        let batch = batch_of(2, value_bytes, self.model.wall_clock_ms);
-        let from = self.model.end.0 + gap;
-        let set: Vec<_> = (0..batches as i64).map(|at| stored(&batch, from + 2 * at, self.model.epoch)).collect();
+    fn append_as_follower(&mut self, batches: usize, records: &[Keyed], gap: i64) {
+        let records = records_of(records);
+        let set = self.sent_by_leader(batches, &records, gap);
         let appended = self.log.append_as_follower(&concat(&set), self.model.wall_clock_ms).unwrap();
         assert_eq!(appended.batches.len(), batches);
-        self.appended(&appended.batches, appended.flushed_to, 2);
+        self.appended(&appended.batches, appended.flushed_to, &records);
     }
 
-    fn appended(&mut self, batches: &[BatchInfo], flushed_to: Option<Offset>, records: usize) {
-        let max_timestamp = self.model.wall_clock_ms + records as i64 - 1;
-        self.model.batches.extend(batches.iter().map(|batch| (*batch, max_timestamp)));
+    fn batch_of(&self, records: &[(String, Option<String>)]) -> Bytes {
+        let records: Vec<_> = records.iter().map(|(key, value)| (&key[..], value.as_deref())).collect();
+        keyed_batch(&records, self.model.wall_clock_ms)
+    }
+
+    /// So many copies of one batch, as a leader that has a gap sends them.
+    fn sent_by_leader(&self, batches: usize, records: &[(String, Option<String>)], gap: i64) -> Vec<Bytes> {
+        let batch = self.batch_of(records);
+        let (from, count) = (self.model.end.0 + gap, records.len() as i64);
+        (0..batches as i64).map(|at| stored(&batch, from + count * at, self.model.epoch)).collect()
+    }
+
+    fn appended(&mut self, batches: &[BatchInfo], flushed_to: Option<Offset>, records: &[(String, Option<String>)]) {
+        let now = self.model.wall_clock_ms;
+        let held = |info: &BatchInfo| Held {
+            info: *info,
+            max_timestamp: now + records.len() as i64 - 1,
+            horizon_ms: None,
+            rows: Held::rows(records, info.base_offset, now),
+        };
+        self.model.batches.extend(batches.iter().map(held));
         self.model.end = batches.last().expect("something was appended").last_offset + 1;
         self.model.flushed = flushed_to.unwrap_or(self.model.flushed);
     }
@@ -325,14 +357,16 @@ impl Run {
         let (size_before, end) = (self.log.size_bytes(), self.model.end);
         let moves = self.log.delete_old_segments(self.now, self.model.wall_clock_ms).unwrap();
         let first = self.log.segments[0].base_offset();
-        let gone = self.model.batches.iter().take_while(|(batch, _)| batch.last_offset < first).count();
-        let is_expired = |timestamp: i64| self.model.wall_clock_ms - timestamp > self.config.retention_ms;
+        let gone = self.model.batches.iter().take_while(|batch| batch.info.last_offset < first).count();
+        let deletes = self.config.cleanup_policy.deletes();
+        let is_expired = |timestamp: i64| deletes && self.model.wall_clock_ms - timestamp > self.config.retention_ms;
         let by_time = moves.iter().find(|moved| moved.reason == LogStartReason::RetentionTime);
-        for (batch, timestamp) in &self.model.batches[..gone] {
+        for Held { info: batch, max_timestamp, .. } in &self.model.batches[..gone] {
             let is_below_start = batch.last_offset < self.model.start;
             let is_too_much = by_time.is_none_or(|moved| batch.last_offset < moved.from)
+                && deletes
                 && size_before > self.config.retention_bytes as u64;
-            assert!(is_below_start || is_too_much || is_expired(*timestamp), "{batch:?} was deleted too early");
+            assert!(is_below_start || is_too_much || is_expired(*max_timestamp), "{batch:?} was deleted too early");
         }
         assert!(first <= self.log.high_watermark().max(self.model.segments_start), "never beyond the high watermark");
         assert!(moves.windows(2).all(|pair| pair[0].to == pair[1].from));
@@ -345,20 +379,20 @@ impl Run {
         self.model.segments_start = first;
         let first_ends = self.log.segments.get(1).map_or(end, |next| next.base_offset());
         let may_go = first_ends <= self.log.high_watermark() && self.log.segments[0].size_bytes() > 0;
-        let largest = self.model.batches.iter().take_while(|(batch, _)| batch.last_offset < first_ends);
-        let largest = largest.map(|(_, timestamp)| *timestamp).max().unwrap_or(NO_TIMESTAMP);
+        let largest = self.model.batches.iter().take_while(|batch| batch.info.last_offset < first_ends);
+        let largest = largest.map(|batch| batch.max_timestamp).max().unwrap_or(NO_TIMESTAMP);
         assert!(!may_go || !is_expired(largest), "an old segment was left");
         let rest = self.log.size_bytes() - self.log.segments[0].size_bytes();
-        assert!(!may_go || rest < self.config.retention_bytes as u64, "too much was left");
+        assert!(!may_go || !deletes || rest < self.config.retention_bytes as u64, "too much was left");
     }
 
     fn truncate(&mut self, thousandths: i64) {
         let to = self.model.start + (self.model.end - self.model.start) * thousandths / 1000;
         self.log.truncate_to(to).unwrap();
-        self.model.batches.retain(|(batch, _)| batch.last_offset < to);
+        self.model.batches.retain(|batch| batch.info.last_offset < to);
         // Behind a gap nothing is cut, and the log ends where it was told to.
         self.model.end = if to >= self.model.end { self.model.end } else { self.log.log_end() };
-        let last = self.model.batches.last().map_or(self.model.segments_start, |(batch, _)| batch.last_offset + 1);
+        let last = self.model.batches.last().map_or(self.model.segments_start, |batch| batch.info.last_offset + 1);
         assert!(last <= self.model.end && self.model.end <= to.max(last));
         self.model.flushed = self.model.flushed.min(self.model.end);
         self.model.start = self.model.start.min(self.model.end);
@@ -466,6 +500,7 @@ impl Run {
         let (directory, mut logs) = open_directory(disk, &self.config);
         let loaded = logs.pop().expect("the log is there");
         assert_eq!(loaded.recovery.clean, is_clean);
+        assert_eq!(loaded.recovery.finished_swap, None, "no compaction was interrupted");
         (directory, loaded)
     }
 
@@ -496,7 +531,10 @@ impl Run {
             let epoch = self.log.epochs().epoch_at(batch.base_offset.max(model.start));
             assert!(epoch.is_none_or(|epoch| epoch == batch.leader_epoch));
         }
-        let latest = model.batches.iter().map(|(_, timestamp)| *timestamp).max();
+        let latest = model.batches.iter().map(|batch| batch.max_timestamp).max();
+        // The first batch that has it may be one that compaction emptied: Kafka finds no record then, either.
+        let first = model.batches.iter().find(|batch| Some(batch.max_timestamp) == latest);
+        let latest = latest.filter(|_| first.is_some_and(|batch| !batch.rows.is_empty()));
         assert_eq!(self.log.max_timestamp().unwrap().map(|(_, timestamp)| timestamp), latest);
     }
 
@@ -526,6 +564,12 @@ impl Run {
     }
 }
 
+/// The keys and values of records.
+fn records_of(records: &[Keyed]) -> Vec<(String, Option<String>)> {
+    let value = |bytes: usize| "v".repeat(bytes);
+    records.iter().map(|(key, value_bytes)| (key.to_string(), value_bytes.map(value))).collect()
+}
+
 /// Base offset of the active segment.
 fn active(log: &Log) -> Offset {
     log.segments.last().expect("a log always has an active segment").base_offset()
@@ -536,6 +580,21 @@ fn active(log: &Log) -> Offset {
 enum Hit {
     Batch(Offset),
     Unnoticed,
+}
+
+fn cleanup_policy() -> impl Strategy<Value = CleanupPolicy> {
+    prop_oneof![Just(CleanupPolicy::Delete), Just(CleanupPolicy::Compact), Just(CleanupPolicy::CompactAndDelete),]
+}
+
+fn compaction() -> impl Strategy<Value = CompactionConfig> {
+    let lag = prop_oneof![2 => Just(0), 1 => 1..500u64];
+    let ratio = prop_oneof![2 => Just(0), 1 => 0..900_000u32];
+    (lag, ratio, 0..1_500u64).prop_map(|(lag, ratio, delete_retention)| CompactionConfig {
+        min_cleanable_dirty_ratio: Ratio::from_millionths(ratio),
+        min_compaction_lag: Duration::from_millis(lag),
+        delete_retention: Duration::from_millis(delete_retention),
+        ..CompactionConfig::default()
+    })
 }
 
 /// The same cases every time, unless more are asked for.
@@ -563,6 +622,8 @@ proptest! {
         flush_ms in prop_oneof![Just(u64::MAX), 1..500u64],
         retention_ms in prop_oneof![Just(i64::MAX), 100..3_000i64],
         retention_bytes in prop_oneof![Just(i64::MAX), 10_000..100_000i64],
+        cleanup_policy in cleanup_policy(),
+        compaction in compaction(),
     ) {
         let config = LogConfig {
             segment_bytes,
@@ -572,6 +633,8 @@ proptest! {
             flush_ms,
             retention_ms,
             retention_bytes,
+            cleanup_policy,
+            compaction,
             file_delete_delay_ms: 300,
             ..LogConfig::default()
         };
@@ -588,9 +651,10 @@ proptest! {
     fn recovery_ends_whatever_file_rots(
         ops in proptest::collection::vec(op(), 1..40),
         is_stopped: bool,
+        cleanup_policy in cleanup_policy(),
         flips in proptest::collection::vec((any::<usize>(), any::<u64>(), 0..8u8), 1..4),
     ) {
-        let config = LogConfig { segment_bytes: 12_000, ..LogConfig::default() };
+        let config = LogConfig { segment_bytes: 12_000, cleanup_policy, ..LogConfig::default() };
         Machine::run(|machine| async move {
             let mut run = Run::new(machine, config);
             for op in &ops {

@@ -391,6 +391,11 @@ impl Segment {
         Ok(paths)
     }
 
+    /// When the segment was modified last; `otherwise` if not since it was loaded.
+    pub fn modified_ms(&self, otherwise: i64) -> i64 {
+        self.modified_ms.unwrap_or(otherwise)
+    }
+
     /// Takes over when the segment was written last, as retention goes by it where records have no timestamps.
     pub fn inherit_age(&mut self, from: &Segment) {
         self.modified_ms = from.modified_ms;

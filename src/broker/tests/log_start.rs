@@ -1,9 +1,10 @@
 //! Offsets by time, and what DeleteRecords leaves.
 
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
-use kafka_protocol::messages::{DeleteRecordsRequest, ListOffsetsResponse};
+use kafka_protocol::messages::{DeleteRecordsRequest, FindCoordinatorRequest, ListOffsetsResponse};
 
 use super::*;
+use crate::coordinator;
 
 const EARLIEST: i64 = -2;
 const MAX_TIMESTAMP: i64 = -3;
@@ -21,8 +22,12 @@ impl Client {
 
     /// DeleteRecords up to `offset`; (error code, low watermark).
     async fn delete_records(&mut self, to: i32, offset: i64, timeout_ms: i32) -> (i16, i64) {
+        self.delete_records_of(topic_name(), to, offset, timeout_ms).await
+    }
+
+    async fn delete_records_of(&mut self, topic: TopicName, to: i32, offset: i64, timeout_ms: i32) -> (i16, i64) {
         let partition = DeleteRecordsPartition::default().with_partition_index(0).with_offset(offset);
-        let topic = DeleteRecordsTopic::default().with_name(topic_name()).with_partitions(vec![partition]);
+        let topic = DeleteRecordsTopic::default().with_name(topic).with_partitions(vec![partition]);
         let request = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(timeout_ms);
         let response = self.call(to, 2, &request).await.unwrap();
         let partition = &response.topics[0].partitions[0];
@@ -120,5 +125,26 @@ fn deletions_that_make_no_sense_are_refused_and_those_that_all_must_follow_wait(
         // Once it counts as dead nobody waits for it; -1 is the high watermark.
         client.sleep(Duration::from_millis(4_000)).await;
         assert_eq!(client.delete_records(leader, -1, 5_000).await, (0, 4));
+    });
+}
+
+/// POLICY_VIOLATION is for topics that are compacted only, of which `__consumer_offsets` is one; internal comes first.
+#[test]
+fn records_of_an_internal_or_an_unknown_topic_cannot_be_deleted() {
+    with_cluster(15, quick(), |mut client| async move {
+        let leader = client.create_topic(&[("cleanup.policy", "compact")]).await;
+        let refused = |code: ErrorCode| (code.code(), -1);
+        assert_eq!(client.delete_records(leader, 0, 5_000).await, refused(ErrorCode::PolicyViolation));
+        let offsets = TopicName(StrBytes::from_static_str(coordinator::TOPIC));
+        let deleted = client.delete_records_of(offsets.clone(), leader, 0, 5_000).await;
+        assert_eq!(deleted, refused(ErrorCode::UnknownTopicOrPartition), "nobody has asked for a coordinator yet");
+        let find = FindCoordinatorRequest::default().with_coordinator_keys(vec![StrBytes::from_static_str("group")]);
+        while client.call(leader, 4, &find).await.unwrap().coordinators[0].error_code != 0 {
+            client.sleep(Duration::from_millis(50)).await;
+        }
+        for broker in 1..=BROKERS {
+            let deleted = client.delete_records_of(offsets.clone(), broker, 0, 5_000).await;
+            assert_eq!(deleted, refused(ErrorCode::InvalidTopicException), "whoever leads it");
+        }
     });
 }

@@ -15,6 +15,10 @@ pub(super) struct Filter {
     pub map: OffsetMap,
     pub wall_clock_ms: i64,
     pub delete_retention_ms: i64,
+    /// Set if the time of a segment's last change, and not a batch's horizon, decides on its tombstones: those up to here go.
+    pub horizon_by_mtime: Option<i64>,
+    /// When the segment at hand was changed last.
+    pub modified_ms: i64,
     /// Where the cleaning ends: the last batch before it stays even if it is empty, or the next start would not know
     /// where the log ended.
     pub round_end: Offset,
@@ -46,7 +50,7 @@ impl Filter {
         if retained.is_empty() {
             return Ok(self.is_needed_empty(header).then(|| record::empty(header)));
         }
-        let begins_horizon = has_tombstones && header.delete_horizon_ms().is_none();
+        let begins_horizon = has_tombstones && header.delete_horizon_ms().is_none() && self.horizon_by_mtime.is_none();
         if retained.len() == count && !begins_horizon {
             return Ok(Some(batch.clone()));
         }
@@ -72,6 +76,9 @@ impl Filter {
 
     /// A tombstone stays until the horizon that an earlier cleaning wrote into its batch (KIP-534).
     fn retains_tombstones(&self, header: &Header) -> bool {
+        if let Some(horizon_ms) = self.horizon_by_mtime {
+            return self.modified_ms > horizon_ms;
+        }
         header.delete_horizon_ms().is_none_or(|horizon_ms| self.wall_clock_ms < horizon_ms)
     }
 

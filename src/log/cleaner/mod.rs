@@ -22,6 +22,7 @@ use super::batch::{self, BatchError, Header};
 use super::partition_log::Log;
 use super::record::Records;
 use super::segment::{Segment, Stored};
+use crate::defect::Defect;
 use crate::observe::BatchInfo;
 use crate::protocol::Offset;
 
@@ -83,6 +84,8 @@ impl Log {
             map,
             wall_clock_ms,
             delete_retention_ms: self.config.compaction.delete_retention.as_millis() as i64,
+            horizon_by_mtime: self.horizon_by_mtime(dirt.first_dirty, wall_clock_ms),
+            modified_ms: wall_clock_ms,
             round_end: dirt.first_uncleanable,
             // Of a producer that is still known the last sequence is needed.
             last_batch_of_producer: self.producers.last_offsets(),
@@ -97,6 +100,17 @@ impl Log {
         }
         let rewritten = self.rewritten(at);
         Ok(Cleaned { end, rewritten, records_before: filter.records_before, records_after: filter.records_after })
+    }
+
+    /// With [`Defect::DeleteHorizonByMtime`]: tombstones in segments that were modified no later than this go
+    /// (`legacyDeleteHorizonMs`, which Kafka keeps for batches older than v2).
+    fn horizon_by_mtime(&self, first_dirty: Offset, wall_clock_ms: i64) -> Option<i64> {
+        if !self.config.defects.has(Defect::DeleteHorizonByMtime) {
+            return None;
+        }
+        let retention_ms = self.config.compaction.delete_retention.as_millis() as i64;
+        let clean = self.segments.iter().take_while(|segment| segment.base_offset() < first_dirty).last();
+        Some(clean.map_or(0, |segment| segment.modified_ms(wall_clock_ms).saturating_sub(retention_ms)))
     }
 
     /// The first `count` segments, as they are now.
@@ -166,6 +180,7 @@ impl Log {
         let base_offset = group[0].base_offset();
         let mut cleaned = Segment::create_cleaned(&self.disk, &self.dir, base_offset)?;
         for segment in group {
+            filter.modified_ms = segment.modified_ms(filter.wall_clock_ms);
             for stored in segment.batches() {
                 let (header, bytes) = read(segment, stored)?;
                 let kept = filter.filter(&header, &bytes);

@@ -302,6 +302,32 @@ fn what_was_cleaned_survives_a_power_loss() {
     });
 }
 
+/// If the checkpoint were believed the key would come back to life: its value was never held against its tombstone, which goes.
+#[test]
+fn what_is_appended_after_recovery_cut_the_log_is_dirty_whatever_was_clean_before() {
+    Machine::run(|machine| async {
+        let mut log = Compacted::new(machine, config());
+        log.append_each("x1 x2 x3 x4 x5 x6 x7 x8 x9", 10);
+        log.log.flush().unwrap();
+        let cleaned = log.clean(100);
+        log.directory.checkpoint_cleaned(orders(), cleaned.end).unwrap();
+        assert_eq!((cleaned.end, log.text().as_str()), (Offset(8), "7x8 8x9"));
+        let path = "data/orders-0/00000000000000000004.log";
+        crate::log::testing::flip_bit(&log.machine.disk(), path, batch::HEADER_BYTES as u64);
+        let disk = log.machine.kill().await;
+        log.reopen(&disk);
+        assert_eq!(log.log.log_end(), Offset(4), "recovery cuts at the rotten batch");
+        log.append_each("k1 k- y1 y2 y3 y4 y5 y6 y7 y8 y9", 20);
+        log.checkpoint = log.directory.cleaned_to(&orders());
+        for wall_clock_ms in [200, 200 + RETENTION_MS] {
+            log.clean(wall_clock_ms);
+            log.append_each("z1 z2 z3 z4 z5", 30);
+        }
+        log.clean(200 + 2 * RETENTION_MS);
+        assert!(!log.text().contains('k'), "{}", log.text());
+    });
+}
+
 /// The steps of a compaction of `log`, its first group, with the cleaned segment written.
 fn prepared(log: &mut Compacted) -> Vec<Step> {
     let dirt = log.log.dirt(None, 100);
@@ -311,6 +337,8 @@ fn prepared(log: &mut Compacted) -> Vec<Step> {
         map,
         wall_clock_ms: 100,
         delete_retention_ms: RETENTION_MS,
+        horizon_by_mtime: None,
+        modified_ms: 100,
         round_end: dirt.first_uncleanable,
         last_batch_of_producer: BTreeMap::new(),
         records_before: 0,

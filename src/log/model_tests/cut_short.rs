@@ -2,8 +2,9 @@
 
 use std::io;
 
+use super::compaction::{Cleaning, held_by, table};
 use super::*;
-use crate::log::Log;
+use crate::log::{CleanError, Log};
 
 /// What an operation that was cut short may have done to the log.
 struct Reach {
@@ -12,7 +13,9 @@ struct Reach {
     /// What ends below is there, but for the deletable ones.
     kept_to: Offset,
     /// What may be there besides.
-    appended: Vec<(BatchInfo, i64)>,
+    appended: Vec<Held>,
+    /// What it may have compacted.
+    cleaning: Option<Cleaning>,
 }
 
 impl Run {
@@ -51,9 +54,12 @@ impl Run {
     }
 
     fn reach(&self, op: &Op) -> Reach {
-        let mut reach = Reach { deletable: 0, kept_to: self.model.end, appended: Vec::new() };
+        let mut reach = Reach { deletable: 0, kept_to: self.model.end, appended: Vec::new(), cleaning: None };
         match *op {
             Op::Retention => reach.deletable = self.model.batches.len(),
+            Op::Clean { .. } => {
+                reach.cleaning = self.dirt().map(|dirt| Cleaning::new(&self.model, &dirt, &self.config));
+            }
             Op::StartAnew(_) => reach.kept_to = Offset::ZERO,
             Op::Truncate(thousandths) => reach.kept_to = self.at_thousandths(thousandths),
             Op::LosePower(_) => reach.kept_to = self.model.flushed,
@@ -67,18 +73,14 @@ impl Run {
         let logs = |log| [(&*ORDERS, log)].into_iter();
         let wall_clock_ms = self.model.wall_clock_ms;
         match *op {
-            Op::AppendAsLeader { records, value_bytes } => {
-                let batch = batch_of(records, value_bytes, wall_clock_ms);
-                let sent = stored(&batch, self.model.end.0, self.model.epoch);
-                reach.append(&sent, wall_clock_ms + records as i64 - 1);
+            Op::AppendAsLeader(ref records) => {
+                let batch = self.batch_of(&records_of(records));
+                reach.append(&stored(&batch, self.model.end.0, self.model.epoch));
                 written(self.log.append_from_client(&batch, LeaderEpoch(self.model.epoch), wall_clock_ms))
             }
-            Op::AppendAsFollower { batches, value_bytes, gap } => {
-                let batch = batch_of(2, value_bytes, wall_clock_ms);
-                let from = self.model.end.0 + gap;
-                let set: Vec<_> =
-                    (0..batches as i64).map(|at| stored(&batch, from + 2 * at, self.model.epoch)).collect();
-                set.iter().for_each(|batch| reach.append(batch, wall_clock_ms + 1));
+            Op::AppendAsFollower { batches, ref records, gap } => {
+                let set = self.sent_by_leader(batches, &records_of(records), gap);
+                set.iter().for_each(|batch| reach.append(batch));
                 written(self.log.append_as_follower(&concat(&set), wall_clock_ms))
             }
             Op::NextEpoch => {
@@ -96,9 +98,17 @@ impl Run {
             Op::Retention => {
                 self.log.delete_old_segments(self.now, wall_clock_ms)?;
                 let start = self.log.segments[0].base_offset();
-                let is_below = |(batch, _): &&(BatchInfo, i64)| batch.last_offset < start;
+                let is_below = |batch: &&Held| batch.info.last_offset < start;
                 reach.deletable = self.model.batches.iter().take_while(is_below).count();
                 Ok(())
+            }
+            Op::Clean { keys_max } => {
+                let Some(dirt) = self.dirt().filter(|dirt| self.log.is_worth_cleaning(dirt)) else { return Ok(()) };
+                match self.log.clean(&dirt, wall_clock_ms, keys_max) {
+                    Ok(cleaned) => self.directory.checkpoint_cleaned(orders(), cleaned.end),
+                    Err(CleanError::Io(error)) => Err(error),
+                    Err(error @ CleanError::Corrupt { .. }) => panic!("{error}"),
+                }
             }
             Op::Flush => self.log.flush().map(drop),
             Op::FlushIfDue => self.log.flush_if_due(wall_clock_ms).map(drop),
@@ -134,38 +144,54 @@ fn written(appended: Result<crate::log::Appended, crate::log::AppendError>) -> i
 }
 
 impl Reach {
-    fn append(&mut self, batch: &bytes::Bytes, max_timestamp: i64) {
-        let header = crate::log::batch::checked(batch, true).expect("a whole batch");
-        self.appended.push((header.info(), max_timestamp));
+    fn append(&mut self, batch: &Bytes) {
+        self.appended.push(Held::parse(batch));
+    }
+
+    /// Whether a cleaning may have taken all of the batch.
+    fn may_be_compacted(&self, batch: &Held) -> bool {
+        self.cleaning.as_ref().is_some_and(|cleaning| cleaning.may_vanish(batch))
     }
 }
 
 impl Model {
     /// The log holds what it may, and the model goes on with that.
-    fn cut_short(&mut self, recovery: &RecoveryReport, log: &Log, reach: Reach) {
-        let Reach { deletable, kept_to, appended } = reach;
-        let began_anew = recovery.dropped.iter().any(|dropped| dropped.reason == DropReason::BelowLogStart);
-        let before = std::mem::take(&mut self.batches).into_iter().chain(appended);
-        let mut found = recovery.batches.iter().peekable();
+    fn cut_short(&mut self, recovery: &RecoveryReport, log: &Log, mut reach: Reach) {
+        let appended = std::mem::take(&mut reach.appended);
+        let before: Vec<Held> = std::mem::take(&mut self.batches).into_iter().chain(appended).collect();
+        let held = held_by(log);
+        assert!(held.iter().map(|batch| &batch.info).eq(&recovery.batches), "recovery tells what is there");
+        // A recovery that found the log to end below its start, and was itself interrupted, leaves nothing to be told of.
+        let began_anew =
+            held.is_empty() || recovery.dropped.iter().any(|dropped| dropped.reason == DropReason::BelowLogStart);
+        let mut found = held.iter().peekable();
         let (mut is_over, mut has_begun) = (false, false);
-        for (at, (batch, timestamp)) in before.enumerate() {
-            if found.next_if_eq(&&batch).is_some() {
+        for (at, batch) in before.iter().enumerate() {
+            if let Some(found) = found.next_if(|found| found.info.base_offset == batch.info.base_offset) {
                 assert!(!is_over, "{batch:?} is there and one before it is not");
+                match &reach.cleaning {
+                    Some(cleaning) => cleaning.assert_reduced(batch, found),
+                    None => assert_eq!(found, batch),
+                }
                 has_begun = true;
-                self.batches.push((batch, timestamp));
                 continue;
             }
-            let is_below_start = began_anew && batch.last_offset < log.log_start();
-            let may_be_deleted = at < deletable && !has_begun;
-            let is_lost = !may_be_deleted && batch.last_offset < kept_to && !is_below_start;
+            let is_below_start = began_anew && batch.info.last_offset < log.log_start();
+            let may_be_gone = at < reach.deletable && !has_begun || reach.may_be_compacted(batch);
+            let is_lost = !may_be_gone && batch.info.last_offset < reach.kept_to && !is_below_start;
             assert!(!is_lost, "{batch:?} is lost");
-            is_over |= !may_be_deleted;
+            is_over |= !may_be_gone;
         }
         assert_eq!(found.next(), None, "recovery invented batches");
+        if reach.cleaning.is_some() {
+            let kept = before.iter().filter(|batch| batch.info.last_offset < log.log_end());
+            assert_eq!(table(kept, log.log_start()), table(held.iter(), log.log_start()));
+        }
+        self.batches = held;
         self.segments_start = log.segments[0].base_offset();
         self.start = log.log_start();
         self.end = log.log_end();
-        let ends = self.batches.last().map_or(self.segments_start, |(batch, _)| batch.last_offset + 1);
+        let ends = self.batches.last().map_or(self.segments_start, |batch| batch.info.last_offset + 1);
         assert_eq!(self.end, ends.max(active(log)));
         // What the log counts as flushed it is held to from now on: an orderly stop got as far as that, perhaps.
         self.flushed = if recovery.clean { self.end } else { self.flushed.min(self.end).max(log.recovery_point()) };

@@ -56,8 +56,9 @@ impl Simulation {
         network.machine(network.find(machine)).disk.fence_after(calls);
     }
 
-    /// The machine's page cache forgets its clean pages (memory pressure): what a lying, failing or forgetful disk did
-    /// not keep shows from now on, without a reboot.
+    /// The machine's page cache forgets its clean pages (memory pressure): what a failed fsync, a lost or a misdirected
+    /// write did not leave on the medium shows from now on, without a reboot. What a lying fsync was given does not: it is
+    /// in the device's cache, and reads come from there until the power goes.
     pub fn drop_page_cache(&self, machine: &str) {
         let network = self.core.network();
         network.machine(network.find(machine)).disk.drop_clean_pages();

@@ -16,10 +16,15 @@ use crate::world::{IoWait, Time};
 pub enum DiskFault {
     /// Each fsync takes so much longer.
     SyncSlow(Duration),
-    /// fsync fails with EIO. What it should have written counts as clean from then on and is not on the medium: the
-    /// next fsync succeeds without it ("fsyncgate").
+    /// fsync fails with EIO. What it should have written of a file counts as clean from then on and is not on the medium:
+    /// the next fsync succeeds without it ("fsyncgate"). That is so for data pages, of which Linux keeps no copy but the
+    /// page. A directory's entries are metadata, which ext4 and XFS hold in their journal until it is written: they stay
+    /// pending, and are durable with the next fsync of the directory that succeeds. (If it is the journal that cannot be
+    /// written, these file systems take no change any more: that is [`DiskFault::WriteFail`].)
     SyncFail,
-    /// fsync succeeds and does nothing: a cache in the device that has no battery.
+    /// fsync succeeds and the medium gets nothing: the device has a cache without a battery and says that it flushed it.
+    /// Reads come from that cache, whatever the page cache forgets; only a loss of power shows the lie. The next honest
+    /// fsync of the file or directory flushes what the lie left behind, too.
     SyncLie,
     ReadSlow(Duration),
     ReadFail,

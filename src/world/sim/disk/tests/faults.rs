@@ -50,6 +50,44 @@ fn a_failed_fsync_leaves_pages_that_count_as_clean_and_are_not_on_the_medium() {
 }
 
 #[test]
+fn entries_whose_fsync_failed_stay_in_the_journal_until_one_succeeds() {
+    for syncs_again in [false, true] {
+        on_disk(1, move |sim, disk, observer| {
+            file_of(disk, "moves", 1);
+            let fault = sim.begin_disk_fault("a", DiskFault::SyncFail, everywhere());
+            disk.create("new").unwrap();
+            disk.rename("moves", "moved").unwrap();
+            assert_eq!(errno(disk.sync_dir("")), EIO);
+            sim.end_disk_fault("a", fault);
+            assert_eq!(observer.read_dir("").unwrap(), ["moved", "new"], "processes see them all the same");
+            if syncs_again {
+                disk.sync_dir("").unwrap();
+            }
+            sim.power_off("a");
+            let left: &[&str] = if syncs_again { &["moved", "new"] } else { &["moves"] };
+            assert_eq!(observer.read_dir("").unwrap(), left);
+        });
+    }
+}
+
+#[test]
+fn what_a_lying_fsync_was_given_is_read_from_the_device_until_the_power_goes() {
+    on_disk(1, |sim, disk, observer| {
+        let mut file = file_of(disk, "log", 2 * PAGE);
+        sim.begin_disk_fault("a", DiskFault::SyncLie, everywhere());
+        file.write_at(0, &[2; PAGE]).unwrap();
+        file.append(&[3; PAGE]).unwrap();
+        file.sync().unwrap();
+        sim.drop_page_cache("a");
+        let bytes = content(observer, "log");
+        assert_eq!((bytes[0], bytes[2 * PAGE]), (2, 3), "the page cache has forgotten them, the device has not");
+        sim.power_off("a");
+        let bytes = content(observer, "log");
+        assert_eq!((bytes[0], bytes.len()), (1, 2 * PAGE));
+    });
+}
+
+#[test]
 fn a_lying_fsync_keeps_nothing_until_an_honest_one() {
     on_disk(1, |sim, disk, observer| {
         let mut file = file_of(disk, "log", 1);
