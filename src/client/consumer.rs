@@ -232,6 +232,11 @@ impl Consumer {
         self.group.as_ref().is_none_or(|group| group.is_closed())
     }
 
+    /// The generation that we have joined, with an assignment of it or not yet, or the member epoch; -1: none.
+    pub fn joined_generation(&self) -> i32 {
+        self.group.as_ref().map_or(-1, |group| group.joined_generation())
+    }
+
     /// The generation whose assignment we have, or the member epoch; -1: none.
     pub fn generation(&self) -> i32 {
         self.group.as_ref().map_or(-1, |group| group.generation())

@@ -59,6 +59,22 @@ struct Owners {
 /// The generation of whoever was in a group that was deleted.
 const EARLIER: i32 = -1;
 
+/// Two members that own a partition in a generation of one number.
+struct Suspicion {
+    members: [String; 2],
+    generation: i32,
+    partition: TopicPartition,
+}
+
+impl Owners {
+    /// Who else owns it in the generation of `member`.
+    fn shared_by(&self, member: &str) -> impl Iterator<Item = &String> {
+        let generation = self.members.get(member).copied();
+        let others = self.members.iter().filter(move |(other, of)| *other != member && Some(**of) == generation);
+        others.map(|(other, _)| other)
+    }
+}
+
 /// What the applications of a group can be held to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Promise {
@@ -125,6 +141,9 @@ struct Group {
     /// The next offset that nobody was handed.
     handed: BTreeMap<TopicPartition, i64>,
     owners: BTreeMap<TopicPartition, Owners>,
+    suspicions: Vec<Suspicion>,
+    /// By member, the generation whose assignment it has.
+    stored: BTreeMap<String, i32>,
     /// Every partition has had an owner: the group has begun.
     has_begun: bool,
     /// How often the group was deleted, and the generations in which somebody was assigned something.
@@ -175,6 +194,8 @@ impl Groups {
         self.released(at, (group, member), None);
         if let Some(group) = self.groups.get_mut(group) {
             group.present.remove(member);
+            group.stored.remove(member);
+            group.suspicions.retain(|suspicion| suspicion.members.iter().all(|of| of != member));
             if group.ids.remove(member).is_some() {
                 group.came_back.insert(member.to_owned(), EARLIER);
             }
@@ -212,6 +233,8 @@ impl Groups {
     pub fn deleted(&mut self, group: &str) {
         let Some(group) = self.groups.get_mut(group) else { return };
         group.deletions += 1;
+        group.suspicions.clear();
+        group.stored.clear();
         let owned = group.owners.values_mut().flat_map(|owners| owners.members.values_mut());
         let joined = group.ids.values_mut().map(|(_, generation)| generation);
         let begun = group.progress.values_mut().map(|progress| &mut progress.generation);
@@ -221,13 +244,7 @@ impl Groups {
     }
 
     /// A member has joined a generation, under an id. What it owns already it owns in that generation too.
-    pub fn joined(
-        &mut self,
-        at: Time,
-        (group_id, member): (&str, &str),
-        (generation, id): (i32, &str),
-        ghost: &mut Ghost,
-    ) {
+    pub fn joined(&mut self, (group_id, member): (&str, &str), (generation, id): (i32, &str)) {
         let Some(group) = self.groups.get_mut(group_id) else { return };
         if let Some(came_back) = group.came_back.get_mut(member).filter(|came_back| **came_back == EARLIER) {
             *came_back = generation;
@@ -236,18 +253,27 @@ impl Groups {
         if known.is_none_or(|(known, _)| known != id) {
             group.list_ids();
         }
-        for (partition, owners) in &mut group.owners {
-            if !owners.members.contains_key(member) {
-                continue;
-            }
+        let Group { owners, suspicions, .. } = group;
+        for (partition, owners) in owners.iter_mut().filter(|(_, owners)| owners.members.contains_key(member)) {
             owners.members.insert(member.to_owned(), generation);
-            let others = owners.members.iter().filter(|(other, of)| *other != member && **of == generation);
-            for (other, _) in others {
-                let detail =
-                    format!("{member} and {other} go on owning it, both in generation {generation} of {group_id}");
-                ghost.violate("owned-twice", at, partition, detail);
-            }
+            suspicions.extend(owners.shared_by(member).map(|other| Suspicion {
+                members: [member.to_owned(), other.to_owned()],
+                generation,
+                partition: partition.clone(),
+            }));
         }
+    }
+
+    /// The coordinator has stored the assignment of a member's generation (-1: it is in none). Before that another
+    /// coordinator may form a generation of the same number, with others in it. So two owners in one generation are a
+    /// violation of `owned-twice` once both have been assigned something in it.
+    pub fn stored(&mut self, at: Time, (group_id, member): (&str, &str), generation: i32, ghost: &mut Ghost) {
+        let Some(group) = self.groups.get_mut(group_id) else { return };
+        group.stored.insert(member.to_owned(), generation);
+        if generation < 0 {
+            group.suspicions.retain(|suspicion| suspicion.members.iter().all(|of| of != member));
+        }
+        group.judge_suspicions(at, group_id, ghost);
     }
 
     /// Everything below `next` was handed to somebody, or need not be.
@@ -360,11 +386,12 @@ impl Groups {
         group.generations.insert((group.deletions, generation));
         for partition in partitions {
             let owners = group.owners.entry(partition.clone()).or_default();
-            for (other, of) in owners.members.iter().filter(|(other, of)| *other != member && **of == generation) {
-                let detail = format!("{member} was assigned what {other} owns, both in generation {of} of {group_id}");
-                ghost.violate("owned-twice", at, partition, detail);
-            }
             owners.members.insert(member.to_owned(), generation);
+            group.suspicions.extend(owners.shared_by(member).map(|other| Suspicion {
+                members: [member.to_owned(), other.to_owned()],
+                generation,
+                partition: partition.clone(),
+            }));
             owners.last = group.keep_places.contains(member).then(|| member.to_owned());
             if let Some(since) = owners.unowned_since.take()
                 && !has_ended
@@ -372,6 +399,8 @@ impl Groups {
                 owners.unowned += at.since(since);
             }
         }
+        group.stored.insert(member.to_owned(), generation);
+        group.judge_suspicions(at, group_id, ghost);
         let has_all = group.owners.values().all(|owners| !owners.members.is_empty());
         group.has_begun |= has_all;
     }
@@ -452,6 +481,21 @@ impl Group {
             }
         }
         self.ids_by_topic = by_topic.into_iter().map(|(topic, ids)| (topic, Arc::new(ids))).collect();
+    }
+
+    /// Those become violations whose members both have an assignment of that generation; they are dropped when a member is
+    /// in another one.
+    fn judge_suspicions(&mut self, at: Time, group_id: &str, ghost: &mut Ghost) {
+        let Group { suspicions, stored, ids, .. } = self;
+        suspicions.retain(|Suspicion { members, generation, partition }| {
+            if members.iter().all(|member| stored.get(member) == Some(generation)) {
+                let [member, other] = members;
+                let detail = format!("{member} and {other} own it, both in generation {generation} of {group_id}");
+                ghost.violate("owned-twice", at, partition, detail);
+                return false;
+            }
+            members.iter().all(|member| ids.get(member).is_none_or(|(_, joined)| joined == generation))
+        });
     }
 
     /// Whether nobody has been told to own a partition: in a cooperative rebalance its owner was to give it up, and then to
@@ -552,7 +596,9 @@ mod tests {
         groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
         groups.owned(at(1), ("g", "b"), 2, &[partition(0)], &mut ghost);
         assert!(ghost.violations.is_empty());
-        groups.joined(at(1), ("g", "a"), (2, "a-1"), &mut ghost);
+        groups.joined(("g", "a"), (2, "a-1"));
+        assert!(ghost.violations.is_empty(), "another coordinator may have announced another generation 2");
+        groups.stored(at(1), ("g", "a"), 2, &mut ghost);
         groups.owned(at(2), ("g", "b"), 2, &[partition(0)], &mut ghost);
         assert_eq!(ghost.violations.iter().map(|v| v.name).collect::<Vec<_>>(), ["owned-twice", "owned-twice"]);
     }
@@ -560,10 +606,10 @@ mod tests {
     #[test]
     fn generations_of_a_group_that_was_deleted_are_others() {
         let (mut groups, mut ghost) = announced();
-        groups.joined(at(0), ("g", "a"), (1, "a-1"), &mut ghost);
+        groups.joined(("g", "a"), (1, "a-1"));
         groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
         groups.deleted("g");
-        groups.joined(at(1), ("g", "b"), (1, "b-1"), &mut ghost);
+        groups.joined(("g", "b"), (1, "b-1"));
         groups.owned(at(1), ("g", "b"), 1, &[partition(0)], &mut ghost);
         assert!(ghost.violations.is_empty(), "{:?}", ghost.violations);
         groups.owned(at(2), ("g", "a"), 1, &[partition(0)], &mut ghost);
@@ -601,14 +647,14 @@ mod tests {
             let promise = Promise { keeps_up: true, is_at_least_once: true };
             let mut ghost = Ghost::default();
             groups.announce(("g", "a"), &[partition(0)], promise, keeps_place);
-            groups.joined(at(0), ("g", "a"), (1, "a-1"), &mut ghost);
+            groups.joined(("g", "a"), (1, "a-1"));
             groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
-            groups.joined(at(1), ("g", "b"), (2, "b-1"), &mut ghost);
+            groups.joined(("g", "b"), (2, "b-1"));
             groups.gone(at(2), ("g", "a"));
             groups.announce(("g", "a"), &[partition(0)], promise, keeps_place);
-            groups.joined(at(3), ("g", "a"), (2, "a-2"), &mut ghost);
+            groups.joined(("g", "a"), (2, "a-2"));
             if let Some(later) = later {
-                groups.joined(at(4), ("g", "a"), (later, "a-2"), &mut ghost);
+                groups.joined(("g", "a"), (later, "a-2"));
             }
             assert_eq!(groups.unsettled().len(), unsettled, "{keeps_place}, {later:?}");
         }
@@ -644,10 +690,10 @@ mod tests {
             ("never empty", "a-1", "a-1", 60_001, 1),
         ] {
             let (mut groups, mut ghost) = announced();
-            groups.joined(at(0), ("g", "a"), (1, id_then), &mut ghost);
+            groups.joined(("g", "a"), (1, id_then));
             groups.began(at(0), ("g", "a"), 1, &partition(0), Offset(0), &mut ghost);
             groups.committed(at(0), "g", &partition(0), Offset(20));
-            groups.joined(at(after), ("g", "a"), (2, id_now), &mut ghost);
+            groups.joined(("g", "a"), (2, id_now));
             groups.began(at(after), ("g", "a"), 2, &partition(0), Offset(0), &mut ghost);
             assert_eq!(ghost.violations.len(), violations, "{case}");
         }

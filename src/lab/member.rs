@@ -116,7 +116,8 @@ pub struct MemberProcess {
     /// Assigned, and nothing of it was handed out since.
     fresh: BTreeSet<TopicPartition>,
     /// The one that it has joined; -1: none.
-    generation: i32,
+    /// The generation that it has joined, and the one whose assignment it has.
+    generations: (i32, i32),
 }
 
 impl MemberProcess {
@@ -142,7 +143,7 @@ impl MemberProcess {
             rebalanced: Vec::new(),
             committed: BTreeMap::new(),
             fresh: BTreeSet::new(),
-            generation: -1,
+            generations: (-1, -1),
         }
     }
 
@@ -350,7 +351,7 @@ impl MemberProcess {
         self.committed.clear();
         self.fresh.clear();
         self.window.clear();
-        self.generation = -1;
+        self.generations = (-1, -1);
         self.batch.clear();
         self.is_commit_due = false;
         self.doing = Doing::Polling;
@@ -359,16 +360,18 @@ impl MemberProcess {
 
     /// What the consumer has to tell: rebalances, commits, mishaps.
     fn take_news(&mut self, now: Time) {
-        let generation = self.consumer.generation();
-        if generation != self.generation {
-            self.generation = generation;
-            if generation >= 0 {
-                let mut state = self.recorder.lock();
-                let state = &mut *state;
-                let violations = state.ghost.violations.len();
-                state.groups.joined(now, self.who(), (generation, self.consumer.member_id()), &mut state.ghost);
-                state.trace_violations(violations);
+        let generations = (self.consumer.joined_generation(), self.consumer.generation());
+        if generations != self.generations {
+            let (joined, stored) = generations;
+            let before = std::mem::replace(&mut self.generations, generations);
+            let mut state = self.recorder.lock();
+            let state = &mut *state;
+            let violations = state.ghost.violations.len();
+            if joined >= 0 && joined != before.0 {
+                state.groups.joined(self.who(), (joined, self.consumer.member_id()));
             }
+            state.groups.stored(now, self.who(), stored, &mut state.ghost);
+            state.trace_violations(violations);
         }
         for rebalance in self.consumer.take_rebalances() {
             self.note_rebalance(now, rebalance);

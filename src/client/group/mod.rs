@@ -254,6 +254,10 @@ impl Group {
         !self.topics.is_empty()
     }
 
+    pub fn joined_generation(&self) -> i32 {
+        self.generation
+    }
+
     pub fn generation(&self) -> i32 {
         if self.modern.is_some() { self.generation } else { self.stored_generation }
     }
