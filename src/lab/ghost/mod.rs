@@ -93,6 +93,8 @@ struct ReplicaGhost {
     high_watermark: i64,
     /// Below it the log was compared with the committed one.
     compared: i64,
+    /// Its process ended, and the next one has not read its log yet.
+    is_unread: bool,
     /// The highest leader epoch that it has known.
     leader_epoch: Option<LeaderEpoch>,
     /// Its maximal ISR while it leads.
@@ -108,6 +110,14 @@ struct ReplicaGhost {
 impl ReplicaGhost {
     fn set_end(&mut self) {
         self.log_end = self.batches.last().map_or(0, |b| b.last_offset.0 + 1);
+    }
+
+    /// It leads or follows. A process that has found no log of it (what makes a directory durable may have been a lie)
+    /// begins an empty one without a word.
+    fn begin(&mut self) {
+        if std::mem::take(&mut self.is_unread) {
+            *self = ReplicaGhost { leader_epoch: self.leader_epoch, ..ReplicaGhost::default() };
+        }
     }
 
     /// Batches that overlap [from, to).
@@ -147,6 +157,7 @@ impl Ghost {
                 replica.log_end = log_end.0;
                 replica.high_watermark = high_watermark.0;
                 replica.compared = 0;
+                replica.is_unread = false;
                 replica.leads = None;
             }
             Observation::Appended { partition, as_leader, batches, sequences, .. } => {
@@ -184,10 +195,13 @@ impl Ghost {
                 self.high_watermark(at, machine, partition, *offset, *as_leader);
             }
             Observation::BecameLeader { partition, leader_epoch, .. } => {
+                self.replica(partition, machine).begin();
                 self.became_leader(at, machine, partition, *leader_epoch);
             }
             Observation::BecameFollower { partition, leader_epoch, .. } => {
-                self.replica(partition, machine).leads = None;
+                let replica = self.replica(partition, machine);
+                replica.begin();
+                replica.leads = None;
                 self.learnt_epoch(at, machine, partition, *leader_epoch);
             }
             Observation::PartitionChanged {
@@ -323,6 +337,7 @@ impl Ghost {
         for partition in self.partitions.values_mut() {
             if let Some(replica) = partition.logs.get_mut(machine) {
                 replica.leads = None;
+                replica.is_unread = true;
             }
         }
     }

@@ -369,3 +369,19 @@ fn a_partition_does_not_end_earlier_than_it_did() {
     assert!(told(2, 2).violations().is_empty());
     assert!(told(1, 1).violations().is_empty(), "a deposed leader does not know better");
 }
+
+#[test]
+fn a_process_that_found_no_log_begins_an_empty_one() {
+    let begun = |mut told: Told| {
+        told.0.stopped("broker-3");
+        let (partition, leader_epoch, leader) = (orders(), LeaderEpoch(0), BrokerId(1));
+        let log_end = Offset::ZERO;
+        told.observes("broker-3", Observation::BecameFollower { partition, leader_epoch, leader, log_end })
+    };
+    let three = [batch(0, 0, 10), batch(1, 0, 11), batch(2, 0, 12)];
+    let more = |told: Told| told.appends(1, &three[2..]).appends(2, &three[2..]);
+    let fetched = more(begun(healthy())).appends(3, &three).high_watermark(1, 3, true).high_watermark(3, 3, false);
+    assert!(fetched.violations().is_empty(), "{:?}", fetched.0.violations);
+    let empty = more(begun(healthy())).high_watermark(1, 3, true);
+    assert_eq!(empty.violations(), ["candidate-completeness"]);
+}

@@ -36,8 +36,10 @@ impl Nemesis {
             }
             DiskAction::Replace => {
                 for machine in machines {
+                    // The page cache knows logs whose directories never became durable, too.
+                    let logs = logs_on(&sim.disk(machine), on);
                     self.stop(machine, Some(Survivors::NOTHING), now);
-                    for partition in logs_on(&sim.disk(machine), on) {
+                    for partition in logs {
                         self.cluster.recorder.lock().ghost.log_is_gone(machine, &partition);
                     }
                     sim.replace_disk(machine, on.log_dir.as_deref());
