@@ -110,7 +110,10 @@ impl Replica {
     }
 
     fn load(&mut self, batches: &[BatchInfo]) {
-        let kept = self.batches.iter().zip(batches).take_while(|(old, new)| old == new).count();
+        // Where it had begun, or before: a log start that a crash has forgotten brings deleted records back.
+        let start = self.batches.first().map_or(Offset::ZERO, |first| first.base_offset);
+        let known = &batches[batches.partition_point(|batch| batch.last_offset < start)..];
+        let kept = self.batches.iter().zip(known).take_while(|(old, new)| old == new).count();
         if let Some(first) = self.batches.get(kept) {
             let gone = match self.power_lost {
                 true if first.last_offset.0 < self.flushed => Gone::FlushedAndLost,

@@ -234,6 +234,18 @@ fn a_flushed_record_is_kept_through_a_power_loss() {
 }
 
 #[test]
+fn a_log_whose_beginning_comes_back_with_the_power_has_lost_its_end_only() {
+    let more = |told: Told| told.appends(1, &[batch(2)]).appends(2, &[batch(2)]).appends(3, &[batch(2)]);
+    let flushed = |offset| {
+        let told = more(healthy(-1)).high_watermark(1, 3).acknowledges(1, -1, 2).flushes(1, offset);
+        let told = told.expires(1, 1, LogStartReason::Leader).changes(1, 0, &[1], false).stops(1, true);
+        told.loads(1, &[batch(0), batch(1)]).elects(1, 1, &[1])
+    };
+    assert_eq!(flushed(2).lost(2), Some(Excuse::LastReplicaLostPower));
+    assert_eq!(flushed(3).lost(2), None, "it had been flushed");
+}
+
+#[test]
 fn a_killed_process_keeps_what_it_had() {
     let told = healthy(-1).changes(1, 0, &[1], false).stops(1, false).loads(1, &[batch(0)]).elects(1, 1, &[1]);
     assert_eq!(told.lost(1), None);
