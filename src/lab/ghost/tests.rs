@@ -385,3 +385,21 @@ fn a_process_that_found_no_log_begins_an_empty_one() {
     let empty = more(begun(healthy())).high_watermark(1, 3, true);
     assert_eq!(empty.violations(), ["candidate-completeness"]);
 }
+
+#[test]
+fn a_deposed_leader_commits_only_what_its_successor_holds() {
+    let third = [batch(2, 0, 12)];
+    let deposed = |told: Told| told.has_isr(2, 1, &[2]).leads(2, 1).high_watermark(1, 3, true);
+    let alone = deposed(healthy().appends(1, &third));
+    assert_eq!(alone.violations(), ["candidate-completeness"], "its successor lacks the record");
+    let other = alone.appends(2, &[batch(2, 1, 99)]).high_watermark(2, 3, true);
+    assert_eq!(
+        other.violations(),
+        ["candidate-completeness"],
+        "stated once, and the successor's record is the committed one"
+    );
+    let held = deposed(healthy().appends(1, &third).appends(2, &third));
+    assert!(held.violations().is_empty());
+    let lost = held.truncates(2, 3, 2).elects(2, 2, &[2]);
+    assert_eq!(lost.violations(), ["leader-completeness"]);
+}
