@@ -6,6 +6,7 @@
 //! - what an unclean election (`unclean.leader.election.enable`) left behind, from that moment on;
 //! - what the last member of the ISR had not flushed when it lost power, if it was in the ISR from its power loss to its
 //!   election and alone in it then. Eligible leader replicas (KIP-966), which would elect another, are not modelled;
+//! - what a leader acknowledged that had not heard of such a loss yet, if the loss had taken just that;
 //! - what retention deleted in its time, and what compaction removed.
 //!
 //! Nothing else: no loss by a process crash, by an orderly stop, by a network, by a replica that had left the ISR, of
