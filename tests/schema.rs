@@ -30,6 +30,7 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     "controller_controlled_shutdown",
     "defect_twice",
     "defects_also_axis",
+    "delete_records_of_a_compacted_topic",
     "delivery_timeout_too_short",
     "disk_fault_of_a_client",
     "disk_not_closed",

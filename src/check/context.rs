@@ -16,6 +16,8 @@ pub struct Context {
     pub acks: Acks,
     /// A producer without idempotence may have sent a batch again.
     pub retries_without_idempotence: bool,
+    /// A producer without idempotence gave up a batch that may still arrive.
+    pub gave_up_without_idempotence: bool,
     /// An idempotent producer sent batches again in a new epoch that may be in the log of the one before.
     pub sequences_restated: bool,
     /// A leader may have met a batch of an idempotent producer that it knew nothing of any more.
@@ -60,6 +62,7 @@ impl Context {
         let mut context = Context {
             acks: Acks::All,
             retries_without_idempotence: false,
+            gave_up_without_idempotence: false,
             sequences_restated: events.sequences_restated,
             producers_forgotten: events.producers_expired || (events.records_expired && events.restarted),
             several_in_flight: false,
@@ -85,6 +88,8 @@ impl Context {
                     context.acks = weaker(context.acks, config.acks);
                     let may_retry = config.retries > 0 && config.acks != Acks::Zero;
                     context.retries_without_idempotence |= disturbed && may_retry && !config.enable_idempotence;
+                    context.gave_up_without_idempotence |=
+                        events.gave_up && config.acks != Acks::Zero && !config.enable_idempotence;
                     context.several_in_flight |= config.max_in_flight_requests_per_connection > 1;
                 }
                 Workload::Consume { config, membership, .. } => {
@@ -120,6 +125,9 @@ impl Context {
             acks,
             retries_without_idempotence: either("retries_without_idempotence", "duplicates_possible")
                 .unwrap_or(!idempotence && retries > 0 && acks != Acks::Zero),
+            gave_up_without_idempotence: config
+                .flag("gave_up_without_idempotence")
+                .unwrap_or(!idempotence && acks != Acks::Zero && history.iter().any(is_unknown_send)),
             sequences_restated: config.flag("sequences_restated").unwrap_or(false),
             producers_forgotten: config.flag("producers_forgotten").unwrap_or(false),
             several_in_flight: in_flight.unwrap_or(5) > 1,
@@ -148,6 +156,7 @@ impl Context {
         let Context {
             acks,
             retries_without_idempotence,
+            gave_up_without_idempotence,
             sequences_restated,
             producers_forgotten,
             several_in_flight,
@@ -171,6 +180,7 @@ impl Context {
         config.set("acks", acks_name(*acks));
         config.set("idempotence", false);
         config.set("retries_without_idempotence", *retries_without_idempotence);
+        config.set("gave_up_without_idempotence", *gave_up_without_idempotence);
         config.set("sequences_restated", *sequences_restated);
         config.set("producers_forgotten", *producers_forgotten);
         config.set("max_in_flight", if *several_in_flight { 5 } else { 1 });
@@ -195,6 +205,10 @@ impl Context {
         config.set("isolation_level", if *read_uncommitted { "read_uncommitted" } else { "read_committed" });
         config
     }
+}
+
+fn is_unknown_send(event: &HistoryEvent) -> bool {
+    event.kind == EventType::Info && event.f == Function::Send
 }
 
 fn names_record_key(event: &HistoryEvent) -> bool {
@@ -254,6 +268,7 @@ pub(super) mod tests {
         Context {
             acks,
             retries_without_idempotence: false,
+            gave_up_without_idempotence: false,
             sequences_restated: false,
             producers_forgotten: false,
             several_in_flight: true,
@@ -279,6 +294,7 @@ pub(super) mod tests {
         let odd = Context {
             acks: Acks::Zero,
             retries_without_idempotence: true,
+            gave_up_without_idempotence: true,
             sequences_restated: true,
             producers_forgotten: true,
             several_in_flight: false,

@@ -15,6 +15,8 @@ pub(super) struct Events {
     pub unclean_election: bool,
     /// A produce request was refused, or given up by its sender.
     pub retried: bool,
+    /// A producer gave up a batch that may still arrive.
+    pub gave_up: bool,
     pub read_back: bool,
     pub records_expired: bool,
     pub lossy_crashes: u32,
@@ -80,6 +82,8 @@ impl Events {
                 TraceKind::Phase(Phase::FinalRead) => events.read_back = true,
                 TraceKind::BatchSent { restated: true, .. } => events.sequences_restated = true,
                 TraceKind::Observed(Observation::ProducersExpired { .. }) => events.producers_expired = true,
+                // With acks=0 a record is done once it is sent, and its outcome is never known.
+                TraceKind::Unknown { .. } => events.gave_up = true,
                 TraceKind::Started => events.restarted |= event.at > started_at,
                 TraceKind::Observed(_)
                 | TraceKind::Sent { .. }
@@ -90,7 +94,6 @@ impl Events {
                 | TraceKind::Violated { .. }
                 | TraceKind::Acked { .. }
                 | TraceKind::Failed { .. }
-                | TraceKind::Unknown { .. }
                 | TraceKind::FaultStarted { .. }
                 | TraceKind::FaultEnded { .. }
                 | TraceKind::FaultHit { .. }

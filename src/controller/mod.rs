@@ -46,7 +46,7 @@ use crate::observe::{Observation, Observer};
 use crate::protocol::fetch::{FetchAnswer, PartitionAnswer, TopicAnswer};
 use crate::protocol::wire::{RequestFrame, WireError, encode_response};
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
-use crate::world::{Chain, ConnId, Endpoint, Event, HostPort, Process, Rng, Time, World};
+use crate::world::{Chain, ConnId, Disk, Endpoint, Event, HostPort, IoWait, Process, Rng, Time, World};
 use heartbeats::BrokerControlState;
 use metadata_log::{Fetched, MetadataLog};
 use state::{ControllerState, Decision};
@@ -107,6 +107,14 @@ struct Deferred {
     answer: Chain,
 }
 
+/// An answer that leaves when the disk is through with what was asked of it before, as every other one after it: Kafka's
+/// raft client appends, flushes and answers fetches in one thread.
+struct Held {
+    conn: ConnId,
+    answer: Chain,
+    wait: IoWait,
+}
+
 /// A Fetch at the end of the log that waits for records (`fetchPurgatory`).
 struct ParkedFetch {
     conn: ConnId,
@@ -138,6 +146,7 @@ enum ServeError {
 /// The controller process.
 pub struct Controller {
     world: World,
+    disk: Disk,
     config: ControllerConfig,
     observer: Observer,
     log: MetadataLog,
@@ -146,6 +155,8 @@ pub struct Controller {
     /// Appended, not committed.
     uncommitted: VecDeque<(Offset, MetadataRecord)>,
     deferred: VecDeque<Deferred>,
+    /// In the order in which they leave.
+    held: VecDeque<Held>,
     fetches: Vec<ParkedFetch>,
     connections: BTreeMap<ConnId, Connection>,
     /// Connections with something to serve.
@@ -174,6 +185,7 @@ impl Controller {
         state.activate(now);
         let mut controller = Controller {
             topic_ids: world.rng("topic-id"),
+            disk: world.disk(),
             world,
             config,
             observer,
@@ -181,6 +193,7 @@ impl Controller {
             state,
             uncommitted: VecDeque::new(),
             deferred: VecDeque::new(),
+            held: VecDeque::new(),
             fetches: Vec::new(),
             connections: BTreeMap::new(),
             ready: VecDeque::new(),
@@ -198,6 +211,8 @@ impl Controller {
         controller.append(vec![first])?;
         controller.commit(now)?;
         controller.schedule_checks(now);
+        // Nobody waits for what a start takes.
+        controller.disk.take_wait();
         Ok(controller)
     }
 
@@ -314,7 +329,26 @@ impl Controller {
         }
     }
 
+    /// Answers, when the disk has done what was asked of it for this answer and those before it.
     fn answer(&mut self, conn: ConnId, answer: impl Into<Chain>, net: &mut Endpoint) {
+        let before = self.held.back().map(|held| held.wait);
+        match IoWait::both(before, self.disk.take_wait()) {
+            None => self.send(conn, answer.into(), net),
+            Some(wait) => self.held.push_back(Held { conn, answer: answer.into(), wait }),
+        }
+    }
+
+    /// Sends the answers that the disk has let go.
+    fn release(&mut self, net: &mut Endpoint) {
+        let now = self.world.now();
+        while let Some(Held { conn, answer, wait: _ }) =
+            self.held.pop_front_if(|held| self.disk.is_over(now, held.wait))
+        {
+            self.send(conn, answer, net);
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, answer: Chain, net: &mut Endpoint) {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.awaits_answer = false;
             net.send(conn, answer);
@@ -344,6 +378,7 @@ impl Controller {
         self.connections.remove(&conn);
         self.fetches.retain(|f| f.conn != conn);
         self.deferred.retain(|d| d.conn != conn);
+        self.held.retain(|held| held.conn != conn);
     }
 
     fn serve_next(&mut self, now: Time, conn: ConnId, net: &mut Endpoint) {
@@ -664,7 +699,8 @@ impl Process for Controller {
             Event::Frame(conn, frame) => self.receive(conn, frame.into_bytes(), net),
             Event::Closed(conn) => self.forget(conn),
             // It never connects to anyone.
-            Event::Connected(_) | Event::IoReady => {}
+            Event::Connected(_) => {}
+            Event::IoReady => self.release(net),
             Event::Terminate => return self.shut_down(self.world.now()),
         }
         self.advance(net);
@@ -672,6 +708,7 @@ impl Process for Controller {
 
     fn on_timer(&mut self, net: &mut Endpoint) {
         let now = self.world.now();
+        self.release(net);
         match self.run_due(now) {
             Ok(()) => {
                 self.answer_committed(net);
@@ -685,7 +722,9 @@ impl Process for Controller {
     fn deadline(&self) -> Option<Time> {
         let fetches = self.fetches.iter().map(|f| f.deadline);
         let checks = [self.state.heartbeats.next_check(), self.balance_at, self.elect_unclean_at];
-        fetches.chain(checks.into_iter().flatten()).min()
+        // What waits for a stall to end has no time; those behind it wait for as long.
+        let first = self.held.front().filter(|held| !(held.wait.is_stalled && self.disk.is_stalled()));
+        fetches.chain(checks.into_iter().flatten()).chain(first.map(|held| held.wait.until)).min()
     }
 
     fn is_finished(&self) -> bool {

@@ -29,6 +29,7 @@ const KNOWN: &[(&str, Holds)] = &[
     ("duplicates_possible", Holds::Flag),
     ("enable_idempotence", Holds::Flag),
     ("flush_messages", Holds::Number),
+    ("gave_up_without_idempotence", Holds::Flag),
     ("idempotence", Holds::Flag),
     ("isolation_level", Holds::OneOf(&["read_committed", "read_uncommitted", "read-committed", "read-uncommitted"])),
     ("last_replica_lost_power", Holds::Flag),

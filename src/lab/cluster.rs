@@ -212,7 +212,12 @@ fn judge(outcome: &AdminOutcome) -> Result<(), String> {
             })
         }
         AdminOutcome::LeadersElected(partitions) => {
-            partitions.iter().find_map(|(partition, error)| error.map(|e| format!("{partition}: {}", ErrorName(e))))
+            // Where the preferred replica leads there is nothing to do: for some it is no refusal, for all of them it is.
+            let errors = || partitions.iter().filter_map(|(partition, error)| error.map(|e| (partition, e)));
+            let mut refused = errors().filter(|(_, e)| *e != ErrorCode::ElectionNotNeeded);
+            let none_needed = || errors().next().filter(|_| errors().count() == partitions.len());
+            let refused = refused.next().or_else(none_needed);
+            refused.map(|(partition, e)| format!("{partition}: {}", ErrorName(e)))
         }
         AdminOutcome::RecordsDeleted(partitions) => partitions
             .iter()

@@ -272,6 +272,15 @@ impl Groups {
         progress.late = Some(progress.late.map_or(offset.0, |late| late.min(offset.0)));
     }
 
+    /// A full group turned a member away (`group.max.size`), which will come again and again. A group that turns the last
+    /// one away it waited for waits on, until the rebalance timeout: it does not come to rest
+    /// (`GroupMetadataManager.classicGroupJoinToClassicGroup`).
+    pub fn turned_away(&mut self, group: &str) {
+        if let Some(promise) = self.groups.get_mut(group).and_then(|group| group.promise.as_mut()) {
+            promise.keeps_up = false;
+        }
+    }
+
     /// Whether the workloads are over.
     pub fn has_ended(&self) -> bool {
         self.has_ended
@@ -302,7 +311,7 @@ impl Groups {
             for partition in group.subscribed() {
                 let handed = group.handed.get(partition).copied().unwrap_or(0);
                 let end = ghost.readable_end(partition).0;
-                if handed < end {
+                if handed < end && !group.is_forgotten(partition) {
                     behind.push((partition.clone(), format!("group {id} was handed what is below {handed} of {end}")));
                 }
             }
@@ -575,6 +584,14 @@ mod tests {
         assert_eq!(groups.unsettled(), []);
         groups.gone(at(4), ("g", "a"));
         assert_eq!(groups.unsettled(), [], "nobody is there to own anything");
+    }
+
+    #[test]
+    fn a_group_that_turns_members_away_need_not_come_to_rest() {
+        let (mut groups, _) = announced();
+        assert_eq!(groups.unsettled().len(), 2);
+        groups.turned_away("g");
+        assert_eq!(groups.unsettled(), []);
     }
 
     #[test]

@@ -12,9 +12,9 @@ use super::groups::Promise;
 use super::outcome::TraceKind;
 use super::recorder::{GroupPoll, ProcessId, Recorder};
 use super::workload::{into_value, sample_of, sample_value};
-use crate::client::{CommitId, CommitResult, Consumer, PositionReset, RebalanceEvent};
+use crate::client::{CommitId, CommitResult, Consumer, GroupError, PositionReset, RebalanceEvent};
 use crate::config::{Assignor, ConsumerConfig, GroupProtocol, OffsetReset};
-use crate::protocol::{Offset, TopicPartition};
+use crate::protocol::{ErrorCode, Offset, TopicPartition};
 use crate::scenario::{CommitStyle, Ending, EndingKind, Membership, Pause, PoisonReaction, Seek, SeekTo};
 use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
 
@@ -399,6 +399,9 @@ impl MemberProcess {
         mishaps.extend(self.consumer.take_errors().map(|error| TraceKind::ReadFailed { error: error.to_string() }));
         let of_group = self.consumer.take_group_errors();
         mishaps.extend(of_group.iter().map(|error| TraceKind::ReadFailed { error: error.to_string() }));
+        if of_group.contains(&GroupError(ErrorCode::GroupMaxSizeReached)) {
+            self.recorder.lock().groups.turned_away(&self.spec.membership.group);
+        }
         for what in mishaps {
             self.recorder.lock().push(now, &self.spec.name, what);
         }

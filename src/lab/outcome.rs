@@ -130,6 +130,8 @@ pub struct FiredFault {
     pub ended_at: Option<Time>,
     /// The machines that the target resolved to: `broker-1`.
     pub resolved: Vec<String>,
+    /// Why the cluster refused what an administrator asked of it.
+    pub refused: Option<String>,
 }
 
 /// A broken invariant, seen by the omniscient observer.

@@ -318,6 +318,8 @@ impl Supervisor {
             }
             self.changed_or(self.sim.now() + Duration::from_secs(1)).await;
         }
+        self.wait("administrators to be answered", deadline, |s| nemesis.is_answered(s)).await?;
+        nemesis.note_refusals();
         self.wait("the workloads to end after everything was healed", deadline, |s| s.busy.is_empty()).await?;
         let partitions = self.partitions();
         let whole = |state: &State| partitions.iter().all(|p| state.ghost.is_whole(p));

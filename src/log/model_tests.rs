@@ -93,6 +93,7 @@ impl Loss {
                 (0..count).map(|at| at < kept).collect()
             }
             Survival::Subset => (0..count).map(|_| rng.random()).collect(),
+            Survival::Chosen(numbers) => (0..count).map(|number| numbers.contains(number as u32)).collect(),
         }
     }
 }

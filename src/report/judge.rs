@@ -34,8 +34,8 @@ const LEADING_EVENTS_MAX: usize = 12;
 ///
 /// A metric that an expectation names is judged by the expectation alone; every other anomaly or
 /// violation must be absent, allowed by the table of [`crate::check::allowed`], or follow from a loss that
-/// an expectation claims. A fault that never fired
-/// is unexpected: the scenario did not happen.
+/// an expectation claims. A fault that never fired, or that the cluster refused, is unexpected: the scenario did not
+/// happen.
 pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunReport {
     let point = &scenario.variants[variant];
     let values = Values::of(outcome);
@@ -146,10 +146,15 @@ fn judge_complete(variant: &Variant, left: &[(&str, u64)], report: &mut RunRepor
                 .push(format!("violation {name}: {count}, the first at {} in {partition}: {detail}", seconds(*at_ms)));
         }
     }
-    for (index, fault) in report.faults.iter().enumerate().filter(|(_, fault)| fault.at_ms.is_none()) {
+    for (index, fault) in report.faults.iter().enumerate() {
+        let went_wrong = match (&fault.refused, fault.at_ms) {
+            (Some(error), _) => format!("was refused: {error}"),
+            (None, None) => "never fired".to_owned(),
+            (None, Some(_)) => continue,
+        };
         let place = if fault.line > 0 { format!(", line {}", fault.line) } else { String::new() };
         let what = [fault.action.as_str(), fault.target.as_str()].join(" ");
-        problems.push(format!("fault {} ({}{place}) never fired", index + 1, what.trim_end()));
+        problems.push(format!("fault {} ({}{place}) {went_wrong}", index + 1, what.trim_end()));
     }
     (if problems.is_empty() { Verdict::AsExpected } else { Verdict::Unexpected }, problems)
 }
@@ -406,6 +411,7 @@ fn fault_reports(variant: &Variant, outcome: &RunOutcome) -> Vec<FaultReport> {
             action: fault.text.0.clone(),
             target: fault.text.1.clone(),
             resolved: fired.map(|fired| fired.resolved.join(", ")).unwrap_or_default(),
+            refused: fired.and_then(|fired| fired.refused.clone()),
             line: fault.line,
         }
     };

@@ -86,6 +86,9 @@ pub struct FaultReport {
     pub target: String,
     /// The machines that the target resolved to.
     pub resolved: String,
+    /// Why the cluster refused what an administrator asked of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// Line in the scenario file, 0 for a generated one.
     pub line: usize,
 }

@@ -66,6 +66,7 @@ impl RunOf {
                 at: Time::from_millis(500),
                 ended_at: Some(Time::from_millis(3_500)),
                 resolved: vec!["broker-1".to_owned()],
+                refused: None,
             }],
             violations: Vec::new(),
             groups: None,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::world::sim::{DiskFault, DiskScope, Survival, Survivors};
+use crate::world::sim::{DiskFault, DiskScope, Numbers, Survival, Survivors};
 
 /// What is done to the disks that [`DiskScope`] names on the machines of [`Fault::target`](super::Fault::target).
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -91,7 +91,7 @@ impl BatchField {
     }
 }
 
-/// As scenario files name them.
+/// As scenario files name them, besides lists of numbers.
 pub const SURVIVALS: &[(&str, Survival)] = &[
     ("nothing", Survival::Nothing),
     ("prefix", Survival::Prefix),
@@ -129,11 +129,26 @@ impl fmt::Display for Aim<'_> {
     }
 }
 
+/// The word for it, or the list of numbers.
+pub fn survival_text(survival: Survival) -> String {
+    match survival {
+        Survival::Chosen(numbers) => numbers_text(numbers),
+        Survival::Nothing | Survival::Everything | Survival::Prefix | Survival::Subset => {
+            name_of(SURVIVALS, &survival).to_owned()
+        }
+    }
+}
+
+/// `[0, 2]`
+pub fn numbers_text(numbers: Numbers) -> String {
+    format!("{:?}", numbers.iter().collect::<Vec<_>>())
+}
+
 /// What a power loss leaves, for reports: empty if it leaves nothing.
 pub fn survivors_text(survivors: Survivors) -> String {
     if survivors == Survivors::NOTHING {
         return String::new();
     }
-    let (pages, entries) = (name_of(SURVIVALS, &survivors.pages), name_of(SURVIVALS, &survivors.entries));
+    let (pages, entries) = (survival_text(survivors.pages), survival_text(survivors.entries));
     format!(" leaving pages: {pages}, entries: {entries}")
 }

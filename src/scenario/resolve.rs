@@ -13,6 +13,7 @@ use super::table::{Section, Spanned};
 use super::vocabulary::DEFECTS_AXIS;
 use crate::config::{BrokerConfig, ConfigError, ConsumerConfig, ProducerConfig, Scope, TopicConfig};
 use crate::defect::Defects;
+use crate::protocol::TopicPartition;
 
 /// More runs than one file should ask for.
 const VARIANTS_MAX: usize = 256;
@@ -199,6 +200,29 @@ pub(super) fn check_restarts(variants: &[Variant], root: &Section<'_>, mistakes:
             if let Err(error) = merged.validate() {
                 let span = section.span_of("config");
                 note_config(&error, &span, &span, mistakes);
+            }
+        }
+    }
+}
+
+/// Refuses to delete records of topics that are only compacted, as a broker does (`Partition.deleteRecordsOnLeader`).
+pub(super) fn check_deletions(variants: &[Variant], root: &Section<'_>, mistakes: &mut Mistakes) {
+    let sections = root.tables("fault", mistakes);
+    for variant in variants {
+        for (fault, section) in variant.faults.iter().zip(&sections) {
+            let Action::DeleteRecords { of, before: _ } = &fault.action else { continue };
+            let is_meant = |topic: &&Topic| {
+                topic.name == *of || TopicPartition::parse(of).is_some_and(|p| p.topic.0.as_str() == topic.name)
+            };
+            let Some(topic) = variant.topics.iter().find(is_meant) else { continue };
+            let mut config = TopicConfig::default();
+            for (key, value) in &topic.config {
+                config.set(key, value).expect("checked when it was read");
+            }
+            if !config.effective(&variant.cluster.config).log.cleanup_policy.deletes() {
+                let message = format!("topic `{}` is compacted, and its records are not deleted by offset", topic.name);
+                let found = mistakes.add(&section.span_of("target"), message);
+                found.help("a broker refuses it unless the topic's `cleanup.policy` includes `delete`");
             }
         }
     }

@@ -9,6 +9,7 @@ use super::faults::requests;
 use super::vocabulary::*;
 use crate::config::{self, Kind, Scope};
 use crate::defect::{self, Defect};
+use crate::world::sim::Numbers;
 
 const REFERENCE: &str = include_str!("../../docs/scenario-reference.md");
 
@@ -144,7 +145,10 @@ fn value_of(key: &str, scope: Option<Scope>) -> Option<Value> {
         "when" => named("condition"),
         "both-ways" | "one-way" | "rack-aware" | "static" => json!({"type": "boolean"}),
         "log-dirs" => json!({"type": "integer", "minimum": 1, "maximum": 16}),
-        "pages" | "entries" => words(SURVIVALS),
+        "pages" | "entries" => {
+            let number = json!({"type": "integer", "minimum": 0, "maximum": Numbers::MAX});
+            json!({"anyOf": [words(SURVIVALS), {"type": "array", "items": number, "minItems": 1}]})
+        }
         "segment" => words(SEGMENTS),
         "batch" => words(BATCHES),
         "field" => words(BatchField::NAMES),

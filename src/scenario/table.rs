@@ -225,6 +225,10 @@ impl<'a> Section<'a> {
     }
 
     /// An array, element by element.
+    pub(super) fn is_array(&self, name: &str) -> bool {
+        self.table.get(name).is_some_and(toml_edit::Item::is_array)
+    }
+
     pub(super) fn array(&self, name: &str, expected: &str, mistakes: &mut Mistakes) -> Option<Vec<&'a Value>> {
         let (value, span) = self.value(name, expected, mistakes)?;
         match value.as_array() {

@@ -387,21 +387,134 @@ fn every_shipped_scenario_is_a_claim_that_can_be_run() {
     }
 }
 
-#[test]
-fn the_reference_names_every_word_of_the_vocabulary() {
+/// The rows of the tables below the heading that begins with `section`, down to the next heading of its depth, as cells.
+fn rows_of_the_reference(section: &str) -> Vec<Vec<String>> {
     let reference = std::fs::read_to_string("docs/scenario-reference.md").expect("the reference is shipped");
-    let keys = [TOP_KEYS, CLUSTER_KEYS, LINK_KEYS, CLOCK_KEYS, TOPIC_KEYS, WORKLOAD_KINDS, PRODUCE_KEYS, CONSUME_KEYS];
-    let lists = [FAULT_KEYS, ACTIONS, TARGETS, DISK_TARGETS, CONDITIONS, UNITS, DIRECTIONS, DISTRIBUTIONS];
-    let words = keys.iter().chain(&lists).flat_map(|words| words.iter().copied());
-    let words = words.chain(BANDWIDTH_UNITS.iter().map(|(unit, _)| *unit));
-    let metrics = METRICS.iter().map(|metric| metric.name);
-    let documented = |word: &str| {
-        [format!("`{word}`"), format!("`{word}("), format!("`[{word}"), format!("`[[{word}]]`")]
-            .iter()
-            .any(|form| reference.contains(form.as_str()))
-    };
-    let missing: Vec<&str> = words.chain(metrics).filter(|word| !documented(word)).collect();
-    assert_eq!(missing, Vec::<&str>::new(), "not in docs/scenario-reference.md");
+    let depth = |line: &str| line.bytes().take_while(|byte| *byte == b'#').count();
+    let is_meant = |line: &&str| depth(line) > 0 && line.trim_start_matches(['#', ' ']).starts_with(section);
+    let mut lines = reference.lines().skip_while(|line| !is_meant(line));
+    let own = depth(lines.next().unwrap_or_else(|| panic!("the reference has no section {section}")));
+    let lines: Vec<&str> = lines.take_while(|line| !(1..=own).contains(&depth(line))).collect();
+    let is_head = |at: usize| lines.get(at + 1).is_some_and(|below| below.starts_with("|---"));
+    let rows = (0..lines.len()).filter(|at| lines[*at].starts_with("| ") && !is_head(*at)).map(|at| lines[at]);
+    rows.map(|row| row.trim_matches(['|', ' ']).split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+/// The words of a cell in backticks that a comma separates.
+fn listed(cell: &str) -> Vec<&str> {
+    cell.split(", ").filter_map(|word| word.strip_prefix('`')?.strip_suffix('`')).collect()
+}
+
+/// The one row whose first cell lists `word`.
+fn row_of<'a>(rows: &'a [Vec<String>], word: &str) -> &'a [String] {
+    let mut own = rows.iter().filter(|row| listed(&row[0]).contains(&word));
+    let row = own.next().unwrap_or_else(|| panic!("the reference has no row for `{word}`"));
+    assert_eq!(own.next(), None, "the reference has two rows for `{word}`");
+    row
+}
+
+#[test]
+fn the_reference_has_a_row_for_every_key_of_every_table() {
+    for (section, keys) in [
+        ("Top level", TOP_KEYS),
+        ("`[cluster]`", CLUSTER_KEYS),
+        ("`[[link]]`", LINK_KEYS),
+        ("`[[clock]]`", CLOCK_KEYS),
+        ("`[[topic]]`", TOPIC_KEYS),
+        ("`[[fault]]`", FAULT_KEYS),
+    ] {
+        let rows = rows_of_the_reference(section);
+        keys.iter().for_each(|key| assert!(!row_of(&rows, key).last().expect("cells").is_empty(), "{section}: {key}"));
+    }
+    let rows = rows_of_the_reference("`[[workload]]`");
+    for key in PRODUCE_KEYS.iter().chain(CONSUME_KEYS) {
+        let kind = match (PRODUCE_KEYS.contains(key), CONSUME_KEYS.contains(key), MEMBER_KEYS.contains(key)) {
+            _ if *key == "kind" => "",
+            (true, true, _) => "both",
+            (true, false, _) => "produce",
+            (false, _, true) => "member",
+            (false, _, false) => "consume",
+        };
+        assert_eq!(row_of(&rows, key)[1], kind, "{key}");
+    }
+    let rows = rows_of_the_reference("`[expect]`");
+    for metric in METRICS {
+        let kind = match metric.kind {
+            MetricKind::Anomaly => "anomaly",
+            MetricKind::Violation => "violation",
+            MetricKind::Count => "count",
+            MetricKind::Millis => "time",
+        };
+        assert_eq!(row_of(&rows, metric.name)[1], kind, "{}", metric.name);
+    }
+}
+
+#[test]
+fn the_reference_has_a_row_for_every_action_with_its_keys() {
+    let rows = rows_of_the_reference("`[[fault]]`");
+    for action in ACTIONS {
+        let row = row_of(&rows, action);
+        let (needed, optional) = keys_of(action).expect("every action has keys");
+        assert_eq!(listed(&row[1]), [needed, optional].concat(), "{action}: the column With");
+        assert!(!row[2].is_empty(), "{action}");
+    }
+    // The rows of actions are those of three cells.
+    let actions = rows.iter().filter(|row| row.len() == 3).flat_map(|row| listed(&row[0]));
+    let unknown: Vec<&str> = actions.filter(|word| !ACTIONS.contains(word)).collect();
+    assert_eq!(unknown, Vec::<&str>::new(), "no such action");
+}
+
+#[test]
+fn the_reference_tells_the_words_that_a_key_takes() {
+    fn names<T>(table: &[(&'static str, T)]) -> Vec<&'static str> {
+        table.iter().map(|(name, _)| *name).collect()
+    }
+    let faults = rows_of_the_reference("`[[fault]]`");
+    let rot = [names(disk::BATCHES), names(disk::BatchField::NAMES)].concat();
+    for (key, words) in [("pages", names(disk::SURVIVALS)), ("segment", names(disk::SEGMENTS)), ("field", rot)] {
+        let meaning = row_of(&faults, key).last().expect("cells");
+        let mut told: Vec<&str> = meaning.split('"').skip(1).step_by(2).collect();
+        told.sort_unstable();
+        told.dedup();
+        let mut words = words;
+        words.sort_unstable();
+        assert_eq!(told, words, "{key}");
+    }
+    assert_eq!(row_of(&faults, "pages"), row_of(&faults, "entries"));
+    assert_eq!(row_of(&faults, "field"), row_of(&faults, "batch"));
+    let direction = row_of(&faults, "direction").last().expect("cells");
+    assert!(DIRECTIONS.iter().all(|word| direction.contains(&format!("`{word}`"))));
+    let workloads = rows_of_the_reference("`[[workload]]`");
+    let kind = row_of(&workloads, "kind").last().expect("cells");
+    assert!(WORKLOAD_KINDS.iter().all(|word| kind.contains(&format!("`{word}`"))));
+    for (key, words) in [
+        ("format", names(VALUE_FORMATS)),
+        ("commit", names(COMMIT_STYLES)),
+        ("end", names(ENDINGS)),
+        ("seek-to", names(SEEKS)),
+        ("on-poison", names(POISON_REACTIONS)),
+    ] {
+        let meaning = row_of(&workloads, key).last().expect("cells");
+        let missing: Vec<&&str> = words.iter().filter(|word| !meaning.contains(&format!("\"{word}\""))).collect();
+        assert!(missing.is_empty(), "{key}: {missing:?}");
+    }
+}
+
+#[test]
+fn the_reference_has_a_row_for_every_target_and_condition_and_names_every_unit() {
+    for (section, words) in
+        [("Targets", TARGETS), ("Targets", DISK_TARGETS), ("Conditions", CONDITIONS), ("`[cluster]`", DISTRIBUTIONS)]
+    {
+        let rows = rows_of_the_reference(section);
+        let forms = |word: &str| [format!("`{word}`"), format!("`{word}("), format!("\"{word}(")];
+        let has_row = |word: &&&str| rows.iter().any(|row| forms(word).iter().any(|form| row[0].starts_with(form)));
+        let missing: Vec<&&str> = words.iter().filter(|word| !has_row(word)).collect();
+        assert!(missing.is_empty(), "{section}: {missing:?}");
+    }
+    let reference = std::fs::read_to_string("docs/scenario-reference.md").expect("the reference is shipped");
+    let units = UNITS.iter().copied().chain(BANDWIDTH_UNITS.iter().map(|(unit, _)| *unit));
+    let missing: Vec<&str> = units.filter(|unit| !reference.contains(&format!("`{unit}`"))).collect();
+    assert_eq!(missing, Vec::<&str>::new());
 }
 
 #[test]

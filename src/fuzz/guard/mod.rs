@@ -86,6 +86,11 @@ pub struct Promise {
     pub acked_at: Time,
 }
 
+/// The topic of `orders-0`.
+fn topic_of(key: &str) -> &str {
+    key.rsplit_once('-').map_or(key, |(topic, _)| topic)
+}
+
 fn has_offsets(variant: &Variant) -> bool {
     let config = &variant.cluster.config;
     let replicas = i32::from(config.groups.offsets_topic_replication_factor);
@@ -113,6 +118,7 @@ pub struct Guard {
     replay: Replay,
     /// By topic.
     retention_ms: BTreeMap<String, i64>,
+    min_insync_replicas: BTreeMap<String, usize>,
     /// Records are as old as it is since they were sent.
     has_plain_time: bool,
     /// `__consumer_offsets` can be made, and written to.
@@ -133,16 +139,22 @@ impl Guard {
             topic => unclean.contains(topic),
         };
         let replay = Replay::of(&outcome.trace, &variant.faults, &may_elect_uncleanly);
-        let retention_ms = variant.topics.iter().map(|topic| {
-            let own = TopicConfig::from_map(&topic.config).expect("checked when the scenario was read");
-            (topic.name.clone(), own.effective(&variant.cluster.config).log.retention_ms)
-        });
-        Guard {
+        let mut guard = Guard {
             replay,
-            retention_ms: retention_ms.collect(),
+            retention_ms: BTreeMap::new(),
+            min_insync_replicas: BTreeMap::new(),
             has_plain_time: has_plain_time(variant),
             has_offsets: has_offsets(variant),
+        };
+        for topic in &variant.topics {
+            let own = TopicConfig::from_map(&topic.config).expect("checked when the scenario was read");
+            let config = own.effective(&variant.cluster.config);
+            guard.retention_ms.insert(topic.name.clone(), config.log.retention_ms);
+            guard
+                .min_insync_replicas
+                .insert(topic.name.clone(), usize::try_from(config.min_insync_replicas).unwrap_or(1));
         }
+        guard
     }
 
     /// Why a machine cannot serve what it has, if that is legitimate.
@@ -163,10 +175,17 @@ impl Guard {
         }
     }
 
-    /// Why a partition could not be read to its end, if that is legitimate. Whoever led while it was read may have served
+    /// Why a partition could not be read to its end, if that is legitimate. With fewer replicas in sync than
+    /// `min.insync.replicas` the high watermark stands still until the others are back (KIP-966). Whoever led while it was read may have served
     /// the reader a batch that it cannot get past: a consumer stays where it has met one until it is told to go on
     /// (`CompletedFetch.fetchRecords`), whoever leads then.
-    fn excuse_unreadable(&self, partition: &Partition) -> Option<Excuse> {
+    fn excuse_unreadable(&self, key: &str, partition: &Partition) -> Option<Excuse> {
+        let required = self.min_insync_replicas.get(topic_of(key)).copied().unwrap_or(1);
+        let missing = partition.assigned.iter().filter(|machine| !partition.isr.contains(machine));
+        let absent: Vec<Excuse> = missing.filter_map(|machine| self.excuse_absent(machine)).collect();
+        if partition.assigned.len() - absent.len() < required.min(partition.assigned.len()) {
+            return absent.first().copied();
+        }
         let mut leaders = partition.final_leaders.iter().flatten();
         let led_in_vain = leaders.any(|leader| self.replay.disks.is_spoiled(leader));
         self.excuse_stuck(partition).or(led_in_vain.then_some(Excuse::UntrustedDisk))
@@ -206,9 +225,11 @@ impl Guard {
         let partition = self.partition(&violation.partition)?;
         match violation.name {
             "liveness" => return self.excuse_missing(partition),
-            "unreadable" => return self.excuse_unreadable(partition),
+            "unreadable" => return self.excuse_unreadable(&violation.partition, partition),
             "stuck-consumer" => {
-                return self.excuse_unreadable(partition).or_else(|| self.excuse_stuck_coordinator());
+                return self
+                    .excuse_unreadable(&violation.partition, partition)
+                    .or_else(|| self.excuse_stuck_coordinator());
             }
             "skipped-record" => return partition.gap(),
             "owned-twice" | "offset-rewind" => {
@@ -221,6 +242,10 @@ impl Guard {
         }
         if violation.name == "served-uncommitted" {
             return partition.spoiled_views.contains(&violation.at).then_some(Excuse::UntrustedDisk);
+        }
+        // What a deposed leader commits is in no other log.
+        if violation.name == "log-matching" && partition.deposed_commit_at.is_some_and(|at| at <= violation.at) {
+            return Some(Excuse::UncleanElection);
         }
         // Whatever was lost, who follows the leader that lost it has its log.
         if violation.name != "log-matching" && partition.unclean_at.is_some_and(|at| at <= violation.at) {
@@ -286,8 +311,7 @@ impl Guard {
 
     /// Retention by time must not delete a record that was sent later than so long ago.
     fn has_expired(&self, key: &str, partition: &Partition, offset: Offset, sent_at: Time) -> bool {
-        let topic = key.rsplit_once('-').map_or(key, |(topic, _)| topic);
-        let retention_ms = self.retention_ms.get(topic).and_then(|ms| u64::try_from(*ms).ok());
+        let retention_ms = self.retention_ms.get(topic_of(key)).and_then(|ms| u64::try_from(*ms).ok());
         partition.expiries.iter().filter(|expiry| offset < expiry.to).any(|expiry| match expiry.reason {
             LogStartReason::RetentionTime => {
                 let age_ms = expiry.at.as_nanos().saturating_sub(sent_at.as_nanos()) / 1_000_000;

@@ -187,6 +187,9 @@ pub(super) struct Partition {
     pub ever_committed: BTreeSet<(i64, i32, u32)>,
     /// The first unclean election that the configuration allows.
     pub unclean_at: Option<Time>,
+    unclean_epoch: LeaderEpoch,
+    /// When first a leader that such an election had deposed, and that had not heard of it, went on to commit.
+    pub deposed_commit_at: Option<Time>,
     pub losses: Vec<Loss>,
     forgotten: Vec<Forgotten>,
     /// The last leader that took over when it was the controller's.
@@ -224,6 +227,8 @@ impl Default for Partition {
             high_watermark: Offset::ZERO,
             ever_committed: BTreeSet::new(),
             unclean_at: None,
+            unclean_epoch: LeaderEpoch::NONE,
+            deposed_commit_at: None,
             losses: Vec::new(),
             forgotten: Vec::new(),
             led: None,
@@ -375,6 +380,7 @@ impl Replay {
                 partition.changed(at, *leader, *leader_epoch, isr, &self.disks);
                 if unclean {
                     partition.unclean_at.get_or_insert(at);
+                    partition.unclean_epoch = *leader_epoch;
                 }
             }
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
@@ -553,6 +559,9 @@ impl Partition {
         }
         let before = self.high_watermark;
         let Some(leader) = self.replicas.get(machine) else { return };
+        if leader.epoch.is_some_and(|epoch| epoch < self.unclean_epoch) {
+            self.deposed_commit_at.get_or_insert(at);
+        }
         let news = range(&leader.batches, before, offset).to_vec();
         self.ever_committed.extend(news.iter().map(identity));
         let lacks = self.lacked_by_successor(leader, &news);

@@ -104,6 +104,7 @@ impl Told {
         Guard {
             replay: Replay::of(&self.0, &self.1, &|_| enabled),
             retention_ms,
+            min_insync_replicas: BTreeMap::from([("orders".to_owned(), 2)]),
             has_plain_time: true,
             has_offsets: true,
         }
@@ -282,6 +283,7 @@ fn an_unclean_election_excuses_losses_but_no_second_leader() {
     // The deposed leader, alone in the ISR, goes on until it hears of it.
     let ends = told.high_watermark(1, 9);
     assert_eq!(ends.breaks("latest-offset-went-back"), Some(Excuse::UncleanElection));
+    assert_eq!(ends.breaks("log-matching"), Some(Excuse::UncleanElection), "no other log has what it commits");
     assert_eq!(healthy(-1).breaks("latest-offset-went-back"), None);
 }
 
@@ -393,6 +395,13 @@ fn a_late_registration_locks_out_a_broker_that_is_fenced_and_no_other() {
     let registered = || restarted().registers(1, 7, true).hears_of_registration(1, 7);
     assert_eq!(without(registered()), None, "it has no reason to stay away");
     assert_eq!(without(registered().registers(1, 8, true)), Some(Excuse::LockedOut));
+    // Two of the three are required.
+    let unreadable = |told: Told| told.changes(2, 1, &[2], false).leads(2, 1).breaks("unreadable");
+    let locked_out = || registered().registers(1, 8, true);
+    assert_eq!(unreadable(locked_out()), None, "broker 3 has no reason to stay away");
+    let started = locked_out().registers(3, 2, true).hears_of_registration(3, 2).push("broker-3", TraceKind::Started);
+    let both = started.registers(3, 9, true).hears_of_registration(3, 9).registers(3, 10, true);
+    assert_eq!(unreadable(both), Some(Excuse::LockedOut));
     assert_eq!(without(registered().registers(1, 7, false).registers(1, 8, true)), None, "its session was alive");
     let again = registered().registers(1, 8, true).push("broker-1", TraceKind::Started);
     assert_eq!(without(again.registers(1, 9, true).hears_of_registration(1, 9)), None, "it has started anew");

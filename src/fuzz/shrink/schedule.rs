@@ -372,7 +372,8 @@ mod tests {
     }
 
     fn fired(index: usize, seconds: u64) -> FiredFault {
-        FiredFault { index, at: Time::from_millis(seconds * 1_000), ended_at: None, resolved: Vec::new() }
+        let at = Time::from_millis(seconds * 1_000);
+        FiredFault { index, at, ended_at: None, resolved: Vec::new(), refused: None }
     }
 
     #[test]

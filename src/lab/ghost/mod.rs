@@ -96,8 +96,6 @@ struct ReplicaGhost {
     high_watermark: i64,
     /// Below it the log was compared with the committed one.
     compared: i64,
-    /// Its process ended, and the next one has not read its log yet.
-    is_unread: bool,
     /// The highest leader epoch that it has known.
     leader_epoch: Option<LeaderEpoch>,
     /// Its maximal ISR while it leads.
@@ -113,14 +111,6 @@ struct ReplicaGhost {
 impl ReplicaGhost {
     fn set_end(&mut self) {
         self.log_end = self.batches.last().map_or(0, |b| b.last_offset.0 + 1);
-    }
-
-    /// It leads or follows. A process that has found no log of it (what makes a directory durable may have been a lie)
-    /// begins an empty one without a word.
-    fn begin(&mut self) {
-        if std::mem::take(&mut self.is_unread) {
-            *self = ReplicaGhost { leader_epoch: self.leader_epoch, ..ReplicaGhost::default() };
-        }
     }
 
     /// Batches that overlap [from, to).
@@ -160,7 +150,6 @@ impl Ghost {
                 replica.log_end = log_end.0;
                 replica.high_watermark = high_watermark.0;
                 replica.compared = 0;
-                replica.is_unread = false;
                 replica.leads = None;
             }
             Observation::Appended { partition, as_leader, batches, sequences, .. } => {
@@ -197,14 +186,13 @@ impl Ghost {
             Observation::HighWatermark { partition, offset, as_leader } => {
                 self.high_watermark(at, machine, partition, *offset, *as_leader);
             }
-            Observation::BecameLeader { partition, leader_epoch, .. } => {
-                self.replica(partition, machine).begin();
+            Observation::BecameLeader { partition, leader_epoch, log_end, .. } => {
+                self.begins_with(machine, partition, *log_end);
                 self.became_leader(at, machine, partition, *leader_epoch);
             }
-            Observation::BecameFollower { partition, leader_epoch, .. } => {
-                let replica = self.replica(partition, machine);
-                replica.begin();
-                replica.leads = None;
+            Observation::BecameFollower { partition, leader_epoch, log_end, .. } => {
+                self.begins_with(machine, partition, *log_end);
+                self.replica(partition, machine).leads = None;
                 self.learnt_epoch(at, machine, partition, *leader_epoch);
             }
             Observation::PartitionChanged {
@@ -340,7 +328,6 @@ impl Ghost {
         for partition in self.partitions.values_mut() {
             if let Some(replica) = partition.logs.get_mut(machine) {
                 replica.leads = None;
-                replica.is_unread = true;
             }
         }
     }
@@ -522,6 +509,13 @@ impl Ghost {
         }
     }
 
+    /// A replica makes a new log where it finds none: the directory of the one that it had went with the power.
+    fn begins_with(&mut self, machine: &str, partition: &TopicPartition, log_end: Offset) {
+        if log_end == Offset::ZERO && self.replica(partition, machine).log_end > 0 {
+            self.log_is_gone(machine, partition);
+        }
+    }
+
     fn became_leader(&mut self, at: Time, machine: &str, partition: &TopicPartition, epoch: LeaderEpoch) {
         self.learnt_epoch(at, machine, partition, epoch);
         let replica = self.replica(partition, machine);
@@ -586,12 +580,16 @@ impl PartitionGhost {
 
     /// Compares what has not been compared yet of a replica's log, up to `end`, with the committed log: the offset of
     /// the first difference.
+    ///
+    /// Not what the leader has deleted. Its oldest epoch begins where its log does (`LeaderEpochFileCache.truncateFromStart`),
+    /// so a follower that diverged below keeps that until it hears where the log begins, with the same fetch.
     fn compare(&mut self, machine: &str, end: Offset) -> Option<Offset> {
+        let led_from = self.logs.get(&self.leader_machine).map_or(0, |leader| leader.log_start);
         let replica = self.logs.get_mut(machine).expect("a replica that was heard of");
         if replica.compared >= end.0 {
             return None;
         }
-        let from = std::mem::replace(&mut replica.compared, end.0).max(replica.log_start);
+        let from = std::mem::replace(&mut replica.compared, end.0).max(replica.log_start).max(led_from);
         let from = Offset(from).min(end);
         first_difference(range(&replica.batches, from, end), range(&self.committed, from, end), &self.compacted)
     }

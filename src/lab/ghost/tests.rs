@@ -70,11 +70,16 @@ impl Told {
         self.has_isr(leader, epoch, isr).leads(leader, epoch)
     }
 
-    fn leads(mut self, broker: i32, epoch: i32) -> Told {
+    fn leads(self, broker: i32, epoch: i32) -> Told {
+        let log = self.0.partitions.get(&orders()).and_then(|ghost| ghost.logs.get(&machine_of(BrokerId(broker))));
+        let log_end = Offset(log.map_or(0, |log| log.log_end));
+        self.leads_with(broker, epoch, log_end)
+    }
+
+    fn leads_with(self, broker: i32, epoch: i32, log_end: Offset) -> Told {
         let (partition, leader_epoch) = (orders(), LeaderEpoch(epoch));
-        let fact = Observation::BecameLeader { partition, leader_epoch, log_end: Offset::ZERO, isr: Vec::new() };
-        self.0.observe(AT, &machine_of(BrokerId(broker)), &fact);
-        self
+        let fact = Observation::BecameLeader { partition, leader_epoch, log_end, isr: Vec::new() };
+        self.observes(&machine_of(BrokerId(broker)), fact)
     }
 
     fn appends(mut self, broker: i32, batches: &[BatchInfo]) -> Told {
@@ -141,6 +146,13 @@ fn another_record_below_the_high_watermark_breaks_log_matching() {
     };
     assert_eq!(diverged(99).violations(), ["log-matching"]);
     assert!(diverged(11).violations().is_empty());
+    // The leader deleted the record that another one was committed as.
+    let deleted = |by| {
+        let told = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 0, 99)]);
+        told.moves_log_start(by, 2, LogStartReason::RetentionSize).high_watermark(3, 2, false)
+    };
+    assert!(deleted(1).violations().is_empty());
+    assert_eq!(deleted(2).violations(), ["log-matching"], "another follower's deletion means nothing");
     // Beyond its high watermark a replica may hold what it likes.
     let beyond = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 0, 99)]).high_watermark(3, 1, false);
     assert!(beyond.violations().is_empty());
@@ -194,6 +206,14 @@ fn a_leader_without_a_committed_record_is_incomplete_and_said_once() {
     let told = told.elects(3, 2, &[3]).high_watermark(3, 1, true);
     assert_eq!(told.violations(), ["leader-completeness"], "the loss is not stated again");
     assert!(healthy().elects(3, 1, &[3]).violations().is_empty());
+}
+
+#[test]
+fn a_leader_that_finds_no_log_begins_a_new_one() {
+    let told = healthy().has_isr(1, 1, &[1]).leads_with(1, 1, Offset::ZERO);
+    assert_eq!(told.violations(), ["leader-completeness"]);
+    let told = told.appends(1, &[batch(0, 1, 20)]).high_watermark(1, 1, true);
+    assert_eq!(told.violations(), ["leader-completeness"], "{:?}", told.0.violations);
 }
 
 #[test]

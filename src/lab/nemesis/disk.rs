@@ -1,15 +1,17 @@
 //! The nemesis's faults of disks.
 
 use super::super::cluster::Cluster;
+use super::super::outcome::FiredFault;
 use super::Nemesis;
 use crate::log::batch::{HEADER_BYTES, Header};
 use crate::protocol::TopicPartition;
 use crate::scenario::disk::{BatchChoice, BitRot, DiskAction, RotPlace, SegmentChoice};
 use crate::world::Time;
-use crate::world::sim::{DiskScope, SimDisk, Survivors};
+use crate::world::sim::{DiskScope, FaultId, SimDisk, Survivors};
 
 impl Nemesis {
-    /// Does it to the disks of `machines`. Returns where, for the trace; empty if there was nothing to do it to.
+    /// Does it to the disks of `machines`. Returns where, for the trace; empty if there was nothing to do it to. What
+    /// lasts has fired with its first effect, see [`Nemesis::note_strikes`].
     pub(super) fn break_disks(
         &mut self,
         index: usize,
@@ -36,21 +38,50 @@ impl Nemesis {
             }
             DiskAction::Replace => {
                 for machine in machines {
-                    // The page cache knows logs whose directories never became durable, too.
+                    // Without power goes what was not synced, a log's directory too.
                     let logs = logs_on(&sim.disk(machine), on);
                     self.stop(machine, Some(Survivors::NOTHING), now);
                     for partition in logs {
                         self.cluster.recorder.lock().ghost.log_is_gone(machine, &partition);
                     }
-                    sim.replace_disk(machine, on.log_dir.as_deref());
+                    self.note_strikes();
+                    let over = sim.replace_disk(machine, on.log_dir.as_deref());
+                    self.forget_disk_faults(machine, &over, now);
                 }
                 machines.to_vec()
             }
         }
     }
 
+    /// These faults of a machine's disk ended with the disk. What that was all of ends.
+    fn forget_disk_faults(&mut self, machine: &str, over: &[FaultId], now: Time) {
+        for index in 0..self.entries.len() {
+            let faults = &mut self.entries[index].disk_faults;
+            let before = faults.len();
+            faults.retain(|(of, fault)| of != machine || !over.contains(fault));
+            if faults.is_empty() && before > 0 {
+                self.note_end(index, now);
+            }
+        }
+    }
+
+    /// Faults that have had an effect since they began have fired, from when they began.
+    pub(super) fn note_strikes(&mut self) {
+        for index in 0..self.entries.len() {
+            let entry = &self.entries[index];
+            let Some(at) = entry.idle_since else { continue };
+            let sim = &self.cluster.sim;
+            if entry.disk_faults.iter().any(|(machine, fault)| sim.disk_fault_has_struck(machine, *fault)) {
+                let fired = FiredFault { index, at, ended_at: None, resolved: entry.resolved.clone(), refused: None };
+                self.cluster.recorder.lock().faults.push(fired);
+                self.entries[index].idle_since = None;
+            }
+        }
+    }
+
     /// Undoes what has a duration.
     pub(super) fn mend_disks(&mut self, index: usize, what: &DiskAction, machines: &[String]) {
+        self.note_strikes();
         for (machine, fault) in std::mem::take(&mut self.entries[index].disk_faults) {
             self.cluster.sim.end_disk_fault(&machine, fault);
         }

@@ -97,7 +97,7 @@ impl Nemesis {
         let mut state = self.cluster.recorder.lock();
         state.push(hit.at, "lab", TraceKind::FaultHit { index, detail });
         if !state.faults.iter().any(|fired| fired.index == index) {
-            state.faults.push(FiredFault { index, at, ended_at: None, resolved });
+            state.faults.push(FiredFault { index, at, ended_at: None, resolved, refused: None });
         }
     }
 

@@ -15,6 +15,7 @@ use self::machines::Turn;
 use super::cluster::{AdminRequest, CONTROLLER, Cluster};
 use super::ghost::machine_of;
 use super::outcome::{FiredFault, TraceKind};
+use super::recorder::State;
 use crate::coordinator;
 use crate::protocol::{BrokerId, Offset, TopicPartition};
 use crate::scenario::{Action, Condition, Counter, DiskAction, Fault, Subject, Target, Variant, When};
@@ -33,6 +34,9 @@ struct Entry {
     turn: Option<Turn>,
     /// Running faults of disks, by machine.
     disk_faults: Vec<(String, FaultId)>,
+    /// Since when, of the scenario's time, it has lasted without an effect on anything; `None`: it has fired, or does
+    /// not wait for that.
+    idle_since: Option<Time>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +69,8 @@ pub struct Nemesis {
     rules: BTreeMap<RuleId, usize>,
     /// The schedule has faults that do.
     tells_messages_apart: bool,
+    /// Administrators, and the fault, by its index, for which each asks.
+    administrators: BTreeMap<String, usize>,
     /// Machines that were asked to shut down in an orderly way and may still be at it.
     shutting_down: Vec<String>,
     /// Machines to boot again once their orderly shutdown is complete.
@@ -83,6 +89,7 @@ impl Nemesis {
                 links: Vec::new(),
                 turn: None,
                 disk_faults: Vec::new(),
+                idle_since: None,
             })
             .collect();
         let topics = variant.topics.iter().map(|t| (t.name.clone(), t.partitions)).collect();
@@ -103,6 +110,7 @@ impl Nemesis {
             loads: BTreeMap::new(),
             rules: BTreeMap::new(),
             tells_messages_apart,
+            administrators: BTreeMap::new(),
             shutting_down: Vec::new(),
             restarts: Vec::new(),
         }
@@ -114,6 +122,7 @@ impl Nemesis {
         let now = self.cluster.sim.now();
         self.boot_after_shutdown();
         self.note_hits();
+        self.note_strikes();
         // A fault may be the condition of another one: go on until nothing moves.
         while (0..self.entries.len()).any(|i| self.step_entry(i, now)) {}
     }
@@ -144,11 +153,13 @@ impl Nemesis {
     pub fn heal_everything(&mut self) {
         let now = self.cluster.sim.now();
         self.forget_rules();
+        self.note_strikes();
         for index in 0..self.entries.len() {
             if matches!(self.entries[index].state, EntryState::Started(_)) {
                 self.note_end(index, now);
             }
             self.entries[index].turn = None;
+            self.entries[index].disk_faults.clear();
         }
         self.heal_network();
         self.heal_machines();
@@ -252,17 +263,23 @@ impl Nemesis {
             Subject::Target if fault.action == Action::Isolate => (self.links_around(&targets), targets.clone()),
             Subject::Target => (Vec::new(), targets.clone()),
         };
-        if let Action::Disk { what, on } = &fault.action {
-            let places = self.break_disks(index, what, on, &targets, now);
-            if places.is_empty() {
-                // It never fired, as far as the verdict is concerned.
-                self.entries[index].state = EntryState::Ended;
-                return;
-            }
-            self.note_start(index, now, &places);
+        let places = if let Action::Disk { what, on } = &fault.action {
+            self.break_disks(index, what, on, &targets, now)
         } else {
-            self.note_start(index, now, &resolved);
+            resolved.clone()
+        };
+        let hits_nothing = match fault.action.subject() {
+            Subject::Links(_) | Subject::Groups { .. } => links.is_empty(),
+            // Who they name may never send anything: it fires with the first message.
+            Subject::Messages(_) => false,
+            Subject::Target => fault.target.is_some() && places.is_empty(),
+        };
+        if hits_nothing {
+            // It never fired, as far as the verdict is concerned.
+            self.entries[index].state = EntryState::Ended;
+            return;
         }
+        self.note_start(index, now, &places);
         self.entries[index].resolved = resolved;
         self.entries[index].links.clone_from(&links);
         self.entries[index].state = EntryState::Started(fault.duration.map(|d| now + d));
@@ -322,11 +339,33 @@ impl Nemesis {
                 }
             }
             Action::ElectPreferred { of } => {
-                self.cluster.administer(AdminRequest::ElectPreferred(self.partitions_of(of)));
+                self.ask(index, AdminRequest::ElectPreferred(self.partitions_of(of)));
             }
             Action::DeleteRecords { of, before } => {
                 let before = before.map(|offset| Offset(i64::try_from(offset).unwrap_or(i64::MAX)));
-                self.cluster.administer(AdminRequest::DeleteRecords(self.partitions_of(of), before));
+                self.ask(index, AdminRequest::DeleteRecords(self.partitions_of(of), before));
+            }
+        }
+    }
+
+    fn ask(&mut self, index: usize, request: AdminRequest) {
+        let administrator = self.cluster.administer(request);
+        self.administrators.insert(administrator, index);
+    }
+
+    /// Whether everything that administrators asked for was answered, or given up.
+    pub fn is_answered(&self, state: &State) -> bool {
+        self.administrators.keys().all(|administrator| state.admin_done.contains_key(administrator))
+    }
+
+    /// Writes down what administrators were refused.
+    pub fn note_refusals(&self) {
+        let state = &mut *self.cluster.recorder.lock();
+        for (administrator, index) in &self.administrators {
+            if let Some(Err(error)) = state.admin_done.get(administrator)
+                && let Some(fired) = state.faults.iter_mut().find(|fired| fired.index == *index)
+            {
+                fired.refused = Some(error.clone());
             }
         }
     }
@@ -396,15 +435,18 @@ impl Nemesis {
         self.cluster.sim.start(machine);
     }
 
-    fn note_start(&self, index: usize, now: Time, resolved: &[String]) {
+    fn note_start(&mut self, index: usize, now: Time, resolved: &[String]) {
         let mut state = self.cluster.recorder.lock();
         state.push(now, "lab", TraceKind::FaultStarted { index, targets: resolved.to_vec() });
+        let at = Time::from_nanos(now.as_nanos() - self.started_at.as_nanos());
         if messages::aim(&self.entries[index].fault.action).is_some() {
             // It fires when it hits its first message.
-            return;
+        } else if self.entries[index].disk_faults.is_empty() {
+            state.faults.push(FiredFault { index, at, ended_at: None, resolved: resolved.to_vec(), refused: None });
+        } else {
+            // It fires with the first operation on the disk that it has an effect on.
+            self.entries[index].idle_since = Some(at);
         }
-        let at = Time::from_nanos(now.as_nanos() - self.started_at.as_nanos());
-        state.faults.push(FiredFault { index, at, ended_at: None, resolved: resolved.to_vec() });
     }
 
     fn note_end(&mut self, index: usize, now: Time) {

@@ -12,7 +12,7 @@ use super::super::vocabulary::DISK_TARGETS;
 use super::network::needed_bandwidth;
 use super::{Names, Read, note, target};
 use crate::scenario::diagnostics::Mistakes;
-use crate::world::sim::{DiskFault, DiskScope, Survivors};
+use crate::world::sim::{DiskFault, DiskScope, Numbers, Survival, Survivors};
 
 /// Reads an action on disks.
 pub(super) fn read(
@@ -142,10 +142,36 @@ pub(in crate::scenario) fn word<T: Copy>(
 
 /// Keys of a power loss: what it leaves of the pending changes.
 pub(super) fn survivors(section: &Section<'_>, mistakes: &mut Mistakes) -> Option<(Survivors, String)> {
-    let pages = word(section, "pages", SURVIVALS, mistakes)?;
-    let entries = word(section, "entries", SURVIVALS, mistakes)?;
-    let survivors = Survivors { pages: pages.unwrap_or_default(), entries: entries.unwrap_or_default() };
+    let pages = survival(section, "pages", mistakes);
+    let entries = survival(section, "entries", mistakes);
+    let survivors = Survivors { pages: pages?, entries: entries? };
     Some((survivors, survivors_text(survivors)))
+}
+
+/// One of the words, or a list of numbers; nothing if the key is not there.
+fn survival(section: &Section<'_>, key: &str, mistakes: &mut Mistakes) -> Option<Survival> {
+    if !section.is_array(key) {
+        return word(section, key, SURVIVALS, mistakes).map(Option::unwrap_or_default);
+    }
+    let numbers = section.array(key, "an array of numbers", mistakes)?;
+    if numbers.is_empty() {
+        mistakes
+            .add(&section.span_of(key), format!("`{key}` names none: nothing would survive"))
+            .help(format!("write `{key} = [0]` for the first that is pending, or leave it out"));
+        return None;
+    }
+    let read = numbers.iter().map(|number| {
+        let valid = number.as_integer().and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= Numbers::MAX);
+        if valid.is_none() {
+            let span = number.span().unwrap_or_else(|| section.span_of(key));
+            let message = format!("`{key}` counts what is pending, from 0 to {}", Numbers::MAX);
+            mistakes.add(&span, message).help(format!("for example `{key} = [0, 2]`: the first and the third"));
+        }
+        valid
+    });
+    // All of them are looked at, so that every mistake is told.
+    let read: Vec<Option<u32>> = read.collect();
+    read.into_iter().collect::<Option<Numbers>>().map(Survival::Chosen)
 }
 
 fn aim(

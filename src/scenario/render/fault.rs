@@ -68,8 +68,12 @@ fn details(out: &mut String, action: &Action) {
         Action::CrashLoop { cycle } => self::cycle(out, cycle),
         Action::PowerLoss(Survivors { pages, entries }) => {
             for (key, survival) in [("pages", pages), ("entries", entries)] {
-                if *survival != Survival::default() {
-                    pair(out, key, &quoted(disk::name_of(disk::SURVIVALS, survival)));
+                match survival {
+                    Survival::Nothing => {}
+                    Survival::Chosen(numbers) => pair(out, key, &disk::numbers_text(*numbers)),
+                    Survival::Everything | Survival::Prefix | Survival::Subset => {
+                        pair(out, key, &quoted(&disk::survival_text(*survival)));
+                    }
                 }
             }
         }

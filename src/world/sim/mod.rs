@@ -46,7 +46,7 @@ use super::{Endpoint, Rng, Time, World, streams};
 
 pub use self::clock::Alarm;
 pub use self::disk::{
-    Change, Chooser, DiskFault, DiskScope, FaultId, PAGE_BYTES, Pending, SimDisk, SimFile, Survival, Survivors,
+    Change, Chooser, DiskFault, DiskScope, FaultId, Numbers, PAGE_BYTES, Pending, SimDisk, SimFile, Survival, Survivors,
 };
 pub use self::endpoint::SimEndpoint;
 pub use self::model::{

@@ -174,6 +174,28 @@ fn a_frozen_clock_stands_still_until_the_last_thaw_and_then_jumps() {
 }
 
 #[test]
+fn a_drift_that_begins_or_ends_meanwhile_does_not_move_a_frozen_clock_but_counts() {
+    run(|sim| async move {
+        let clock = machine(&sim).await;
+        sim.add_clock_drift("a", 1_000);
+        pass(&sim, 100_000 * MS).await;
+        sim.freeze_clock("a");
+        let frozen = clock.0.wall_clock_ms();
+        pass(&sim, 100_000 * MS).await;
+        sim.add_clock_drift("a", -1_000);
+        assert_eq!(clock.0.wall_clock_ms(), frozen, "a drift ends");
+        sim.add_clock_drift("a", 10_000);
+        pass(&sim, 100_000 * MS).await;
+        sim.add_clock_drift("a", -10_000);
+        assert_eq!(clock.0.wall_clock_ms(), frozen, "a drift came and went");
+        sim.step_clock("a", 5 * SECOND_NS);
+        assert_eq!(clock.0.wall_clock_ms(), frozen + 5_000, "its hands can be moved");
+        sim.thaw_clock("a");
+        assert_eq!(ahead(&clock), 100 + 100 + 1_000 + 5_000);
+    });
+}
+
+#[test]
 fn a_machine_can_start_with_a_clock_that_is_wrong() {
     let model = MachineModel { clock_offset_ns: -2 * SECOND_NS, clock_drift_ppm: 500, ..MachineModel::default() };
     let machines = [("a".to_owned(), model)].into();

@@ -26,14 +26,29 @@ struct ClockError {
     offset_ns: i64,
     drift_ppm: i64,
     since: Time,
-    /// Since when it stands still, and how many reasons it has.
-    frozen: Option<(Time, u32)>,
+    frozen: Option<Frozen>,
+}
+
+/// A clock that stands still.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Frozen {
+    /// What it shows, whatever its error becomes meanwhile: only a step moves its hands.
+    reading_ns: i64,
+    /// How many thaws make it go again.
+    reasons: u32,
 }
 
 impl ClockError {
     fn reading_ns(&self, now: Time) -> i64 {
-        let shown = self.frozen.map_or(now, |(at, _)| at);
-        shown.as_nanos() as i64 + self.offset_at(shown)
+        match self.frozen {
+            Some(frozen) => frozen.reading_ns,
+            None => self.running_ns(now),
+        }
+    }
+
+    /// What it would show if it did not stand still.
+    fn running_ns(&self, now: Time) -> i64 {
+        (now.as_nanos() as i64).saturating_add(self.offset_at(now))
     }
 
     fn offset_at(&self, now: Time) -> i64 {
@@ -65,7 +80,12 @@ impl WallClock {
 
     /// Moves it forward, or back.
     pub(super) fn step(&self, by_ns: i64) {
-        self.change(|error| error.offset_ns = error.offset_ns.saturating_add(by_ns));
+        self.change(|error| {
+            error.offset_ns = error.offset_ns.saturating_add(by_ns);
+            if let Some(frozen) = &mut error.frozen {
+                frozen.reading_ns = frozen.reading_ns.saturating_add(by_ns);
+            }
+        });
     }
 
     /// Makes it gain so much more from now on; what it has gained stays.
@@ -80,15 +100,16 @@ impl WallClock {
     /// Stops it. After as many thaws it jumps to where it would be.
     pub(super) fn freeze(&self, now: Time) {
         self.change(|error| {
-            let (since, reasons) = error.frozen.unwrap_or((now, 0));
-            error.frozen = Some((since, reasons + 1));
+            let reading_ns = error.reading_ns(now);
+            let reasons = error.frozen.map_or(0, |frozen| frozen.reasons);
+            error.frozen = Some(Frozen { reading_ns, reasons: reasons + 1 });
         });
     }
 
     pub(super) fn thaw(&self) {
         self.change(|error| {
-            error.frozen =
-                error.frozen.filter(|(_, reasons)| *reasons > 1).map(|(since, reasons)| (since, reasons - 1));
+            let frozen = error.frozen.filter(|frozen| frozen.reasons > 1);
+            error.frozen = frozen.map(|frozen| Frozen { reasons: frozen.reasons - 1, ..frozen });
         });
     }
 

@@ -22,6 +22,12 @@ impl Simulation {
         self.end_disk_faults(machine, Some(fault.0));
     }
 
+    /// Whether a fault that has not ended had an effect on some operation since it began.
+    pub fn disk_fault_has_struck(&self, machine: &str, fault: FaultId) -> bool {
+        let network = self.core.network();
+        network.machine(network.find(machine)).disk.has_struck(fault.0)
+    }
+
     /// Ends every fault of every disk.
     pub fn heal_disks(&self) {
         let machines: Vec<String> = {
@@ -58,10 +64,12 @@ impl Simulation {
     }
 
     /// Puts an empty disk in the place of the machine's, or of one of its log directories. Its process should not run:
-    /// what it has open it would go on writing to the old one.
-    pub fn replace_disk(&self, machine: &str, log_dir: Option<&str>) {
+    /// what it has open it would go on writing to the old one. The new one has none of the old one's faults: returns
+    /// those that are over.
+    pub fn replace_disk(&self, machine: &str, log_dir: Option<&str>) -> Vec<FaultId> {
         let network = self.core.network();
-        network.machine(network.find(machine)).disk.replace(log_dir);
+        let over = network.machine(network.find(machine)).disk.replace(log_dir);
+        over.into_iter().map(FaultId).collect()
     }
 
     /// Bit rot: flips the bits of `mask` in one byte of a file, on the medium and in the page cache. `NotFound` if

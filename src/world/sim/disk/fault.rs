@@ -97,7 +97,25 @@ struct Active {
     busy_until: Time,
     /// Full: how many bytes its files may hold together.
     capacity: u64,
+    /// Log directories that were replaced since it began: their new disks are sound.
+    replaced: Vec<String>,
+    /// It had an effect on some operation.
+    has_struck: bool,
 }
+
+impl Active {
+    fn matches(&self, path: &str) -> bool {
+        self.scope.matches(path) && !self.replaced.iter().any(|log_dir| is_within(path, log_dir))
+    }
+}
+
+/// Whether the file or directory at `path` from the machine's root is a log directory or in it.
+fn is_within(path: &str, log_dir: &str) -> bool {
+    path.split_once('/').map_or(path, |(first, _)| first) == log_dir
+}
+
+/// Says of a path whether its bytes count.
+pub(super) type Counts<'a> = dyn Fn(&str) -> bool + 'a;
 
 /// The faults of one machine's disk, and the time that its process has to wait for them.
 #[derive(Default)]
@@ -117,8 +135,36 @@ impl Faults {
             DiskFault::Full { free_bytes } => used.saturating_add(free_bytes),
             _ => u64::MAX,
         };
-        self.active.push(Active { id: self.begun, fault, scope, busy_until: Time::ZERO, capacity });
+        let (busy_until, replaced, has_struck) = (Time::ZERO, Vec::new(), false);
+        self.active.push(Active { id: self.begun, fault, scope, busy_until, capacity, replaced, has_struck });
         self.begun
+    }
+
+    /// Whether a fault that has not ended had an effect on some operation.
+    pub(super) fn has_struck(&self, id: u64) -> bool {
+        self.active.iter().any(|active| active.id == id && active.has_struck)
+    }
+
+    /// The disk, or the one of a log directory, is about to be replaced: its faults go with it. `used`: how many bytes
+    /// there are in the files that count. Returns the faults that are over.
+    pub(super) fn replace(&mut self, log_dir: Option<&str>, used: impl Fn(&Counts<'_>) -> u64) -> Vec<u64> {
+        let mut over = Vec::new();
+        for active in &mut self.active {
+            match (log_dir, active.scope.log_dir.as_deref()) {
+                (None, _) => over.push(active.id),
+                (Some(replaced), Some(own)) if replaced == own => over.push(active.id),
+                (Some(_), Some(_)) => {}
+                (Some(replaced), None) => {
+                    if active.capacity < u64::MAX {
+                        let gone = used(&|path| active.matches(path) && is_within(path, replaced));
+                        active.capacity = active.capacity.saturating_sub(gone);
+                    }
+                    active.replaced.push(replaced.to_owned());
+                }
+            }
+        }
+        self.active.retain(|active| !over.contains(&active.id));
+        over
     }
 
     pub(super) fn end(&mut self, id: u64) {
@@ -180,10 +226,17 @@ impl Faults {
         self.wait.is_some()
     }
 
-    /// The scopes that have a limit of space and hold `path`.
-    pub(super) fn limits<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (&'a DiskScope, u64)> {
-        let limited = self.active.iter().filter(move |a| a.capacity < u64::MAX && a.scope.matches(path));
-        limited.map(|active| (&active.scope, active.capacity))
+    /// Whether there is space for `path` to grow by `growth` bytes, or for a new file. `used`: how many bytes there are in
+    /// the files that count.
+    pub(super) fn has_space(&mut self, path: &str, growth: u64, used: impl Fn(&Counts<'_>) -> u64) -> bool {
+        let mut has_space = true;
+        for active in self.active.iter_mut().filter(|a| a.capacity < u64::MAX && a.matches(path)) {
+            if used(&|path| active.matches(path)) + growth.max(1) > active.capacity {
+                active.has_struck = true;
+                has_space = false;
+            }
+        }
+        has_space
     }
 
     /// What the faults make of an operation. Errors: EIO.
@@ -193,7 +246,8 @@ impl Faults {
         let mut is_stalled = self.wait.is_some_and(|wait| wait.is_stalled);
         let before = (until, is_stalled);
         let mut fails = false;
-        for active in self.active.iter_mut().filter(|active| active.scope.matches(path)) {
+        for active in self.active.iter_mut().filter(|active| active.matches(path)) {
+            let mut strikes = true;
             match (&active.fault, operation) {
                 (DiskFault::SyncSlow(by), Operation::Sync)
                 | (DiskFault::ReadSlow(by), Operation::Read { .. })
@@ -218,8 +272,9 @@ impl Faults {
                 (DiskFault::SyncSlow(_) | DiskFault::SyncFail | DiskFault::SyncLie, _)
                 | (DiskFault::ReadSlow(_) | DiskFault::ReadFail | DiskFault::ReadShort, _)
                 | (DiskFault::WriteSlow(_) | DiskFault::WriteFail, _)
-                | (DiskFault::WriteLost | DiskFault::WriteMisdirected | DiskFault::Full { .. }, _) => {}
+                | (DiskFault::WriteLost | DiskFault::WriteMisdirected | DiskFault::Full { .. }, _) => strikes = false,
             }
+            active.has_struck |= strikes;
         }
         if (until, is_stalled) != before {
             self.wait = Some(IoWait { until, is_stalled });

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use self::directory::{Directory, Node};
-use self::fault::{Faults, Operation, Struck};
+use self::fault::{Counts, Faults, Operation, Struck};
 use self::inode::Inode;
 use super::clock::Clock;
 use super::digest::{Digest, Kind, fingerprint};
@@ -33,7 +33,7 @@ use crate::world::{Chain, IoWait, path};
 pub use self::control::FaultId;
 pub use self::fault::{DiskFault, DiskScope};
 pub use self::inode::PAGE_BYTES;
-pub use self::power::{Change, Chooser, Pending, Survival, Survivors};
+pub use self::power::{Change, Chooser, Numbers, Pending, Survival, Survivors};
 
 /// One machine's disk.
 pub(super) struct MachineDisk {
@@ -107,7 +107,7 @@ impl MachineDisk {
 
     /// Begins a fault; returns what ends it.
     pub(super) fn begin_fault(&self, fault: DiskFault, scope: DiskScope) -> u64 {
-        let used = self.used_bytes(&scope);
+        let used = self.used_bytes(&|path| scope.matches(path));
         self.is_faulty.store(true, Ordering::Relaxed);
         lock(&self.faults).begin(fault, scope, used)
     }
@@ -142,8 +142,20 @@ impl MachineDisk {
         self.record(Kind::CacheDropped, []);
     }
 
-    /// An empty disk in the place of this one, or of one of its log directories.
-    pub(super) fn replace(&self, log_dir: Option<&str>) {
+    /// Whether a fault that has not ended had an effect on some operation.
+    pub(super) fn has_struck(&self, fault: u64) -> bool {
+        lock(&self.faults).has_struck(fault)
+    }
+
+    /// An empty disk in the place of this one, or of one of its log directories. The old one's faults go with it:
+    /// returns those that are over.
+    pub(super) fn replace(&self, log_dir: Option<&str>) -> Vec<u64> {
+        let over = {
+            let mut faults = lock(&self.faults);
+            let over = faults.replace(log_dir, |counts| self.used_bytes(counts));
+            self.is_faulty.store(!faults.is_empty(), Ordering::Relaxed);
+            over
+        };
         match log_dir {
             None => *lock(&self.root) = Directory::default(),
             Some(name) => {
@@ -155,12 +167,13 @@ impl MachineDisk {
             }
         }
         self.record(Kind::DiskReplaced, [fingerprint(log_dir.unwrap_or_default().as_bytes())]);
+        over
     }
 
-    fn used_bytes(&self, scope: &DiskScope) -> u64 {
+    fn used_bytes(&self, counts: &Counts<'_>) -> u64 {
         let mut used = 0;
         lock(&self.root).for_each_file("", &mut |path, inode| {
-            if scope.matches(path) {
+            if counts(path) {
                 used += inode.len();
             }
         });
@@ -177,7 +190,7 @@ impl MachineDisk {
             return Err(dead());
         }
         if let Some(growth) = growth
-            && faults.limits(path).any(|(scope, capacity)| self.used_bytes(scope) + growth.max(1) > capacity)
+            && !faults.has_space(path, growth, |counts| self.used_bytes(counts))
         {
             return Err(fault::no_space());
         }

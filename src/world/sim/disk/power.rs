@@ -47,6 +47,35 @@ pub enum Survival {
     Prefix,
     /// Each or not, as the run's stream says: torn and reordered writes.
     Subset,
+    /// These, by their number among those that are pending. A cut of a file has none and does not survive.
+    Chosen(Numbers),
+}
+
+/// Numbers from 0 to [`Numbers::MAX`].
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub const MAX: u32 = u64::BITS - 1;
+
+    pub fn contains(self, number: u32) -> bool {
+        number <= Numbers::MAX && self.0 & (1 << number) != 0
+    }
+
+    /// Ascending.
+    pub fn iter(self) -> impl Iterator<Item = u32> {
+        (0..=Numbers::MAX).filter(move |number| self.contains(*number))
+    }
+}
+
+impl FromIterator<u32> for Numbers {
+    /// Panics if one is above [`Numbers::MAX`].
+    fn from_iter<I: IntoIterator<Item = u32>>(numbers: I) -> Numbers {
+        numbers.into_iter().fold(Numbers::default(), |set, number| {
+            assert!(number <= Numbers::MAX, "a number is at most {}", Numbers::MAX);
+            Numbers(set.0 | 1 << number)
+        })
+    }
 }
 
 /// What survives a power loss, of the pages of files and of directory entries. Entries without pages are the classic
@@ -72,6 +101,14 @@ impl Survivors {
                 (0..count).map(|at| at < kept).collect()
             }
             Survival::Subset => (0..count).map(|_| rng.random()).collect(),
+            Survival::Chosen(numbers) => {
+                let mut next = 0..;
+                let mut number = |change: &Change| match change {
+                    Change::Cut(_) => None,
+                    Change::Page(_) | Change::Create(_) | Change::Rename { .. } | Change::Remove(_) => next.next(),
+                };
+                pending.changes.iter().map(|change| number(change).is_some_and(|n| numbers.contains(n))).collect()
+            }
         }
     }
 }

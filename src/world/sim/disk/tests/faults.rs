@@ -279,3 +279,61 @@ fn a_replaced_disk_or_log_directory_is_empty() {
         assert_eq!(observer.read_dir("").unwrap(), [""; 0]);
     });
 }
+
+#[test]
+fn the_faults_of_a_disk_go_with_it() {
+    on_disk(1, |sim, disk, _| {
+        file_of(disk, "log", 1000);
+        let failing = sim.begin_disk_fault("a", DiskFault::WriteFail, everywhere());
+        let full = sim.begin_disk_fault("a", DiskFault::Full { free_bytes: 5 }, everywhere());
+        assert_eq!(errno(disk.create("new")), EIO);
+        assert_eq!(sim.replace_disk("a", None), [failing, full]);
+        disk.create("new").unwrap().append(&[1; 2000]).expect("the new disk is sound and has space");
+    });
+}
+
+#[test]
+fn the_faults_of_a_log_directory_go_with_it_and_those_of_others_stay() {
+    on_disk(1, |sim, disk, _| {
+        let fill = |path: &str| disk.create(path)?.append(&[1; 100]);
+        for dir in ["data-1", "data-2"] {
+            disk.create_dir_all(dir).unwrap();
+            fill(&format!("{dir}/old")).unwrap();
+        }
+        let of = |dir: &str| DiskScope { log_dir: Some(dir.to_owned()), files: None };
+        let of_first = sim.begin_disk_fault("a", DiskFault::SyncFail, of("data-1"));
+        sim.begin_disk_fault("a", DiskFault::SyncFail, of("data-2"));
+        sim.begin_disk_fault("a", DiskFault::Full { free_bytes: 50 }, everywhere());
+        assert_eq!(sim.replace_disk("a", Some("data-1")), [of_first]);
+        disk.create_dir_all("data-1").unwrap();
+        fill("data-1/new").expect("the new one is empty");
+        assert_eq!(errno(disk.sync_dir("data-1")), None);
+        assert_eq!(errno(disk.sync_dir("data-2")), EIO);
+        let mut file = disk.create("data-2/new").unwrap();
+        file.append(&[1; 50]).expect("so much space is left, what was in the other directory or is in its successor");
+        assert_eq!(errno(file.append(&[1; 1])), ENOSPC);
+    });
+}
+
+#[test]
+fn a_fault_has_struck_once_it_had_an_effect() {
+    on_disk(1, |sim, disk, observer| {
+        let mut file = file_of(disk, "log", 10);
+        let fault = |fault| sim.begin_disk_fault("a", fault, files("log"));
+        let faults = [
+            fault(DiskFault::ReadFail),
+            fault(DiskFault::SyncLie),
+            fault(DiskFault::Full { free_bytes: 1 }),
+            sim.begin_disk_fault("a", DiskFault::Stall, files("other")),
+        ];
+        let struck = || faults.map(|fault| sim.disk_fault_has_struck("a", fault));
+        observer.open("log").unwrap().read_at(0, 1).unwrap();
+        file.append(b"x").unwrap();
+        assert_eq!(struck(), [false; 4], "the observer meets no faults, and there is space for one byte");
+        file.sync().unwrap();
+        assert_eq!(struck(), [false, true, false, false]);
+        assert_eq!(errno(file.append(b"x")), ENOSPC);
+        assert_eq!(errno(file.read_at(0, 1)), EIO);
+        assert_eq!(struck(), [true, true, true, false]);
+    });
+}

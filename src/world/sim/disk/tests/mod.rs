@@ -176,6 +176,41 @@ fn a_prefix_ends_somewhere_and_a_subset_has_gaps() {
 }
 
 #[test]
+fn chosen_pages_survive_by_their_number_among_those_that_are_pending() {
+    on_disk(1, |sim, disk, observer| {
+        let mut file = disk.create("log").unwrap();
+        disk.sync_dir("").unwrap();
+        file.append(&[1; 4 * PAGE]).unwrap();
+        file.sync().unwrap();
+        file.append(&[2; 3 * PAGE]).unwrap();
+        disk.create("first").unwrap();
+        disk.create("second").unwrap();
+        let chosen = |numbers: &[u32]| Survival::Chosen(numbers.iter().copied().collect());
+        sim.power_off_leaving("a", Survivors { pages: chosen(&[0, 2, 63]), entries: chosen(&[1]) });
+        let bytes = content(observer, "log");
+        let pages: Vec<u8> = bytes.chunks(PAGE).map(|page| page[0]).collect();
+        assert_eq!(pages, [1, 1, 1, 1, 2, 0, 2]);
+        assert_eq!(observer.read_dir("").unwrap(), ["log", "second"]);
+    });
+}
+
+#[test]
+fn a_cut_has_no_number() {
+    on_disk(1, |sim, disk, observer| {
+        let mut file = disk.create("log").unwrap();
+        disk.sync_dir("").unwrap();
+        file.append(&[1; 2 * PAGE]).unwrap();
+        file.sync().unwrap();
+        file.truncate(PAGE_BYTES).unwrap();
+        file.append(&[2; 2 * PAGE]).unwrap();
+        let second = Survival::Chosen([1].into_iter().collect());
+        sim.power_off_leaving("a", Survivors { pages: second, entries: Survival::Nothing });
+        let pages: Vec<u8> = content(observer, "log").chunks(PAGE).map(|page| page[0]).collect();
+        assert_eq!(pages, [1, 1, 2]);
+    });
+}
+
+#[test]
 fn rot_changes_what_is_read_and_what_survives() {
     on_disk(1, |sim, disk, observer| {
         let mut file = disk.create("log").unwrap();

@@ -1,4 +1,8 @@
-//! Each fault of links, messages, processes and clocks does to a running cluster what the reference says.
+//! Each fault does to a running cluster what the reference says: here those of links, messages and processes, in
+//! `clocks` and `disks` the others.
+
+mod clocks;
+mod disks;
 
 use faultline::lab::outcome::{End, RunOutcome, TraceKind};
 use faultline::lab::run::run_one;
@@ -9,6 +13,11 @@ use faultline::world::Time;
 /// Three brokers, a topic on all of them, 200 records at 100 per second with acks=all, and these faults. Without idempotence,
 /// so that no record waits for a producer id and every retry shows.
 fn run(faults: &str) -> (RunOutcome, RunReport) {
+    run_with("", faults)
+}
+
+/// The same with more configuration of the topic, `, "key" = value`.
+fn run_with(topic_config: &str, faults: &str) -> (RunOutcome, RunReport) {
     let text = format!(
         r#"# A test.
 [cluster]
@@ -20,7 +29,7 @@ racks = ["a", "b", "b"]
 [[topic]]
 name = "orders"
 replication-factor = 3
-config = {{ "min.insync.replicas" = 1 }}
+config = {{ "min.insync.replicas" = 1{topic_config} }}
 [[workload]]
 kind = "produce"
 topic = "orders"
@@ -175,16 +184,37 @@ fn a_restart_can_change_the_configuration() {
 }
 
 #[test]
-fn wall_clocks_that_are_wrong_stop_nothing() {
-    let clocks = "[[clock]]\ntarget = \"broker(2)\"\noffset = \"-3s\"\ndrift = \"200ppm\"\n";
-    let faults = [
-        "do = \"clock-step\"\ntarget = \"controller\"\nby = \"-10m\"\nfor = \"500ms\"\n",
-        "do = \"clock-drift\"\ntarget = \"leader(orders-0)\"\ndrift = \"100000ppm\"\n",
-        "do = \"clock-strobe\"\ntarget = \"machines\"\nby = \"1h\"\nperiod = \"100ms\"\nduty = \"50%\"\ncount = 5\n",
-        "do = \"clock-freeze\"\ntarget = \"client(producer-1)\"\n",
-    ];
-    let faults: String = faults.iter().map(|fault| format!("[[fault]]\nat = \"500ms\"\n{fault}")).collect();
-    let (outcome, report) = run(&format!("{clocks}{faults}"));
-    assert_eq!((report.problems, report.counts.acked, outcome.faults.len()), (Vec::new(), 200, 4));
-    assert!(slowest_ms(&outcome) < 20, "{}", slowest_ms(&outcome));
+fn a_pause_lasts_until_it_is_resumed() {
+    let pause = "[[fault]]\nat = \"500ms\"\ndo = \"pause\"\ntarget = \"leader(orders-0)\"\n";
+    let resume = "[[fault]]\nat = \"1300ms\"\ndo = \"resume\"\ntarget = \"fault(1)\"\n";
+    let (resumed, _) = run(&format!("{pause}{resume}"));
+    assert!((700..1_500).contains(&slowest_ms(&resumed)), "{}", slowest_ms(&resumed));
+    let (paused, _) = run(pause);
+    assert!(slowest_ms(&paused) > 2_500, "it takes a session timeout: {}", slowest_ms(&paused));
+}
+
+#[test]
+fn a_fault_of_nobody_never_fires() {
+    let cut_off = "[[fault]]\nat = \"500ms\"\ndo = \"crash\"\ntarget = \"brokers\"\nfor = \"10s\"\n";
+    let leaderless = "[[fault]]\nwhen = \"leader(orders-0) == none\"\n";
+    for action in ["do = \"crash\"\nfor = \"1s\"\n", "do = \"isolate\"\n", "do = \"clock-freeze\"\n"] {
+        let (outcome, report) = run(&format!("{cut_off}{leaderless}{action}target = \"leader(orders-0)\"\n"));
+        assert_eq!(outcome.faults.len(), 1, "{action}");
+        assert!(report.problems.iter().any(|problem| problem.contains("never fired")), "{:?}", report.problems);
+    }
+}
+
+#[test]
+fn what_the_cluster_refuses_an_administrator_is_a_problem() {
+    let problem = |fault: &str| {
+        let (outcome, report) = run(&format!("[[fault]]\nat = \"500ms\"\n{fault}target = \"orders-0\"\n"));
+        (outcome.faults[0].refused.clone(), report.problems)
+    };
+    let (refused, problems) = problem("do = \"delete-records\"\nbefore-offset = 1000000\n");
+    assert_eq!(refused.as_deref(), Some("orders-0: OFFSET_OUT_OF_RANGE"));
+    let line = "fault 1 (delete-records orders-0 before 1000000, line 19) was refused: orders-0: OFFSET_OUT_OF_RANGE";
+    assert_eq!(problems, [line]);
+    let (refused, _) = problem("do = \"elect-preferred\"\n");
+    assert_eq!(refused.as_deref(), Some("orders-0: ELECTION_NOT_NEEDED"));
+    assert_eq!(problem("do = \"delete-records\"\nbefore-offset = 5\n"), (None, Vec::new()));
 }
