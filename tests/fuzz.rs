@@ -73,6 +73,7 @@ fn a_seed_means_one_scenario() {
 fn the_guard_excuses_the_losses_that_shipped_scenarios_claim() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
     for name in [
+        "a_leader_that_sleeps_through_a_power_loss_acknowledges_what_is_lost",
         "acks_1_loses_with_its_leaders_power_acks_all_does_not",
         "acks_1_loses_without_any_failure_when_leadership_moves",
         "acks_all_is_one_copy_when_min_insync_replicas_is_1",

@@ -245,9 +245,7 @@ impl Partition {
         let result = match self.log.append_as_follower(records, wall_clock_ms) {
             // The leader's log start lies within the batch: an empty log may begin earlier.
             Err(AppendError::OutOfOrder { got, log_end }) if got < log_end && self.log.log_start() == log_end => {
-                let (from, to) = (self.log.log_start(), got);
-                self.log.truncate_fully_and_start_at(got)?;
-                self.observe_log_start(now, env, LogStartMove { from, to, reason: LogStartReason::Leader });
+                self.start_anew_at(now, env, got)?;
                 self.log.append_as_follower(records, wall_clock_ms)
             }
             result => result,
@@ -308,12 +306,19 @@ impl Partition {
             self.truncate(now, env, leader.log_end, TruncationReason::OutOfRange)?;
         } else if leader.log_start > self.log.log_end() {
             // The leader has deleted what would follow our log.
-            let (from, to) = (self.log.log_start(), leader.log_start);
-            self.log.truncate_fully_and_start_at(leader.log_start)?;
-            self.observe_log_start(now, env, LogStartMove { from, to, reason: LogStartReason::Leader });
+            self.start_anew_at(now, env, leader.log_start)?;
         }
         self.fetch_on_from_log_end();
         Ok(FetchOutcome::Truncated)
+    }
+
+    /// An empty log from there on, the high watermark included (`UnifiedLog.truncateFullyAndStartAt`).
+    fn start_anew_at(&mut self, now: Time, env: &Environment, to: Offset) -> io::Result<()> {
+        let from = self.log.log_start();
+        self.log.truncate_fully_and_start_at(to)?;
+        self.observe_log_start(now, env, LogStartMove { from, to, reason: LogStartReason::Leader });
+        self.observe_high_watermark(now, env);
+        Ok(())
     }
 
     /// Asking for the leader's offsets failed.

@@ -809,6 +809,10 @@ fn follower_off_the_leaders_log_goes_where_the_leader_is() {
             assert_eq!(outcome, FetchOutcome::Truncated);
             let log = node.partition.log();
             assert_eq!((log.log_start().0, log.log_end().0), expected, "{leader:?}");
+            let offset = log.high_watermark();
+            let told = Observation::HighWatermark { partition: orders(), offset, as_leader: false };
+            let is_told = node.observed.lock().unwrap().contains(&told);
+            assert_eq!(is_told, expected == (8, 8), "the high watermark goes where an empty log begins");
             assert_eq!(node.partition.next_fetch(), Some(asked(expected.1)));
         });
     }

@@ -6,6 +6,7 @@
 //! - what an unclean election (`unclean.leader.election.enable`) left behind, from that moment on;
 //! - what the last member of the ISR had not flushed when it lost power, if it was in the ISR from its power loss to its
 //!   election and alone in it then. Eligible leader replicas (KIP-966), which would elect another, are not modelled;
+//! - what a leader acknowledged that had not heard of such a loss yet, if the loss had taken just that;
 //! - what retention deleted in its time, and what compaction removed.
 //!
 //! Nothing else: no loss by a process crash, by an orderly stop, by a network, by a replica that had left the ISR, of
@@ -30,7 +31,7 @@ use crate::protocol::{Offset, TopicPartition};
 use crate::scenario::{Topic, Variant, Workload};
 use crate::world::Time;
 
-use replay::{Ack, Partition, Replay};
+use replay::{Ack, Loss, Partition, Replay};
 
 pub use replay::Gone;
 
@@ -265,6 +266,11 @@ impl Guard {
             {
                 Some(Excuse::InSyncReplicaLostPower)
             }
+            "candidate-completeness" | "strong-isr" | "acknowledged-incomplete"
+                if partition.stale_promises.contains(&violation.at) =>
+            {
+                Some(Excuse::NotHeardOfLoss)
+            }
             "candidate-completeness" | "strong-isr" => {
                 partition.spoiled_members.contains(&violation.at).then_some(Excuse::UntrustedDisk)
             }
@@ -293,7 +299,8 @@ impl Guard {
             let moved = partition.leader_epoch > ack.leader_epoch;
             return moved.then_some(Excuse::LeadershipMoved);
         }
-        partition.loss_of(offset, ack.at)
+        // Whoever acknowledged in an earlier epoch had not heard of the loss.
+        partition.loss_of(offset, |loss| loss.at >= ack.at || ack.leader_epoch < loss.epoch)
     }
 
     /// Whether an acknowledged record is there, but not committed to the end, so that nobody reads it.
@@ -320,7 +327,7 @@ impl Guard {
         if partition.unclean_at.is_some() {
             return Some(Excuse::UncleanElection);
         }
-        partition.loss_of(offset, Time::ZERO)
+        partition.loss_of(offset, |_| true)
     }
 
     /// Why a value was seen at several offsets, if it may: all copies but one were lost legitimately, and it was sent
@@ -375,10 +382,10 @@ impl Partition {
         self.losses.iter().find_map(|loss| loss.excuse)
     }
 
-    /// Why a committed record at `offset` was lost after `since`.
-    fn loss_of(&self, offset: Offset, since: Time) -> Option<Excuse> {
-        let losses = self.losses.iter().filter(|loss| loss.at >= since && loss.from <= offset && offset < loss.end);
-        losses.filter_map(|loss| loss.excuse).next()
+    /// Why a committed record at `offset` was lost, by a loss that may be meant.
+    fn loss_of(&self, offset: Offset, may_be_meant: impl Fn(&Loss) -> bool) -> Option<Excuse> {
+        let losses = self.losses.iter().filter(|loss| loss.from <= offset && offset < loss.end);
+        losses.filter(|loss| may_be_meant(loss)).filter_map(|loss| loss.excuse).next()
     }
 
     /// A machine had led by then that cannot read what its disk has spoiled.

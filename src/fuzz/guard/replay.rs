@@ -73,8 +73,13 @@ impl Replica {
 
     /// Why it does not hold `offset`.
     pub fn gone(&self, offset: Offset) -> Gone {
+        self.gone_to(offset).0
+    }
+
+    /// The same, and up to where it lost records with this one.
+    fn gone_to(&self, offset: Offset) -> (Gone, Offset) {
         let covers = |(from, end, _): &&(Offset, Offset, Gone)| *from <= offset && offset < *end;
-        self.removed.iter().rev().find(covers).map_or(Gone::NeverHad, |(_, _, gone)| *gone)
+        self.removed.iter().rev().find(covers).map_or((Gone::NeverHad, offset), |(_, end, gone)| (*gone, *end))
     }
 
     fn remove_from(&mut self, to: Offset, gone: Gone) {
@@ -110,7 +115,10 @@ impl Replica {
     }
 
     fn load(&mut self, batches: &[BatchInfo]) {
-        let kept = self.batches.iter().zip(batches).take_while(|(old, new)| old == new).count();
+        // Where it had begun, or before: a log start that a crash has forgotten brings deleted records back.
+        let start = self.batches.first().map_or(Offset::ZERO, |first| first.base_offset);
+        let known = &batches[batches.partition_point(|batch| batch.last_offset < start)..];
+        let kept = self.batches.iter().zip(known).take_while(|(old, new)| old == new).count();
         if let Some(first) = self.batches.get(kept) {
             let gone = match self.power_lost {
                 true if first.last_offset.0 < self.flushed => Gone::FlushedAndLost,
@@ -132,14 +140,24 @@ pub(super) struct Expiry {
     pub reason: LogStartReason,
 }
 
-/// A leader was elected that lacks committed records.
+/// A leader was elected that lacks committed records, or records that a deposed one committed later.
 pub(super) struct Loss {
     pub at: Time,
-    epoch: LeaderEpoch,
+    pub epoch: LeaderEpoch,
     pub from: Offset,
     pub end: Offset,
     pub gone: Gone,
     pub excuse: Option<super::Excuse>,
+}
+
+/// What a leader no longer held when it took over, for a reason that excuses it, committed or not: a deposed leader that
+/// has not heard of it may commit it yet, for this replica had confirmed it.
+struct Forgotten {
+    epoch: LeaderEpoch,
+    from: Offset,
+    end: Offset,
+    gone: Gone,
+    excuse: super::Excuse,
 }
 
 /// A broker's successful answer to a produce request.
@@ -173,12 +191,17 @@ pub(super) struct Partition {
     /// When first a leader that such an election had deposed, and that had not heard of it, went on to commit.
     pub deposed_commit_at: Option<Time>,
     pub losses: Vec<Loss>,
+    forgotten: Vec<Forgotten>,
+    /// The last leader that took over when it was the controller's.
+    led: Option<(LeaderEpoch, String)>,
     /// When records were committed or promised that members of the ISR lacked, and all of these had lost power.
     pub impaired_members: BTreeSet<Time>,
     /// When members of the ISR lacked committed records, all of them for what their disks have spoiled or lost with power.
     pub spoiled_members: BTreeSet<Time>,
     /// When a replica's high watermark moved that had not heard of the leader of a legitimate loss.
     pub stale_views: BTreeSet<Time>,
+    /// When a deposed leader committed or acknowledged what a leader that it had not heard of has lost legitimately.
+    pub stale_promises: BTreeSet<Time>,
     /// When a replica's high watermark moved, or it served, whose disk does not keep what it has.
     pub spoiled_views: BTreeSet<Time>,
     pub expiries: Vec<Expiry>,
@@ -207,9 +230,12 @@ impl Default for Partition {
             unclean_epoch: LeaderEpoch::NONE,
             deposed_commit_at: None,
             losses: Vec::new(),
+            forgotten: Vec::new(),
+            led: None,
             impaired_members: BTreeSet::new(),
             spoiled_members: BTreeSet::new(),
             stale_views: BTreeSet::new(),
+            stale_promises: BTreeSet::new(),
             spoiled_views: BTreeSet::new(),
             expiries: Vec::new(),
             compacted: Vec::new(),
@@ -363,6 +389,7 @@ impl Replay {
                     (replica.epoch.unwrap_or(LeaderEpoch::NONE), covering(&replica.batches, *base_offset));
                 let partition = self.partition(partition);
                 partition.note_short_members(at, *last_offset + 1);
+                partition.note_stale_promise(at, leader_epoch, *base_offset, *last_offset + 1);
                 partition.acks.push(Ack {
                     at,
                     required_acks: *required_acks,
@@ -519,22 +546,49 @@ impl Partition {
         }
     }
 
+    fn note_stale_promise(&mut self, at: Time, epoch: LeaderEpoch, from: Offset, end: Offset) {
+        let covers = |loss: &Loss| epoch < loss.epoch && loss.from <= from && end <= loss.end;
+        if self.losses.iter().any(|loss| loss.excuse.is_some() && covers(loss)) {
+            self.stale_promises.insert(at);
+        }
+    }
+
     fn advance(&mut self, at: Time, machine: &str, offset: Offset, disks: &Disks) {
         if offset <= self.high_watermark {
             return;
         }
         let before = self.high_watermark;
-        let epoch = self.replicas.get(machine).and_then(|leader| leader.epoch);
-        if epoch.is_some_and(|epoch| epoch < self.unclean_epoch) {
+        let Some(leader) = self.replicas.get(machine) else { return };
+        if leader.epoch.is_some_and(|epoch| epoch < self.unclean_epoch) {
             self.deposed_commit_at.get_or_insert(at);
         }
-        let news = self.replicas.get(machine).map(|leader| range(&leader.batches, before, offset));
-        let news = news.unwrap_or_default().to_vec();
+        let news = range(&leader.batches, before, offset).to_vec();
         self.ever_committed.extend(news.iter().map(identity));
-        self.committed.extend(news);
-        self.high_watermark = offset;
+        let lacks = self.lacked_by_successor(leader, &news);
+        self.committed.extend(news.iter().take_while(|batch| lacks.is_none_or(|from| batch.base_offset < from)));
+        self.high_watermark = lacks.unwrap_or(offset);
+        if let (Some(from), Some(epoch)) = (lacks, leader.epoch) {
+            self.lose_again(at, epoch, from, offset);
+        }
         self.note_short_members(at, offset);
         self.note_spoiled_members(at, before, disks);
+    }
+
+    /// The first of `news` that `leader` commits, but whoever has taken over from it lacks.
+    fn lacked_by_successor(&self, leader: &Replica, news: &[BatchInfo]) -> Option<Offset> {
+        let is_deposed = |led: &LeaderEpoch| leader.epoch.is_some_and(|epoch| epoch < *led);
+        let (_, successor) = self.led.as_ref().filter(|(led, _)| is_deposed(led))?;
+        let successor = self.replicas.get(successor)?;
+        let lacks = news.iter().find(|batch| !successor.has(batch) && !self.may_be_missing(batch));
+        lacks.map(|batch| batch.base_offset.max(self.high_watermark))
+    }
+
+    /// A deposed leader has committed what a later one had lost before it took over.
+    fn lose_again(&mut self, at: Time, deposed: LeaderEpoch, from: Offset, end: Offset) {
+        let covers = |lost: &&Forgotten| deposed < lost.epoch && lost.from <= from && end <= lost.end;
+        let Some(lost) = self.forgotten.iter().find(covers) else { return };
+        self.losses.push(Loss { at, epoch: lost.epoch, from, end, gone: lost.gone, excuse: Some(lost.excuse) });
+        self.stale_promises.insert(at);
     }
 
     /// Members of the ISR that should hold everything below `offset`.
@@ -575,12 +629,13 @@ impl Partition {
         (keeps_flushed, keeps_all): (bool, bool),
     ) {
         let Some(leader) = self.replicas.get(machine).filter(|_| epoch >= self.elected_epoch) else { return };
+        self.led = Some((epoch, machine.to_owned()));
         // Compaction leaves holes, but never moves where a log ends.
         let is_short = (log_end < self.high_watermark).then_some(log_end);
         let missing = self.first_missing(leader).map(|batch| batch.base_offset);
-        let Some(from) = missing.into_iter().chain(is_short).min() else { return };
-        let (keep, end) = (self.committed.partition_point(|batch| batch.last_offset < from), self.high_watermark);
-        let gone = leader.gone(from);
+        let lacks = missing.into_iter().chain(is_short).min();
+        let from = lacks.unwrap_or_else(|| leader.log_end());
+        let (gone, gone_to) = leader.gone_to(from);
         let is_last = leader.impaired && self.isr == [machine];
         // After an orderly stop nothing is read again, and a replica may join the ISR with a log that it cannot read.
         let is_unread = gone == Gone::Restart && !keeps_all;
@@ -599,6 +654,13 @@ impl Partition {
         } else {
             None
         };
+        if let Some(excuse) = excuse {
+            self.forgotten.push(Forgotten { epoch, from, end: gone_to, gone, excuse });
+        }
+        if lacks.is_none() {
+            return;
+        }
+        let (keep, end) = (self.committed.partition_point(|batch| batch.last_offset < from), self.high_watermark);
         self.losses.push(Loss { at, epoch, from, end, gone, excuse });
         self.committed.truncate(keep);
         self.high_watermark = from;

@@ -235,6 +235,18 @@ fn a_flushed_record_is_kept_through_a_power_loss() {
 }
 
 #[test]
+fn a_log_whose_beginning_comes_back_with_the_power_has_lost_its_end_only() {
+    let more = |told: Told| told.appends(1, &[batch(2)]).appends(2, &[batch(2)]).appends(3, &[batch(2)]);
+    let flushed = |offset| {
+        let told = more(healthy(-1)).high_watermark(1, 3).acknowledges(1, -1, 2).flushes(1, offset);
+        let told = told.expires(1, 1, LogStartReason::Leader).changes(1, 0, &[1], false).stops(1, true);
+        told.loads(1, &[batch(0), batch(1)]).elects(1, 1, &[1])
+    };
+    assert_eq!(flushed(2).lost(2), Some(Excuse::LastReplicaLostPower));
+    assert_eq!(flushed(3).lost(2), None, "it had been flushed");
+}
+
+#[test]
 fn a_killed_process_keeps_what_it_had() {
     let told = healthy(-1).changes(1, 0, &[1], false).stops(1, false).loads(1, &[batch(0)]).elects(1, 1, &[1]);
     assert_eq!(told.lost(1), None);
@@ -406,6 +418,33 @@ fn a_replica_that_lost_power_may_join_the_isr_for_what_it_had() {
     let back = || left().registers(3, 1, false).stops(3, true).loads(3, &[batch(0)]);
     assert_eq!(joins(back()), Some(Excuse::InSyncReplicaLostPower), "the controller has not heard of it");
     assert_eq!(joins(back().registers(3, 7, true)), None, "its broker has registered anew");
+}
+
+#[test]
+fn a_leader_that_has_not_heard_of_a_loss_may_commit_what_was_lost() {
+    // Broker 2 has confirmed the third record, loses it with its power, and leads, alone in the ISR.
+    let follows = |told: Told| {
+        let (partition, leader_epoch, leader, log_end) = (orders(), LeaderEpoch(0), BrokerId(1), Offset(3));
+        told.observed("broker-1", Observation::BecameFollower { partition, leader_epoch, leader, log_end })
+    };
+    let last = |kept: &[BatchInfo], power_lost| {
+        let told = follows(healthy(-1)).appends(1, &[batch(2)]).appends(2, &[batch(2)]).flushes(2, kept.len() as i64);
+        told.changes(2, 1, &[2], false).stops(2, power_lost).loads(2, kept).elects(2, 2, &[2])
+    };
+    let late = |told: Told| told.high_watermark(1, 3);
+    let (all, some) = ([batch(0), batch(1), batch(2)], [batch(0), batch(1)]);
+    for kept in [&some[..], &some[..1], &[]] {
+        let told = late(last(kept, true));
+        assert_eq!(told.breaks("candidate-completeness"), Some(Excuse::InSyncReplicaLostPower));
+        let joined = late(last(kept, true).changes(2, 2, &[2, 3], false));
+        assert_eq!(joined.breaks("candidate-completeness"), Some(Excuse::NotHeardOfLoss), "broker 3 has lost nothing");
+        let acked = told.acknowledges(1, -1, 2);
+        assert_eq!(acked.lost(2), Some(Excuse::LastReplicaLostPower));
+        let more = late(last(kept, true)).appends(1, &[batch(3)]).high_watermark(1, 4).acknowledges(1, -1, 3);
+        assert_eq!(more.lost(3), None, "nobody had confirmed it");
+    }
+    assert_eq!(late(last(&some, false)).acknowledges(1, -1, 2).lost(2), None, "a killed process loses nothing");
+    assert_eq!(late(last(&all, true)).acknowledges(1, -1, 2).lost(2), None, "it came back with everything");
 }
 
 #[test]

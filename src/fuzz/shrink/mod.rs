@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::examine::{Failure, Signature, examine};
 use super::written;
+use crate::config::BrokerConfig;
 use crate::lab::outcome::{FiredFault, RunOutcome};
 use crate::lab::run::run_one;
 use crate::scenario::{Fault, Scenario, Variant};
@@ -118,6 +119,13 @@ fn clock() -> Clock {
     std::time::Instant::now()
 }
 
+/// A broker's session must outlast two heartbeats, or healthy brokers are fenced for ever: a cluster that is sick by its
+/// configuration is another failure than the one at hand, under the same name.
+fn sessions_end_by_themselves(scenario: &Scenario) -> bool {
+    let ends = |config: &BrokerConfig| config.broker_session_timeout < config.broker_heartbeat_interval * 2;
+    scenario.variants.iter().any(|variant| ends(&variant.cluster.config))
+}
+
 impl<'a> Search<'a> {
     fn new(best: Scenario, failure: Failure, oracle: Oracle<'a>, budget: Budget) -> Search<'a> {
         Search {
@@ -207,7 +215,9 @@ impl<'a> Search<'a> {
         }
         let same =
             |candidate: &Scenario| candidate.variants == self.best.variants && candidate.duration == self.best.duration;
-        written(candidate).filter(|candidate| !same(candidate))
+        let is_sick =
+            |candidate: &Scenario| sessions_end_by_themselves(candidate) && !sessions_end_by_themselves(&self.best);
+        written(candidate).filter(|candidate| !same(candidate) && !is_sick(candidate))
     }
 
     fn take(&mut self, candidate: Scenario, seed: u64, failure: Failure, outcome: RunOutcome) {
@@ -264,5 +274,49 @@ impl<'a> Search<'a> {
         let Some(candidate) = written(&self.with_faults(faults)) else { return false };
         self.runs += 1;
         (self.oracle)(&candidate, &run_one(&candidate, 0, candidate.seed)).is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUICK: &str = r#"# A quick broker is healthy.
+        duration = "1s"
+        [cluster]
+        brokers = 1
+        [cluster.config]
+        "broker.heartbeat.interval.ms" = 100
+        "broker.session.timeout.ms" = 300
+        [[topic]]
+        name = "orders"
+        replication-factor = 1
+        [[workload]]
+        kind = "produce"
+        topic = "orders"
+        records = 1
+    "#;
+
+    #[test]
+    fn no_cluster_becomes_one_whose_sessions_end_by_themselves() {
+        let scenario = crate::scenario::parse("quick", "", QUICK).expect("it is valid");
+        let failure = || Failure {
+            signature: Signature { rule: "liveness".to_owned(), site: String::new() },
+            broken: std::collections::BTreeMap::new(),
+        };
+        let always = |_: &Scenario, _: &RunOutcome| Some(failure());
+        let mut search = Search::new(scenario, failure(), &always, Budget::default());
+        let set = |search: &Search<'_>, keys: [&str; 2]| {
+            let defaults = BrokerConfig::default().entries();
+            let set = |variant: &mut Variant| {
+                keys.iter().for_each(|key| variant.cluster.config.set(key, &defaults[key]).expect("a default"));
+            };
+            search.with(set)
+        };
+        let (heartbeat, session) = ("broker.heartbeat.interval.ms", "broker.session.timeout.ms");
+        let sick = set(&search, [heartbeat, heartbeat]);
+        assert!(!search.offer(&sick), "the next heartbeat comes when the session is long over");
+        let plain = set(&search, [heartbeat, session]);
+        assert!(search.offer(&plain));
     }
 }

@@ -53,6 +53,8 @@ pub struct PartitionGhost {
     compacted: BTreeMap<Offset, Compacted>,
     logs: BTreeMap<String, ReplicaGhost>,
     leaders: BTreeMap<LeaderEpoch, String>,
+    /// The epoch of the last leader that took over when it was the controller's.
+    led_epoch: LeaderEpoch,
 }
 
 impl Default for PartitionGhost {
@@ -73,6 +75,7 @@ impl Default for PartitionGhost {
             compacted: BTreeMap::new(),
             logs: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            led_epoch: LeaderEpoch::NONE,
         }
     }
 }
@@ -397,13 +400,20 @@ impl Ghost {
         let mismatch = ghost.compare(machine, offset.min(ghost.true_high_watermark));
         let (mut weak, mut broken) = (Vec::new(), Vec::new());
         if as_leader && offset > ghost.true_high_watermark {
-            let from = std::mem::replace(&mut ghost.true_high_watermark, offset);
+            let from = ghost.true_high_watermark;
+            let end = ghost.held_by_successor(machine, offset).unwrap_or(offset);
+            ghost.true_high_watermark = end;
             let replica = ghost.logs.get_mut(machine).expect("replica() inserted it");
-            replica.compared = offset.0;
-            let news = range(&replica.batches, from, offset);
+            replica.compared = end.0;
+            let news = range(&replica.batches, from, end);
             broken = ghost.producers.commit(news);
             ghost.committed.extend_from_slice(news);
-            weak = ghost.weak_members(from, offset);
+            weak = if end < offset {
+                let from = from.max(before);
+                ghost.weak_members(from, offset, range(&ghost.logs[machine].batches, from, offset))
+            } else {
+                ghost.weak_members(from, offset, range(&ghost.committed, from, offset))
+            };
         }
         if went_back {
             let detail = format!("{machine} leads and lowered its high watermark from {before} to {offset}");
@@ -522,6 +532,9 @@ impl Ghost {
             first_difference(replica.range(start, end), range(&ghost.committed, start, end), &ghost.compacted);
         // Compaction leaves holes, but never moves where a log ends.
         let is_short = (replica.log_end < end.0).then_some(Offset(replica.log_end));
+        if epoch >= ghost.elected_epoch {
+            ghost.led_epoch = epoch;
+        }
         let mut lost = None;
         if let Some(from) = missing.into_iter().chain(is_short).min()
             && epoch >= ghost.elected_epoch
@@ -581,9 +594,21 @@ impl PartitionGhost {
         first_difference(range(&replica.batches, from, end), range(&self.committed, from, end), &self.compacted)
     }
 
-    /// Members of the controller's ISR that do not hold the committed log in [from, end): the violation, and why.
-    fn weak_members(&self, from: Offset, end: Offset) -> Vec<(&'static str, String)> {
-        let news = range(&self.committed, from, end);
+    /// Up to where a deposed leader that has not heard of it yet extends the committed log when its high watermark
+    /// reaches `end`: its successor leads already, and what that lacks can never be read again. `None`: no further than
+    /// `end`, or nobody has taken over from it.
+    fn held_by_successor(&self, machine: &str, end: Offset) -> Option<Offset> {
+        let replica = &self.logs[machine];
+        let is_deposed = replica.leads.is_some_and(|epoch| epoch < self.led_epoch);
+        let successor = self.leaders.get(&self.led_epoch).filter(|_| is_deposed)?;
+        let from = self.true_high_watermark;
+        first_difference(self.logs[successor].range(from, end), replica.range(from, end), &self.compacted)
+            .map(|differs| differs.max(from))
+    }
+
+    /// Members of the controller's ISR that do not hold `news`, what is told to be committed in [from, end): the
+    /// violation, and why.
+    fn weak_members(&self, from: Offset, end: Offset, news: &[BatchInfo]) -> Vec<(&'static str, String)> {
         self.isr_machines.iter().filter_map(|machine| self.differs(machine, from, end, news)).collect()
     }
 

@@ -389,3 +389,37 @@ fn a_partition_does_not_end_earlier_than_it_did() {
     assert!(told(2, 2).violations().is_empty());
     assert!(told(1, 1).violations().is_empty(), "a deposed leader does not know better");
 }
+
+#[test]
+fn a_process_that_found_no_log_begins_an_empty_one() {
+    let begun = |mut told: Told| {
+        told.0.stopped("broker-3");
+        let (partition, leader_epoch, leader) = (orders(), LeaderEpoch(0), BrokerId(1));
+        let log_end = Offset::ZERO;
+        told.observes("broker-3", Observation::BecameFollower { partition, leader_epoch, leader, log_end })
+    };
+    let three = [batch(0, 0, 10), batch(1, 0, 11), batch(2, 0, 12)];
+    let more = |told: Told| told.appends(1, &three[2..]).appends(2, &three[2..]);
+    let fetched = more(begun(healthy())).appends(3, &three).high_watermark(1, 3, true).high_watermark(3, 3, false);
+    assert!(fetched.violations().is_empty(), "{:?}", fetched.0.violations);
+    let empty = more(begun(healthy())).high_watermark(1, 3, true);
+    assert_eq!(empty.violations(), ["candidate-completeness"]);
+}
+
+#[test]
+fn a_deposed_leader_commits_only_what_its_successor_holds() {
+    let third = [batch(2, 0, 12)];
+    let deposed = |told: Told| told.has_isr(2, 1, &[2]).leads(2, 1).high_watermark(1, 3, true);
+    let alone = deposed(healthy().appends(1, &third));
+    assert_eq!(alone.violations(), ["candidate-completeness"], "its successor lacks the record");
+    let other = alone.appends(2, &[batch(2, 1, 99)]).high_watermark(2, 3, true);
+    assert_eq!(
+        other.violations(),
+        ["candidate-completeness"],
+        "stated once, and the successor's record is the committed one"
+    );
+    let held = deposed(healthy().appends(1, &third).appends(2, &third));
+    assert!(held.violations().is_empty());
+    let lost = held.truncates(2, 3, 2).elects(2, 2, &[2]);
+    assert_eq!(lost.violations(), ["leader-completeness"]);
+}
