@@ -232,6 +232,11 @@ impl Consumer {
         self.group.as_ref().is_none_or(|group| group.is_closed())
     }
 
+    /// The broker that coordinates our group, as far as we know; `None` before it was found.
+    pub fn coordinator(&self) -> Option<BrokerId> {
+        self.group.as_ref().and_then(|group| group.coordinator_id())
+    }
+
     /// The generation that we have joined, with an assignment of it or not yet, or the member epoch; -1: none.
     pub fn joined_generation(&self) -> i32 {
         self.group.as_ref().map_or(-1, |group| group.joined_generation())

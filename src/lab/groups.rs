@@ -9,7 +9,7 @@ use std::time::Duration;
 use kafka_protocol::messages::TopicName;
 use serde::Serialize;
 
-use super::ghost::Ghost;
+use super::ghost::{Ghost, Reign};
 use crate::history::{EventType, Function, HistoryEvent, MicroOp};
 use crate::protocol::{Offset, TopicPartition};
 use crate::world::Time;
@@ -144,6 +144,8 @@ struct Group {
     suspicions: Vec<Suspicion>,
     /// By member, the generation whose assignment it has.
     stored: BTreeMap<String, i32>,
+    /// By member, who coordinated when it joined.
+    reigns: BTreeMap<String, Option<Reign>>,
     /// Every partition has had an owner: the group has begun.
     has_begun: bool,
     /// How often the group was deleted, and the generations in which somebody was assigned something.
@@ -244,7 +246,7 @@ impl Groups {
     }
 
     /// A member has joined a generation, under an id. What it owns already it owns in that generation too.
-    pub fn joined(&mut self, (group_id, member): (&str, &str), (generation, id): (i32, &str)) {
+    pub fn joined(&mut self, (group_id, member): (&str, &str), (generation, id): (i32, &str), reign: Option<Reign>) {
         let Some(group) = self.groups.get_mut(group_id) else { return };
         if let Some(came_back) = group.came_back.get_mut(member).filter(|came_back| **came_back == EARLIER) {
             *came_back = generation;
@@ -253,6 +255,7 @@ impl Groups {
         if known.is_none_or(|(known, _)| known != id) {
             group.list_ids();
         }
+        group.reigns.insert(member.to_owned(), reign);
         let Group { owners, suspicions, .. } = group;
         for (partition, owners) in owners.iter_mut().filter(|(_, owners)| owners.members.contains_key(member)) {
             owners.members.insert(member.to_owned(), generation);
@@ -266,7 +269,7 @@ impl Groups {
 
     /// The coordinator has stored the assignment of a member's generation (-1: it is in none). Before that another
     /// coordinator may form a generation of the same number, with others in it. So two owners in one generation are a
-    /// violation of `owned-twice` once both have been assigned something in it.
+    /// violation of `owned-twice` if both joined it under one coordinator, or once both have been assigned something.
     pub fn stored(&mut self, at: Time, (group_id, member): (&str, &str), generation: i32, ghost: &mut Ghost) {
         let Some(group) = self.groups.get_mut(group_id) else { return };
         group.stored.insert(member.to_owned(), generation);
@@ -486,10 +489,12 @@ impl Group {
     /// Those become violations whose members both have an assignment of that generation; they are dropped when a member is
     /// in another one.
     fn judge_suspicions(&mut self, at: Time, group_id: &str, ghost: &mut Ghost) {
-        let Group { suspicions, stored, ids, .. } = self;
+        let Group { suspicions, stored, reigns, ids, .. } = self;
         suspicions.retain(|Suspicion { members, generation, partition }| {
-            if members.iter().all(|member| stored.get(member) == Some(generation)) {
-                let [member, other] = members;
+            let [member, other] = members;
+            let reign = |member| reigns.get(member).copied().flatten();
+            let is_one_reign = reign(member).is_some() && reign(member) == reign(other);
+            if is_one_reign || members.iter().all(|member| stored.get(member) == Some(generation)) {
                 let detail = format!("{member} and {other} own it, both in generation {generation} of {group_id}");
                 ghost.violate("owned-twice", at, partition, detail);
                 return false;
@@ -558,6 +563,7 @@ fn acknowledged(history: &[HistoryEvent]) -> BTreeMap<&str, BTreeSet<i64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{BrokerId, LeaderEpoch};
 
     fn partition(index: i32) -> TopicPartition {
         TopicPartition::new("orders", index)
@@ -596,7 +602,7 @@ mod tests {
         groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
         groups.owned(at(1), ("g", "b"), 2, &[partition(0)], &mut ghost);
         assert!(ghost.violations.is_empty());
-        groups.joined(("g", "a"), (2, "a-1"));
+        groups.joined(("g", "a"), (2, "a-1"), None);
         assert!(ghost.violations.is_empty(), "another coordinator may have announced another generation 2");
         groups.stored(at(1), ("g", "a"), 2, &mut ghost);
         groups.owned(at(2), ("g", "b"), 2, &[partition(0)], &mut ghost);
@@ -604,12 +610,26 @@ mod tests {
     }
 
     #[test]
+    fn who_joins_under_one_coordinator_is_in_one_generation_before_its_assignment_is_stored() {
+        let reign = |broker| Some((BrokerId(broker), LeaderEpoch(3)));
+        for (other, violations) in [(1, 1), (2, 0)] {
+            let (mut groups, mut ghost) = announced();
+            groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
+            groups.owned(at(0), ("g", "b"), 0, &[partition(0)], &mut ghost);
+            groups.joined(("g", "a"), (2, "a-1"), reign(1));
+            groups.joined(("g", "b"), (2, "b-1"), reign(other));
+            groups.stored(at(1), ("g", "b"), 2, &mut ghost);
+            assert_eq!(ghost.violations.len(), violations);
+        }
+    }
+
+    #[test]
     fn generations_of_a_group_that_was_deleted_are_others() {
         let (mut groups, mut ghost) = announced();
-        groups.joined(("g", "a"), (1, "a-1"));
+        groups.joined(("g", "a"), (1, "a-1"), None);
         groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
         groups.deleted("g");
-        groups.joined(("g", "b"), (1, "b-1"));
+        groups.joined(("g", "b"), (1, "b-1"), None);
         groups.owned(at(1), ("g", "b"), 1, &[partition(0)], &mut ghost);
         assert!(ghost.violations.is_empty(), "{:?}", ghost.violations);
         groups.owned(at(2), ("g", "a"), 1, &[partition(0)], &mut ghost);
@@ -647,14 +667,14 @@ mod tests {
             let promise = Promise { keeps_up: true, is_at_least_once: true };
             let mut ghost = Ghost::default();
             groups.announce(("g", "a"), &[partition(0)], promise, keeps_place);
-            groups.joined(("g", "a"), (1, "a-1"));
+            groups.joined(("g", "a"), (1, "a-1"), None);
             groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
-            groups.joined(("g", "b"), (2, "b-1"));
+            groups.joined(("g", "b"), (2, "b-1"), None);
             groups.gone(at(2), ("g", "a"));
             groups.announce(("g", "a"), &[partition(0)], promise, keeps_place);
-            groups.joined(("g", "a"), (2, "a-2"));
+            groups.joined(("g", "a"), (2, "a-2"), None);
             if let Some(later) = later {
-                groups.joined(("g", "a"), (later, "a-2"));
+                groups.joined(("g", "a"), (later, "a-2"), None);
             }
             assert_eq!(groups.unsettled().len(), unsettled, "{keeps_place}, {later:?}");
         }
@@ -690,10 +710,10 @@ mod tests {
             ("never empty", "a-1", "a-1", 60_001, 1),
         ] {
             let (mut groups, mut ghost) = announced();
-            groups.joined(("g", "a"), (1, id_then));
+            groups.joined(("g", "a"), (1, id_then), None);
             groups.began(at(0), ("g", "a"), 1, &partition(0), Offset(0), &mut ghost);
             groups.committed(at(0), "g", &partition(0), Offset(20));
-            groups.joined(("g", "a"), (2, id_now));
+            groups.joined(("g", "a"), (2, id_now), None);
             groups.began(at(after), ("g", "a"), 2, &partition(0), Offset(0), &mut ghost);
             assert_eq!(ghost.violations.len(), violations, "{case}");
         }

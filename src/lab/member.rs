@@ -368,7 +368,9 @@ impl MemberProcess {
             let state = &mut *state;
             let violations = state.ghost.violations.len();
             if joined >= 0 && joined != before.0 {
-                state.groups.joined(self.who(), (joined, self.consumer.member_id()));
+                let coordinator = self.consumer.coordinator();
+                let reign = coordinator.and_then(|broker| state.ghost.reign(self.who().0, broker));
+                state.groups.joined(self.who(), (joined, self.consumer.member_id()), reign);
             }
             state.groups.stored(now, self.who(), stored, &mut state.ghost);
             state.trace_violations(violations);

@@ -30,7 +30,7 @@ use super::metadata::Metadata;
 use super::subscription::AssignedPartition;
 use crate::config::{Assignor, ConsumerConfig, GroupProtocol};
 use crate::protocol::rpc::{Completion, PeerId, Reply, RpcClient, RpcError};
-use crate::protocol::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
 use crate::world::{Endpoint, Event, HostPort, Rng, Time, World};
 
 /// FindCoordinator v4 asks for several keys (KIP-699).
@@ -119,6 +119,8 @@ pub(super) struct Group {
     bootstrap: Vec<PeerId>,
     next_bootstrap: usize,
     coordinator: Option<PeerId>,
+    /// The broker that was last found to be it.
+    coordinator_id: Option<BrokerId>,
     is_finding: bool,
     find_at: Time,
     find_attempts: u32,
@@ -202,6 +204,7 @@ impl Group {
             config: config.clone(),
             next_bootstrap: 0,
             coordinator: None,
+            coordinator_id: None,
             is_finding: false,
             find_at: Time::ZERO,
             find_attempts: 0,
@@ -252,6 +255,10 @@ impl Group {
 
     pub fn is_subscribed(&self) -> bool {
         !self.topics.is_empty()
+    }
+
+    pub fn coordinator_id(&self) -> Option<BrokerId> {
+        self.coordinator_id
     }
 
     pub fn joined_generation(&self) -> i32 {
@@ -388,6 +395,7 @@ impl Group {
             (Some(found), None) => {
                 let address = HostPort::new(found.host.as_str(), u16::try_from(found.port).unwrap_or(0));
                 self.coordinator = Some(self.rpc.peer(&address));
+                self.coordinator_id = Some(BrokerId(found.node_id.0));
                 self.session_from = now;
                 self.find_attempts = 0;
             }

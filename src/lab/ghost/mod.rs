@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use self::producers::ProducerGhost;
 use super::outcome::Violation;
+use crate::coordinator;
 use crate::observe::{BatchInfo, LogStartReason, Observation};
 use crate::protocol::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicPartition};
 use crate::world::Time;
@@ -88,6 +89,9 @@ enum Compacted {
     Removed,
 }
 
+/// Who coordinates a group, and since which leader epoch.
+pub type Reign = (BrokerId, LeaderEpoch);
+
 #[derive(Default)]
 struct ReplicaGhost {
     batches: Vec<BatchInfo>,
@@ -133,6 +137,15 @@ pub fn machine_of(broker: BrokerId) -> String {
 impl Ghost {
     pub fn partition(&self, partition: &str) -> Option<&PartitionGhost> {
         TopicPartition::parse(partition).and_then(|p| self.partitions.get(&p))
+    }
+
+    /// A group's coordinator, and the leader epoch in which it leads the group's partition of `__consumer_offsets`.
+    pub fn reign(&self, group: &str, broker: BrokerId) -> Option<Reign> {
+        let of_offsets = self.partitions.keys().filter(|key| key.topic.0.as_str() == coordinator::TOPIC);
+        let partitions = i32::try_from(of_offsets.count()).unwrap_or(i32::MAX);
+        let partition = TopicPartition::new(coordinator::TOPIC, coordinator::partition_for(group, partitions));
+        let log = self.partitions.get(&partition)?.logs.get(&machine_of(broker))?;
+        Some((broker, log.leads?))
     }
 
     /// The disk with this replica's log is replaced.
