@@ -272,8 +272,9 @@ impl Groups {
     /// violation of `owned-twice` if both joined it under one coordinator, or once both have been assigned something.
     pub fn stored(&mut self, at: Time, (group_id, member): (&str, &str), generation: i32, ghost: &mut Ghost) {
         let Some(group) = self.groups.get_mut(group_id) else { return };
-        group.stored.insert(member.to_owned(), generation);
-        if generation < 0 {
+        let before = group.stored.insert(member.to_owned(), generation);
+        // It has left the generation that it was in.
+        if generation < 0 && before.is_some_and(|before| before >= 0) {
             group.suspicions.retain(|suspicion| suspicion.members.iter().all(|of| of != member));
         }
         group.judge_suspicions(at, group_id, ghost);
@@ -616,9 +617,10 @@ mod tests {
             let (mut groups, mut ghost) = announced();
             groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
             groups.owned(at(0), ("g", "b"), 0, &[partition(0)], &mut ghost);
+            groups.stored(at(1), ("g", "b"), -1, &mut ghost);
             groups.joined(("g", "a"), (2, "a-1"), reign(1));
             groups.joined(("g", "b"), (2, "b-1"), reign(other));
-            groups.stored(at(1), ("g", "b"), 2, &mut ghost);
+            groups.stored(at(2), ("g", "b"), -1, &mut ghost);
             assert_eq!(ghost.violations.len(), violations);
         }
     }
