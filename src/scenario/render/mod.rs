@@ -326,13 +326,12 @@ fn expect(out: &mut String, variants: &[Variant]) {
     }
 }
 
-/// A table names a metric once: a metric's second expectation goes to a second table. Blanks around a selector mean
+/// A table names a metric once: a metric's second expectation begins a second table. Blanks around a selector mean
 /// nothing and make its key another one.
 fn expectations(out: &mut String, selector: &str, all: &[Expectation]) {
     let mut tables: Vec<Vec<&Expectation>> = Vec::new();
     for expectation in all {
-        let free = tables.iter_mut().find(|table| table.iter().all(|other| other.metric != expectation.metric));
-        match free {
+        match tables.last_mut().filter(|table| table.iter().all(|other| other.metric != expectation.metric)) {
             Some(table) => table.push(expectation),
             None => tables.push(vec![expectation]),
         }
