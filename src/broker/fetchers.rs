@@ -349,6 +349,8 @@ fn asked_by(
     fetcher.partitions.iter().filter_map(asked).collect()
 }
 
+/// In the order in which they are asked for: who was given something is behind the others, and the first one that has
+/// something is given a batch of whatever size (KIP-74). So a topic may come several times (`FetchRequest.Builder.build`).
 fn fetch_question(
     env: &Environment,
     options: &BrokerOptions,
@@ -367,7 +369,7 @@ fn fetch_question(
             log_start: partition.log().log_start(),
             bytes_max: config.replica_fetch_max_bytes,
         };
-        match topics.iter_mut().rfind(|t| t.topic_id == *topic_id) {
+        match topics.last_mut().filter(|t| t.topic_id == *topic_id) {
             Some(topic) => topic.partitions.push(question),
             None => {
                 let (topic, topic_id) = (TopicName::default(), *topic_id);

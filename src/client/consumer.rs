@@ -126,6 +126,8 @@ pub struct Consumer {
     partitions: Vec<AssignedPartition>,
     /// Raised by every `assign`: answers to requests of an earlier assignment are ignored.
     assignment: u64,
+    /// The last place in the order of fetches that was given.
+    last_turn: u64,
     completed_fetches: VecDeque<CompletedFetch>,
     /// Brokers with a fetch in flight: one each.
     fetching_from: Vec<BrokerId>,
@@ -172,6 +174,7 @@ impl Consumer {
             group,
             partitions: Vec::new(),
             assignment: 0,
+            last_turn: 0,
             completed_fetches: VecDeque::new(),
             fetching_from: Vec::new(),
             lookups: Vec::new(),
@@ -348,6 +351,8 @@ impl Consumer {
                 break;
             }
             assigned.is_buffered = false;
+            self.last_turn += 1;
+            assigned.turn = self.last_turn;
             self.completed_fetches.remove(at);
         }
         if let Some(group) = self.group.as_mut().filter(|_| !polled.is_empty()) {
@@ -539,7 +544,7 @@ impl Consumer {
                 fetchable.push((node, peer, index, position));
             }
         }
-        fetchable.sort_by_key(|&(node, _, index, _)| (node, index));
+        fetchable.sort_by_key(|&(node, _, index, _)| (node, self.partitions[index].turn, index));
         for of_node in fetchable.chunk_by(|a, b| a.0 == b.0) {
             self.send_fetch(now, of_node, net);
         }
@@ -560,7 +565,9 @@ impl Consumer {
                 .with_current_leader_epoch(position.leader.epoch.0)
                 .with_fetch_offset(position.offset.0)
                 .with_partition_max_bytes(self.config.max_partition_fetch_bytes);
-            match topics.iter_mut().find(|t| t.topic == *topic) {
+            // The first one that has something is given a batch of whatever size (KIP-74): their order stays, and a topic
+            // may come several times (`FetchRequest.Builder.build`).
+            match topics.last_mut().filter(|t| t.topic == *topic) {
                 Some(of_topic) => of_topic.partitions.push(entry),
                 None => topics.push(
                     FetchTopic::default()
@@ -816,6 +823,8 @@ impl Consumer {
         all: &FetchResponse,
     ) {
         let assigned = &mut self.partitions[fetched.index];
+        self.last_turn += 1;
+        assigned.turn = self.last_turn;
         match error {
             ErrorCode::OffsetOutOfRange => match self.config.auto_offset_reset {
                 OffsetReset::None => {

@@ -89,6 +89,9 @@ pub(super) struct AssignedPartition {
     pub retry_at: Time,
     /// Fetched records wait for `poll`.
     pub is_buffered: bool,
+    /// Its place among those that are fetched from one broker: who was given records is behind the others
+    /// (`SubscriptionState.movePartitionToEnd`).
+    pub turn: u64,
     /// By the application: not fetched, and nothing of it is handed out.
     pub is_paused: bool,
 }
@@ -100,6 +103,7 @@ impl AssignedPartition {
             state: FetchState::Initializing,
             retry_at: Time::ZERO,
             is_buffered: false,
+            turn: 0,
             is_paused: false,
         }
     }

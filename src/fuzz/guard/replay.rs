@@ -46,6 +46,8 @@ impl Gone {
 #[derive(Default)]
 pub(super) struct Replica {
     pub batches: Vec<BatchInfo>,
+    /// Where it begins, for all that is known: its end, if everything has expired.
+    expired_to: i64,
     flushed: i64,
     /// Lost power since it was last loaded.
     power_lost: bool,
@@ -63,7 +65,7 @@ pub(super) struct Replica {
 
 impl Replica {
     fn log_end(&self) -> Offset {
-        self.batches.last().map_or(Offset::ZERO, |batch| batch.last_offset + 1)
+        self.batches.last().map_or(Offset(self.expired_to), |batch| batch.last_offset + 1)
     }
 
     /// Up to where it surely holds what it had: without power only what was flushed.
@@ -89,6 +91,7 @@ impl Replica {
         }
         let keep = self.batches.partition_point(|batch| batch.last_offset < to);
         self.batches.truncate(keep);
+        self.expired_to = self.expired_to.min(to.0);
         self.flushed = self.flushed.min(to.0);
     }
 
@@ -107,6 +110,7 @@ impl Replica {
             self.removed.push((first.base_offset, to, Gone::Expired));
         }
         self.batches.drain(..below);
+        self.expired_to = self.expired_to.max(to.0);
     }
 
     fn has(&self, batch: &BatchInfo) -> bool {

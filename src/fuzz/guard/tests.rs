@@ -214,6 +214,21 @@ fn the_last_in_sync_replica_may_lose_what_it_had_not_flushed() {
     assert_eq!(last.breaks("leader-completeness"), Some(Excuse::LastReplicaLostPower));
     assert_eq!(last.lost(1), Some(Excuse::LastReplicaLostPower));
     assert_eq!(last.lost(0), None, "it still has the first record");
+    // All had expired, and its end with it.
+    let expired = healthy(-1).changes(1, 0, &[1], false).expires(1, 2, LogStartReason::RetentionTime);
+    let replaced = |told: Told| {
+        let begun = Observation::BecameFollower {
+            partition: orders(),
+            leader_epoch: LeaderEpoch(1),
+            leader: BrokerId::NONE,
+            log_end: Offset::ZERO,
+        };
+        let told = told.observed("broker-1", begun).changes(1, 2, &[1], false);
+        let (partition, leader_epoch) = (orders(), LeaderEpoch(2));
+        let leads = Observation::BecameLeader { partition, leader_epoch, log_end: Offset::ZERO, isr: Vec::new() };
+        told.observed("broker-1", leads).breaks("leader-completeness")
+    };
+    assert_eq!(replaced(expired.stops(1, true)), Some(Excuse::LastReplicaLostPower));
     // It is fenced again before it hears that it leads.
     let late = healthy(-1).changes(1, 0, &[1], false).stops(1, true).loads(1, &[batch(0)]);
     let late = late.changes(1, 1, &[1], false).changes(-1, 2, &[1], false).leads(1, 1);
