@@ -50,6 +50,9 @@ pub enum Excuse {
     LockedOut,
     /// The replica has not heard of the leader yet with which a legitimate loss came.
     NotHeardOfLoss,
+    /// A leader that was deposed and elected again, and heard of both at once, goes by what its followers had before
+    /// (`Partition.makeLeader`).
+    MissedDeposition,
     /// There are not enough brokers for `offsets.topic.replication.factor`, or that is below `min.insync.replicas`.
     NoOffsetsTopic,
     /// Retention deleted it in its time, or a client did.
@@ -68,6 +71,9 @@ impl Excuse {
             Excuse::UntrustedDisk => "the disk of the replica lied and lost power, or rotted",
             Excuse::LockedOut => "a registration of the broker's dead predecessor came while it was fenced",
             Excuse::NotHeardOfLoss => "the replica has not heard of the leader yet that lost records legitimately",
+            Excuse::MissedDeposition => {
+                "the leader missed that it had been deposed in between, and what its followers cut"
+            }
             Excuse::NoOffsetsTopic => "there cannot be as many replicas of __consumer_offsets as it must have",
             Excuse::Expired => "it had expired",
             Excuse::Compacted => "compaction removed it",
@@ -265,6 +271,9 @@ impl Guard {
                 if partition.impaired_members.contains(&violation.at) =>
             {
                 Some(Excuse::InSyncReplicaLostPower)
+            }
+            "candidate-completeness" | "strong-isr" if partition.deaf_commits.iter().any(|c| c.at == violation.at) => {
+                Some(Excuse::MissedDeposition)
             }
             "candidate-completeness" | "strong-isr" | "acknowledged-incomplete"
                 if partition.stale_promises.contains(&violation.at) =>

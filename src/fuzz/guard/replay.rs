@@ -59,6 +59,7 @@ pub(super) struct Replica {
     impaired: bool,
     /// The leader epoch in which it leads or follows, by its own belief.
     epoch: Option<LeaderEpoch>,
+    leads: bool,
     /// Ranges of offsets that it lost, in order.
     removed: Vec<(Offset, Offset, Gone)>,
 }
@@ -119,6 +120,7 @@ impl Replica {
     }
 
     fn load(&mut self, batches: &[BatchInfo]) {
+        self.leads = false;
         // Where it had begun, or before: a log start that a crash has forgotten brings deleted records back.
         let start = self.batches.first().map_or(Offset::ZERO, |first| first.base_offset);
         let known = &batches[batches.partition_point(|batch| batch.last_offset < start)..];
@@ -135,6 +137,13 @@ impl Replica {
         self.batches = batches.to_vec();
         self.flushed = self.flushed.min(self.log_end().0);
     }
+}
+
+/// What a leader committed by what its followers had before another one led, [from, to).
+pub(super) struct DeafCommit {
+    pub at: Time,
+    pub from: Offset,
+    pub to: Offset,
 }
 
 /// A log start that retention, or a client, moved.
@@ -194,6 +203,11 @@ pub(super) struct Partition {
     unclean_epoch: LeaderEpoch,
     /// When first a leader that such an election had deposed, and that had not heard of it, went on to commit.
     pub deposed_commit_at: Option<Time>,
+    /// Who was elected in which epoch.
+    elections: Vec<(LeaderEpoch, String)>,
+    /// Who leads, and has led since before another did, of which it has heard nothing.
+    deaf: Option<String>,
+    pub deaf_commits: Vec<DeafCommit>,
     pub losses: Vec<Loss>,
     forgotten: Vec<Forgotten>,
     /// The last leader that took over when it was the controller's.
@@ -233,6 +247,9 @@ impl Default for Partition {
             unclean_at: None,
             unclean_epoch: LeaderEpoch::NONE,
             deposed_commit_at: None,
+            elections: Vec::new(),
+            deaf: None,
+            deaf_commits: Vec::new(),
             losses: Vec::new(),
             forgotten: Vec::new(),
             led: None,
@@ -362,11 +379,14 @@ impl Replay {
             Observation::BecameFollower { partition, leader_epoch, log_end, .. } => {
                 let replica = self.replica(partition, machine);
                 replica.epoch = Some(*leader_epoch);
+                replica.leads = false;
                 replica.begin(*log_end);
             }
             Observation::BecameLeader { partition, leader_epoch, log_end, .. } => {
+                self.partition(partition).note_deaf(machine, *leader_epoch);
                 let replica = self.replica(partition, machine);
                 replica.epoch = Some(*leader_epoch);
+                replica.leads = true;
                 replica.begin(*log_end);
                 let (keeps_flushed, keeps_all) = (self.disks.keeps_flushed(machine), self.disks.keeps_all(machine));
                 self.partition(partition).became_leader(
@@ -498,8 +518,9 @@ impl Partition {
         let name = |broker: &BrokerId| format!("broker-{broker}");
         self.leader = (leader != BrokerId::NONE).then(|| name(&leader));
         self.leader_epoch = epoch;
-        if self.leader.is_some() {
+        if let Some(leader) = &self.leader {
             self.elected_epoch = epoch;
+            self.elections.push((epoch, leader.clone()));
         }
         let isr: Vec<String> = isr.iter().map(name).collect();
         for (machine, replica) in &mut self.replicas {
@@ -566,6 +587,10 @@ impl Partition {
         if leader.epoch.is_some_and(|epoch| epoch < self.unclean_epoch) {
             self.deposed_commit_at.get_or_insert(at);
         }
+        let mut in_sync = self.isr.iter().filter_map(|member| self.replicas.get(member));
+        if self.deaf.as_deref() == Some(machine) && in_sync.any(|replica| replica.sure_end() < offset) {
+            self.deaf_commits.push(DeafCommit { at, from: before, to: offset });
+        }
         let news = range(&leader.batches, before, offset).to_vec();
         self.ever_committed.extend(news.iter().map(identity));
         let lacks = self.lacked_by_successor(leader, &news);
@@ -576,6 +601,15 @@ impl Partition {
         }
         self.note_short_members(at, offset);
         self.note_spoiled_members(at, before, disks);
+    }
+
+    /// It begins to lead in `epoch`: has another led since it began to lead, and it led all the time?
+    fn note_deaf(&mut self, machine: &str, epoch: LeaderEpoch) {
+        let before = self.replicas.get(machine).filter(|replica| replica.leads).and_then(|replica| replica.epoch);
+        let has_led = |other: &(LeaderEpoch, String)| {
+            before.is_some_and(|before| before < other.0) && other.0 < epoch && other.1 != machine
+        };
+        self.deaf = self.elections.iter().any(has_led).then(|| machine.to_owned());
     }
 
     /// The first of `news` that `leader` commits, but whoever has taken over from it lacks.
@@ -649,8 +683,11 @@ impl Partition {
             Gone::Restart => is_unread,
             Gone::NeverHad | Gone::Truncated(_) | Gone::Expired => false,
         };
+        let is_deaf_commit = self.deaf_commits.iter().any(|commit| commit.from <= from && from < commit.to);
         let excuse = if self.unclean_at.is_some() {
             Some(super::Excuse::UncleanElection)
+        } else if is_deaf_commit {
+            Some(super::Excuse::MissedDeposition)
         } else if is_last && is_of_its_disk {
             Some(super::Excuse::LastReplicaLostPower)
         } else if is_unread {

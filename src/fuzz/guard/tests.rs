@@ -236,6 +236,29 @@ fn the_last_in_sync_replica_may_lose_what_it_had_not_flushed() {
 }
 
 #[test]
+fn a_leader_that_heard_of_its_deposition_with_its_next_election_counts_what_its_followers_have_cut() {
+    // Broker 3 followed broker 2 in between, and cut what only it and broker 1 had.
+    let elected_again = |told: Told| {
+        let told =
+            told.appends(1, &[batch(2)]).appends(3, &[batch(2)]).changes(2, 1, &[1, 2, 3], false).truncates(3, 2);
+        told.changes(1, 2, &[1, 3], false)
+    };
+    let deaf = elected_again(healthy(-1)).leads(1, 2).high_watermark(1, 3);
+    assert_eq!(deaf.breaks("candidate-completeness"), Some(Excuse::MissedDeposition));
+    let lost = deaf.stops(1, false).changes(3, 3, &[3], false).leads(3, 3);
+    assert_eq!(lost.breaks("leader-completeness"), Some(Excuse::MissedDeposition));
+    // Had it heard of broker 2, it would have forgotten.
+    let follows = Observation::BecameFollower {
+        partition: orders(),
+        leader_epoch: LeaderEpoch(1),
+        leader: BrokerId(2),
+        log_end: Offset(3),
+    };
+    let heard = elected_again(healthy(-1)).observed("broker-1", follows).leads(1, 2).high_watermark(1, 3);
+    assert_eq!(heard.breaks("candidate-completeness"), None);
+}
+
+#[test]
 fn a_power_loss_that_came_before_the_others_left_the_isr_is_the_last_replicas_too() {
     let told = healthy(-1).stops(1, true).changes(0, 1, &[1], false).loads(1, &[batch(0)]).elects(1, 2, &[1]);
     assert_eq!(told.lost(1), Some(Excuse::LastReplicaLostPower));
