@@ -603,7 +603,11 @@ impl PartitionGhost {
             return None;
         }
         let from = std::mem::replace(&mut replica.compared, end.0).max(replica.log_start).max(led_from);
-        let from = Offset(from).min(end);
+        let from = Offset(from);
+        // A log may begin within a batch.
+        if from >= end {
+            return None;
+        }
         first_difference(range(&replica.batches, from, end), range(&self.committed, from, end), &self.compacted)
     }
 

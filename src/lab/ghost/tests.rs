@@ -153,6 +153,11 @@ fn another_record_below_the_high_watermark_breaks_log_matching() {
     };
     assert!(deleted(1).violations().is_empty());
     assert_eq!(deleted(2).violations(), ["log-matching"], "another follower's deletion means nothing");
+    // A follower that begins its log anew where the leader's begins, within a batch.
+    let whole = BatchInfo { last_offset: Offset(1), ..batch(0, 0, 10) };
+    let told = Told::default().elects(1, 0, &[1]).appends(1, &[whole]).high_watermark(1, 2, true);
+    let anew = told.moves_log_start(1, 1, LogStartReason::DeleteRecords).moves_log_start(2, 1, LogStartReason::Leader);
+    assert!(anew.high_watermark(2, 1, false).violations().is_empty());
     // Beyond its high watermark a replica may hold what it likes.
     let beyond = healthy().truncates(3, 2, 1).appends(3, &[batch(1, 0, 99)]).high_watermark(3, 1, false);
     assert!(beyond.violations().is_empty());
