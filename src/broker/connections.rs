@@ -80,8 +80,7 @@ impl Connections {
 
     /// When the disk lets a response go. One that waits for a stall to end has no time.
     pub fn deadline(&self) -> Option<Time> {
-        let timed = self.held.iter().filter(|held| !(held.wait.is_stalled && self.disk.is_stalled()));
-        timed.map(|held| held.wait.until).min()
+        self.held.iter().filter_map(|held| self.disk.over_at(held.wait)).min()
     }
 
     /// Sends the responses that the disk has let go.

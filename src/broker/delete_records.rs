@@ -10,7 +10,6 @@ use super::connections::ReplyTo;
 use super::delayed::Delayed;
 use super::log_dirs::not_here;
 use super::{Broker, Key, Partitions, Touched};
-use crate::coordinator;
 use crate::protocol::{ErrorCode, Offset, duration_of};
 use crate::replica::{Environment, ReplicaError};
 use crate::world::{Endpoint, Time};
@@ -76,14 +75,12 @@ impl Broker {
         let mut response = DeleteRecordsResponse::default();
         for topic in &request.topics {
             let id = self.env.image.topic_ids.get(topic.name.as_str()).copied();
-            let is_internal = topic.name.as_str() == coordinator::TOPIC;
             let mut results = Vec::with_capacity(topic.partitions.len());
             for asked in &topic.partitions {
                 let mut result = DeleteRecordsPartitionResult::default()
                     .with_partition_index(asked.partition_index)
                     .with_low_watermark(INVALID_LOW_WATERMARK);
-                let key = self.deletable_partition(id.map(|id| (id, asked.partition_index)), is_internal);
-                match key.and_then(|key| self.delete_on_leader(now, key, Offset(asked.offset))) {
+                match self.delete_on_leader(now, id.map(|id| (id, asked.partition_index)), Offset(asked.offset)) {
                     Ok((key, required)) => {
                         // What remains if the request expires.
                         result.error_code = ErrorCode::RequestTimedOut.code();
@@ -116,13 +113,12 @@ impl Broker {
         }
     }
 
-    /// Nobody deletes records of an internal topic (`ReplicaManager.deleteRecordsOnLocalLog`).
-    fn deletable_partition(&self, key: Option<Key>, is_internal: bool) -> Result<Key, ErrorCode> {
+    fn delete_on_leader(&mut self, now: Time, key: Option<Key>, up_to: Offset) -> Result<(Key, Offset), ErrorCode> {
         let key = self.known_partition(key)?;
-        if is_internal { Err(ErrorCode::InvalidTopicException) } else { Ok(key) }
-    }
-
-    fn delete_on_leader(&mut self, now: Time, key: Key, up_to: Offset) -> Result<(Key, Offset), ErrorCode> {
+        // Nobody deletes records of an internal topic (`ReplicaManager.deleteRecordsOnLocalLog`).
+        if self.groups.is_of_topic(key) {
+            return Err(ErrorCode::InvalidTopicException);
+        }
         let hosted = self
             .partitions
             .get_mut(&key)

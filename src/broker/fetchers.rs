@@ -128,8 +128,7 @@ impl Broker {
             fetcher.wake_at = None;
             if let Some(wait) = fetcher.io_wait {
                 if !self.connections.disk().is_over(now, wait) {
-                    let is_timed = !(wait.is_stalled && self.connections.disk().is_stalled());
-                    fetcher.wake_at = is_timed.then_some(wait.until);
+                    fetcher.wake_at = self.connections.disk().over_at(wait);
                     continue;
                 }
                 fetcher.io_wait = None;

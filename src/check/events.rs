@@ -82,7 +82,7 @@ impl Events {
                 TraceKind::Phase(Phase::FinalRead) => events.read_back = true,
                 TraceKind::BatchSent { restated: true, .. } => events.sequences_restated = true,
                 TraceKind::Observed(Observation::ProducersExpired { .. }) => events.producers_expired = true,
-                // With acks=0 a record is done once it is sent, and its outcome is never known.
+                // That of every record with acks=0 too, which nobody gave up.
                 TraceKind::Unknown { .. } => events.gave_up = true,
                 TraceKind::Started => events.restarted |= event.at > started_at,
                 TraceKind::Observed(_)

@@ -342,7 +342,8 @@ impl Consumer {
         while polled.len() < self.config.max_poll_records {
             let Some(at) = self.next_fetched() else { break };
             let fetch = &mut self.completed_fetches[at];
-            let assigned = &mut self.partitions[fetch.index];
+            let index = fetch.index;
+            let assigned = &mut self.partitions[index];
             let limit = self.config.max_poll_records - polled.len();
             let collected = collect(assigned, &mut fetch.records, checks_crcs, limit, &mut polled);
             if let Collected::Error(error) = collected {
@@ -351,9 +352,8 @@ impl Consumer {
                 break;
             }
             assigned.is_buffered = false;
-            self.last_turn += 1;
-            assigned.turn = self.last_turn;
             self.completed_fetches.remove(at);
+            self.move_to_end(index);
         }
         if let Some(group) = self.group.as_mut().filter(|_| !polled.is_empty()) {
             group.note_handed_out(now);
@@ -526,6 +526,12 @@ impl Consumer {
             }
             LinkState::Down { .. } | LinkState::Connecting | LinkState::Ready => Some((id, peer)),
         }
+    }
+
+    /// All others are fetched before it (`SubscriptionState.movePartitionToEnd`).
+    fn move_to_end(&mut self, index: usize) {
+        self.last_turn += 1;
+        self.partitions[index].turn = self.last_turn;
     }
 
     fn send_fetches(&mut self, now: Time, net: &mut Endpoint) {
@@ -822,9 +828,8 @@ impl Consumer {
         data: &PartitionData,
         all: &FetchResponse,
     ) {
+        self.move_to_end(fetched.index);
         let assigned = &mut self.partitions[fetched.index];
-        self.last_turn += 1;
-        assigned.turn = self.last_turn;
         match error {
             ErrorCode::OffsetOutOfRange => match self.config.auto_offset_reset {
                 OffsetReset::None => {

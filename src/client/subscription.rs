@@ -89,8 +89,7 @@ pub(super) struct AssignedPartition {
     pub retry_at: Time,
     /// Fetched records wait for `poll`.
     pub is_buffered: bool,
-    /// Its place among those that are fetched from one broker: who was given records is behind the others
-    /// (`SubscriptionState.movePartitionToEnd`).
+    /// Its place among those that are fetched from one broker.
     pub turn: u64,
     /// By the application: not fetched, and nothing of it is handed out.
     pub is_paused: bool,

@@ -439,6 +439,11 @@ impl AssignmentStrategy {
             AssignmentStrategy::One(assignor) => vec![assignor],
         }
     }
+
+    /// The protocol that all of the assignors support: cooperative only if all do (KIP-429).
+    pub fn is_cooperative(self) -> bool {
+        self.assignors().iter().all(|assignor| *assignor == Assignor::CooperativeSticky)
+    }
 }
 
 /// `group.protocol`

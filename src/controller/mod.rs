@@ -722,9 +722,9 @@ impl Process for Controller {
     fn deadline(&self) -> Option<Time> {
         let fetches = self.fetches.iter().map(|f| f.deadline);
         let checks = [self.state.heartbeats.next_check(), self.balance_at, self.elect_unclean_at];
-        // What waits for a stall to end has no time; those behind it wait for as long.
-        let first = self.held.front().filter(|held| !(held.wait.is_stalled && self.disk.is_stalled()));
-        fetches.chain(checks.into_iter().flatten()).chain(first.map(|held| held.wait.until)).min()
+        // Those behind the first one wait for at least as long.
+        let first = self.held.front().and_then(|held| self.disk.over_at(held.wait));
+        fetches.chain(checks.into_iter().flatten()).chain(first).min()
     }
 
     fn is_finished(&self) -> bool {

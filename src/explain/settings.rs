@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::check::acks_name;
-use crate::config::TopicConfig;
 use crate::scenario::{Variant, Workload};
 
 /// The settings that decide what may become of a record, of every producer, consumer and topic.
@@ -70,8 +69,7 @@ impl Settings {
             }
         }
         for topic in &variant.topics {
-            let overrides = TopicConfig::from_map(&topic.config).expect("a scenario's topic configuration is checked");
-            let effective = overrides.effective(&variant.cluster.config);
+            let effective = topic.effective_config(&variant.cluster.config);
             let topic_settings = TopicSettings {
                 replication_factor: topic.replication_factor.unsigned_abs().into(),
                 min_insync_replicas: effective.min_insync_replicas.unsigned_abs(),

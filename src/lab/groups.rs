@@ -67,12 +67,24 @@ struct Suspicion {
 }
 
 impl Owners {
-    /// Who else owns it in the generation of `member`.
-    fn shared_by(&self, member: &str) -> impl Iterator<Item = &String> {
-        let generation = self.members.get(member).copied();
-        let others = self.members.iter().filter(move |(other, of)| *other != member && Some(**of) == generation);
-        others.map(|(other, _)| other)
+    /// A member owns it in that generation. Whoever else does is suspicious.
+    fn own(&mut self, partition: &TopicPartition, member: &str, generation: i32, suspicions: &mut Vec<Suspicion>) {
+        self.members.insert(member.to_owned(), generation);
+        let others = self.members.iter().filter(|(other, of)| *other != member && **of == generation);
+        suspicions.extend(others.map(|(other, _)| Suspicion {
+            members: [member.to_owned(), other.to_owned()],
+            generation,
+            partition: partition.clone(),
+        }));
     }
+}
+
+/// What a member has joined.
+struct Joined {
+    id: String,
+    generation: i32,
+    /// Who coordinated then.
+    reign: Option<Reign>,
 }
 
 /// What the applications of a group can be held to.
@@ -129,8 +141,8 @@ impl Progress {
 struct Group {
     /// The members that run, with what they subscribe to.
     present: BTreeMap<String, Vec<TopicPartition>>,
-    /// Their member ids with the generations that they have joined, and the ids by topic.
-    ids: BTreeMap<String, (String, i32)>,
+    /// What they have joined, and their member ids by topic.
+    joined: BTreeMap<String, Joined>,
     ids_by_topic: BTreeMap<TopicName, MemberIds>,
     /// What all of its members promise.
     promise: Option<Promise>,
@@ -144,8 +156,6 @@ struct Group {
     suspicions: Vec<Suspicion>,
     /// By member, the generation whose assignment it has.
     stored: BTreeMap<String, i32>,
-    /// By member, who coordinated when it joined.
-    reigns: BTreeMap<String, Option<Reign>>,
     /// Every partition has had an owner: the group has begun.
     has_begun: bool,
     /// How often the group was deleted, and the generations in which somebody was assigned something.
@@ -197,8 +207,8 @@ impl Groups {
         if let Some(group) = self.groups.get_mut(group) {
             group.present.remove(member);
             group.stored.remove(member);
-            group.suspicions.retain(|suspicion| suspicion.members.iter().all(|of| of != member));
-            if group.ids.remove(member).is_some() {
+            group.forget_suspicions(member);
+            if group.joined.remove(member).is_some() {
                 group.came_back.insert(member.to_owned(), EARLIER);
             }
             group.list_ids();
@@ -238,7 +248,7 @@ impl Groups {
         group.suspicions.clear();
         group.stored.clear();
         let owned = group.owners.values_mut().flat_map(|owners| owners.members.values_mut());
-        let joined = group.ids.values_mut().map(|(_, generation)| generation);
+        let joined = group.joined.values_mut().map(|joined| &mut joined.generation);
         let begun = group.progress.values_mut().map(|progress| &mut progress.generation);
         for generation in owned.chain(joined).chain(begun) {
             *generation = EARLIER;
@@ -251,19 +261,13 @@ impl Groups {
         if let Some(came_back) = group.came_back.get_mut(member).filter(|came_back| **came_back == EARLIER) {
             *came_back = generation;
         }
-        let known = group.ids.insert(member.to_owned(), (id.to_owned(), generation));
-        if known.is_none_or(|(known, _)| known != id) {
+        let known = group.joined.insert(member.to_owned(), Joined { id: id.to_owned(), generation, reign });
+        if known.is_none_or(|known| known.id != id) {
             group.list_ids();
         }
-        group.reigns.insert(member.to_owned(), reign);
         let Group { owners, suspicions, .. } = group;
         for (partition, owners) in owners.iter_mut().filter(|(_, owners)| owners.members.contains_key(member)) {
-            owners.members.insert(member.to_owned(), generation);
-            suspicions.extend(owners.shared_by(member).map(|other| Suspicion {
-                members: [member.to_owned(), other.to_owned()],
-                generation,
-                partition: partition.clone(),
-            }));
+            owners.own(partition, member, generation, suspicions);
         }
     }
 
@@ -275,7 +279,7 @@ impl Groups {
         let before = group.stored.insert(member.to_owned(), generation);
         // It has left the generation that it was in.
         if generation < 0 && before.is_some_and(|before| before >= 0) {
-            group.suspicions.retain(|suspicion| suspicion.members.iter().all(|of| of != member));
+            group.forget_suspicions(member);
         }
         group.judge_suspicions(at, group_id, ghost);
     }
@@ -390,12 +394,7 @@ impl Groups {
         group.generations.insert((group.deletions, generation));
         for partition in partitions {
             let owners = group.owners.entry(partition.clone()).or_default();
-            owners.members.insert(member.to_owned(), generation);
-            group.suspicions.extend(owners.shared_by(member).map(|other| Suspicion {
-                members: [member.to_owned(), other.to_owned()],
-                generation,
-                partition: partition.clone(),
-            }));
+            owners.own(partition, member, generation, &mut group.suspicions);
             owners.last = group.keep_places.contains(member).then(|| member.to_owned());
             if let Some(since) = owners.unowned_since.take()
                 && !has_ended
@@ -473,13 +472,13 @@ impl Group {
     /// Whether one of `witnesses` is in this generation, and still subscribed.
     fn has_member_of(&self, witnesses: &MemberIds, generation: i32, partition: &TopicPartition) -> bool {
         let subscribes = |member| self.present.get(member).is_some_and(|all| all.contains(partition));
-        let mut ids = self.ids.iter().filter(|(_, (_, joined))| *joined == generation);
-        ids.any(|(member, (id, _))| witnesses.contains(id) && subscribes(member))
+        let mut members = self.joined.iter().filter(|(_, joined)| joined.generation == generation);
+        members.any(|(member, joined)| witnesses.contains(&joined.id) && subscribes(member))
     }
 
     fn list_ids(&mut self) {
         let mut by_topic: BTreeMap<TopicName, BTreeSet<String>> = BTreeMap::new();
-        for (member, (id, _)) in &self.ids {
+        for (member, Joined { id, .. }) in &self.joined {
             for partition in self.present.get(member).into_iter().flatten() {
                 by_topic.entry(partition.topic.clone()).or_default().insert(id.clone());
             }
@@ -487,20 +486,24 @@ impl Group {
         self.ids_by_topic = by_topic.into_iter().map(|(topic, ids)| (topic, Arc::new(ids))).collect();
     }
 
+    fn forget_suspicions(&mut self, member: &str) {
+        self.suspicions.retain(|suspicion| suspicion.members.iter().all(|of| of != member));
+    }
+
     /// Those become violations whose members both have an assignment of that generation; they are dropped when a member is
     /// in another one.
     fn judge_suspicions(&mut self, at: Time, group_id: &str, ghost: &mut Ghost) {
-        let Group { suspicions, stored, reigns, ids, .. } = self;
+        let Group { suspicions, stored, joined, .. } = self;
         suspicions.retain(|Suspicion { members, generation, partition }| {
             let [member, other] = members;
-            let reign = |member| reigns.get(member).copied().flatten();
+            let reign = |member| joined.get(member).and_then(|joined| joined.reign);
             let is_one_reign = reign(member).is_some() && reign(member) == reign(other);
             if is_one_reign || members.iter().all(|member| stored.get(member) == Some(generation)) {
                 let detail = format!("{member} and {other} own it, both in generation {generation} of {group_id}");
                 ghost.violate("owned-twice", at, partition, detail);
                 return false;
             }
-            members.iter().all(|member| ids.get(member).is_none_or(|(_, joined)| joined == generation))
+            members.iter().all(|member| joined.get(member).is_none_or(|joined| joined.generation == *generation))
         });
     }
 
@@ -509,7 +512,7 @@ impl Group {
     /// assigned, and of a second rebalance nobody knows.
     fn is_forgotten(&self, partition: &TopicPartition) -> bool {
         let Some(owners) = self.owners.get(partition).filter(|owners| owners.members.is_empty()) else { return false };
-        let latest = self.ids.values().map(|(_, generation)| *generation).max();
+        let latest = self.joined.values().map(|joined| joined.generation).max();
         owners.last.as_ref().is_some_and(|last| self.came_back.get(last).copied() == latest)
     }
 

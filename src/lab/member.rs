@@ -13,7 +13,7 @@ use super::outcome::TraceKind;
 use super::recorder::{GroupPoll, ProcessId, Recorder};
 use super::workload::{into_value, sample_of, sample_value};
 use crate::client::{CommitId, CommitResult, Consumer, GroupError, PositionReset, RebalanceEvent};
-use crate::config::{Assignor, ConsumerConfig, GroupProtocol, OffsetReset};
+use crate::config::{ConsumerConfig, GroupProtocol, OffsetReset};
 use crate::protocol::{ErrorCode, Offset, TopicPartition};
 use crate::scenario::{CommitStyle, Ending, EndingKind, Membership, Pause, PoisonReaction, Seek, SeekTo};
 use crate::world::{Endpoint, Event, HostPort, Process, Time, World};
@@ -56,10 +56,9 @@ impl MemberSpec {
 
     /// Whether it is static, and rebalances cooperatively.
     fn keeps_place(&self) -> bool {
-        let assignors = self.config.partition_assignment_strategy.assignors();
         self.config.group_protocol == GroupProtocol::Classic
             && self.config.group_instance_id.is_some()
-            && assignors.iter().all(|assignor| *assignor == Assignor::CooperativeSticky)
+            && self.config.partition_assignment_strategy.is_cooperative()
     }
 }
 
@@ -115,8 +114,7 @@ pub struct MemberProcess {
     committed: BTreeMap<TopicPartition, Offset>,
     /// Assigned, and nothing of it was handed out since.
     fresh: BTreeSet<TopicPartition>,
-    /// The one that it has joined; -1: none.
-    /// The generation that it has joined, and the one whose assignment it has.
+    /// The generation that it has joined, and the one whose assignment it has; -1: none.
     generations: (i32, i32),
 }
 

@@ -87,8 +87,8 @@ impl LogDirectory {
         };
         directory.cleaned_to = directory.read_offsets(CLEANED);
         let logs = directory.load_logs(marker.is_some(), config)?;
-        // What recovery cut off was clean, perhaps, and what will be appended in its place is not. Kafka notices only if it
-        // looks before the log is as long again.
+        // What recovery cut off was clean, perhaps, and what will be appended in its place is not. Kafka notices only if
+        // it looks before the log is as long again.
         directory.truncate_cleaned(logs.iter().map(|loaded| (&loaded.partition, &loaded.log)))?;
         let recovery_points = directory.read_offsets(RECOVERY_POINTS);
         let is_beyond =
@@ -227,8 +227,8 @@ impl LogDirectory {
         self.truncate_cleaned(logs)
     }
 
-    /// What is appended after a truncation, or after recovery cut a log, is dirty: no log is clean beyond the beginning of its active segment
-    /// (`LogCleanerManager.maybeTruncateCheckpoint`).
+    /// What is appended after a truncation, or after recovery cut a log, is dirty: no log is clean beyond the beginning of
+    /// its active segment (`LogCleanerManager.maybeTruncateCheckpoint`).
     fn truncate_cleaned<'a>(&mut self, logs: impl Iterator<Item = (&'a TopicPartition, &'a Log)>) -> io::Result<()> {
         let mut changed = false;
         for (partition, log) in logs {

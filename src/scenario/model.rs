@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::disk::DiskAction;
-use crate::config::{BrokerConfig, ConsumerConfig, ProducerConfig};
+use crate::config::{BrokerConfig, ConsumerConfig, EffectiveTopicConfig, ProducerConfig, TopicConfig};
 use crate::defect::Defects;
 use crate::world::sim::{Direction, DiskScope, Latency, LinkModel, Ppm, Survivors};
 
@@ -114,6 +114,13 @@ pub struct Topic {
     pub replication_factor: i16,
     /// Topic-level overrides, Kafka property name -> value, checked.
     pub config: BTreeMap<String, String>,
+}
+
+impl Topic {
+    /// Its own values where it has them, the brokers' elsewhere.
+    pub fn effective_config(&self, brokers: &BrokerConfig) -> EffectiveTopicConfig {
+        TopicConfig::from_map(&self.config).expect("checked when the scenario was read").effective(brokers)
+    }
 }
 
 /// What a client does.

@@ -215,11 +215,7 @@ pub(super) fn check_deletions(variants: &[Variant], root: &Section<'_>, mistakes
                 topic.name == *of || TopicPartition::parse(of).is_some_and(|p| p.topic.0.as_str() == topic.name)
             };
             let Some(topic) = variant.topics.iter().find(is_meant) else { continue };
-            let mut config = TopicConfig::default();
-            for (key, value) in &topic.config {
-                config.set(key, value).expect("checked when it was read");
-            }
-            if !config.effective(&variant.cluster.config).log.cleanup_policy.deletes() {
+            if !topic.effective_config(&variant.cluster.config).log.cleanup_policy.deletes() {
                 let message = format!("topic `{}` is compacted, and its records are not deleted by offset", topic.name);
                 let found = mistakes.add(&section.span_of("target"), message);
                 found.help("a broker refuses it unless the topic's `cleanup.policy` includes `delete`");

@@ -224,11 +224,11 @@ impl<'a> Section<'a> {
         if self.has(name) { read(self, name, mistakes).map(Some) } else { Some(None) }
     }
 
-    /// An array, element by element.
     pub(super) fn is_array(&self, name: &str) -> bool {
         self.table.get(name).is_some_and(toml_edit::Item::is_array)
     }
 
+    /// An array, element by element.
     pub(super) fn array(&self, name: &str, expected: &str, mistakes: &mut Mistakes) -> Option<Vec<&'a Value>> {
         let (value, span) = self.value(name, expected, mistakes)?;
         match value.as_array() {

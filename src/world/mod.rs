@@ -305,12 +305,13 @@ impl Disk {
         }
     }
 
-    /// Nothing completes at present.
-    pub fn is_stalled(&self) -> bool {
-        match self {
+    /// When that I/O is over, for all that is known; while it waits for a stall to end, that has no time.
+    pub fn over_at(&self, wait: IoWait) -> Option<Time> {
+        let is_stalled = match self {
             Disk::Sim(d) => d.is_stalled(),
             Disk::Real(_) => false,
-        }
+        };
+        (!(wait.is_stalled && is_stalled)).then_some(wait.until)
     }
 
     /// Makes the directory's entries (creations, renames, removals) durable.

@@ -83,8 +83,7 @@ impl Groups {
         if !self.coordinator.is_loading() {
             return deadline;
         }
-        let timed = self.coordinator.loading().filter(|wait| !(wait.is_stalled && disk.is_stalled()));
-        timed.map(|wait| wait.until).chain(deadline).min()
+        self.coordinator.loading().filter_map(|wait| disk.over_at(wait)).chain(deadline).min()
     }
 
     pub fn has_news(&self) -> bool {

@@ -311,10 +311,8 @@ impl Group {
         self.busy_since = Some(now);
     }
 
-    /// The protocol that all of our assignors support: cooperative only if all do (KIP-429).
     fn is_cooperative(&self) -> bool {
-        let assignors = self.config.partition_assignment_strategy.assignors();
-        assignors.iter().all(|assignor| *assignor == Assignor::CooperativeSticky)
+        self.config.partition_assignment_strategy.is_cooperative()
     }
 
     pub fn on_event(&mut self, now: Time, event: &Event, net: &mut Endpoint, view: View<'_>) -> bool {

@@ -23,7 +23,6 @@ mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::TopicConfig;
 use crate::coordinator;
 use crate::lab::outcome::{RunOutcome, Violation};
 use crate::observe::LogStartReason;
@@ -104,8 +103,7 @@ fn has_offsets(variant: &Variant) -> bool {
 }
 
 fn may_elect_uncleanly(topic: &Topic, variant: &Variant) -> bool {
-    let own = TopicConfig::from_map(&topic.config).expect("checked when the scenario was read");
-    own.effective(&variant.cluster.config).unclean_leader_election_enable
+    topic.effective_config(&variant.cluster.config).unclean_leader_election_enable
 }
 
 /// Who leads in which epoch, who counts, and what is handed out must be right whatever is lost; so must recovery once all
@@ -153,12 +151,10 @@ impl Guard {
             has_offsets: has_offsets(variant),
         };
         for topic in &variant.topics {
-            let own = TopicConfig::from_map(&topic.config).expect("checked when the scenario was read");
-            let config = own.effective(&variant.cluster.config);
+            let config = topic.effective_config(&variant.cluster.config);
+            let required = usize::try_from(config.min_insync_replicas).unwrap_or(1);
             guard.retention_ms.insert(topic.name.clone(), config.log.retention_ms);
-            guard
-                .min_insync_replicas
-                .insert(topic.name.clone(), usize::try_from(config.min_insync_replicas).unwrap_or(1));
+            guard.min_insync_replicas.insert(topic.name.clone(), required);
         }
         guard
     }
@@ -182,9 +178,9 @@ impl Guard {
     }
 
     /// Why a partition could not be read to its end, if that is legitimate. With fewer replicas in sync than
-    /// `min.insync.replicas` the high watermark stands still until the others are back (KIP-966). Whoever led while it was read may have served
-    /// the reader a batch that it cannot get past: a consumer stays where it has met one until it is told to go on
-    /// (`CompletedFetch.fetchRecords`), whoever leads then.
+    /// `min.insync.replicas` the high watermark stands still until the others are back (KIP-966). Whoever led while it was
+    /// read may have served the reader a batch that it cannot get past: a consumer stays where it has met one until it is
+    /// told to go on (`CompletedFetch.fetchRecords`), whoever leads then.
     fn excuse_unreadable(&self, key: &str, partition: &Partition) -> Option<Excuse> {
         let required = self.min_insync_replicas.get(topic_of(key)).copied().unwrap_or(1);
         let missing = partition.assigned.iter().filter(|machine| !partition.isr.contains(machine));

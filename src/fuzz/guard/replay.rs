@@ -187,8 +187,6 @@ pub(super) struct Ack {
 pub(super) struct Partition {
     pub leader: Option<String>,
     pub leader_epoch: LeaderEpoch,
-    /// The last epoch that had a leader. One without deposes nobody who has not heard of it yet.
-    elected_epoch: LeaderEpoch,
     pub isr: Vec<String>,
     /// Who led while everything was read once more; `None` before.
     pub final_leaders: Option<Vec<String>>,
@@ -203,7 +201,7 @@ pub(super) struct Partition {
     unclean_epoch: LeaderEpoch,
     /// When first a leader that such an election had deposed, and that had not heard of it, went on to commit.
     pub deposed_commit_at: Option<Time>,
-    /// Who was elected in which epoch.
+    /// Who was elected in which epoch, in their order.
     elections: Vec<(LeaderEpoch, String)>,
     /// Who leads, and has led since before another did, of which it has heard nothing.
     deaf: Option<String>,
@@ -236,7 +234,6 @@ impl Default for Partition {
         Partition {
             leader: None,
             leader_epoch: LeaderEpoch::NONE,
-            elected_epoch: LeaderEpoch::NONE,
             isr: Vec::new(),
             final_leaders: None,
             assigned: Vec::new(),
@@ -518,8 +515,7 @@ impl Partition {
         let name = |broker: &BrokerId| format!("broker-{broker}");
         self.leader = (leader != BrokerId::NONE).then(|| name(&leader));
         self.leader_epoch = epoch;
-        if let Some(leader) = &self.leader {
-            self.elected_epoch = epoch;
+        if let Some(leader) = self.leader.as_ref().filter(|_| epoch > self.elected_epoch()) {
             self.elections.push((epoch, leader.clone()));
         }
         let isr: Vec<String> = isr.iter().map(name).collect();
@@ -531,6 +527,11 @@ impl Partition {
         self.note_final_leader();
         self.note_short_members(at, self.high_watermark);
         self.note_spoiled_members(at, Offset::ZERO, disks);
+    }
+
+    /// The last epoch that had a leader. One without deposes nobody who has not heard of it yet.
+    fn elected_epoch(&self) -> LeaderEpoch {
+        self.elections.last().map_or(LeaderEpoch::NONE, |(epoch, _)| *epoch)
     }
 
     fn begin_final_read(&mut self) {
@@ -666,7 +667,7 @@ impl Partition {
         log_end: Offset,
         (keeps_flushed, keeps_all): (bool, bool),
     ) {
-        let Some(leader) = self.replicas.get(machine).filter(|_| epoch >= self.elected_epoch) else { return };
+        let Some(leader) = self.replicas.get(machine).filter(|_| epoch >= self.elected_epoch()) else { return };
         self.led = Some((epoch, machine.to_owned()));
         // Compaction leaves holes, but never moves where a log ends.
         let is_short = (log_end < self.high_watermark).then_some(log_end);

@@ -594,16 +594,16 @@ impl PartitionGhost {
     /// Compares what has not been compared yet of a replica's log, up to `end`, with the committed log: the offset of
     /// the first difference.
     ///
-    /// Not what the leader has deleted. Its oldest epoch begins where its log does (`LeaderEpochFileCache.truncateFromStart`),
-    /// so a follower that diverged below keeps that until it hears where the log begins, with the same fetch.
+    /// Not what the leader has deleted. Its oldest epoch begins where its log does
+    /// (`LeaderEpochFileCache.truncateFromStart`), so a follower that diverged below keeps that until it hears where the
+    /// log begins, with the same fetch.
     fn compare(&mut self, machine: &str, end: Offset) -> Option<Offset> {
         let led_from = self.logs.get(&self.leader_machine).map_or(0, |leader| leader.log_start);
         let replica = self.logs.get_mut(machine).expect("a replica that was heard of");
         if replica.compared >= end.0 {
             return None;
         }
-        let from = std::mem::replace(&mut replica.compared, end.0).max(replica.log_start).max(led_from);
-        let from = Offset(from);
+        let from = Offset(std::mem::replace(&mut replica.compared, end.0).max(replica.log_start).max(led_from));
         // A log may begin within a batch.
         if from >= end {
             return None;

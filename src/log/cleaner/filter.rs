@@ -15,7 +15,8 @@ pub(super) struct Filter {
     pub map: OffsetMap,
     pub wall_clock_ms: i64,
     pub delete_retention_ms: i64,
-    /// Set if the time of a segment's last change, and not a batch's horizon, decides on its tombstones: those up to here go.
+    /// Set if the time of a segment's last change, and not a batch's horizon, decides on its tombstones: those up to here
+    /// go.
     pub horizon_by_mtime: Option<i64>,
     /// When the segment at hand was changed last.
     pub modified_ms: i64,
