@@ -338,15 +338,18 @@ impl Groups {
         unsettled
     }
 
-    /// Partitions that groups have not read to their ends, with a sentence for the verdict.
-    pub fn behind(&self, ghost: &Ghost) -> Vec<(TopicPartition, String)> {
+    /// Partitions that groups have not read to their ends: the partition, the number of its offsets that are left to be
+    /// handed out, and a sentence for the verdict.
+    pub fn behind(&self, ghost: &Ghost) -> Vec<(TopicPartition, u64, String)> {
         let mut behind = Vec::new();
         for (id, group) in self.resting().filter(|(_, group)| group.promise.is_some_and(|p| p.is_at_least_once)) {
             for partition in group.subscribed() {
                 let handed = group.handed.get(partition).copied().unwrap_or(0);
                 let end = ghost.readable_end(partition).0;
-                if handed < end && !group.is_forgotten(partition) {
-                    behind.push((partition.clone(), format!("group {id} was handed what is below {handed} of {end}")));
+                let is_read = handed >= end || ghost.has_nothing_from(partition, Offset(handed));
+                if !is_read && !group.is_forgotten(partition) {
+                    let detail = format!("group {id} was handed what is below {handed} of {end}");
+                    behind.push((partition.clone(), handed.abs_diff(end), detail));
                 }
             }
         }

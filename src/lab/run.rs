@@ -347,11 +347,7 @@ impl Supervisor {
         });
         let until = self.sim.now() + PHASE_MAX + longest.max().unwrap_or_default();
         let is_settled = self.wait("groups to come to rest", until, settled).await.is_ok();
-        let caught_up = |state: &State| state.groups.behind(&state.ghost).is_empty();
-        let is_caught_up = match is_settled {
-            true => self.wait("groups to read to the end", self.sim.now() + PHASE_MAX, caught_up).await.is_ok(),
-            false => true,
-        };
+        let is_caught_up = !is_settled || self.groups_read_to_the_end().await;
         let now = self.sim.now();
         let mut state = self.recorder.lock();
         let violations = state.ghost.violations.len();
@@ -361,13 +357,29 @@ impl Supervisor {
             }
         }
         if !is_caught_up {
-            for (partition, detail) in state.groups.behind(&state.ghost) {
+            for (partition, _, detail) in state.groups.behind(&state.ghost) {
                 state.ghost.violate("stuck-consumer", now, &partition, detail);
             }
         }
         let State { groups, history, ghost, .. } = &mut *state;
         groups.judge(now, history, ghost);
         state.trace_violations(violations);
+    }
+
+    /// Waits for the groups as long as they come nearer to their ends: one that commits each record over a slow way may
+    /// need longer than any time that could be set here.
+    async fn groups_read_to_the_end(&self) -> bool {
+        let left = |state: &State| state.groups.behind(&state.ghost).iter().map(|(_, left, _)| left).sum::<u64>();
+        loop {
+            let before = left(&self.recorder.lock());
+            let all_read = |state: &State| left(state) == 0;
+            if self.wait("groups to read to the end", self.sim.now() + PHASE_MAX, all_read).await.is_ok() {
+                return true;
+            }
+            if left(&self.recorder.lock()) >= before {
+                return false;
+            }
+        }
     }
 
     /// Reads every partition from its beginning. What cannot be read to its end is a violation of its own.

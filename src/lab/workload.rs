@@ -358,14 +358,16 @@ impl ConsumeProcess {
             if retry {
                 self.consumer.end_offsets(now, &self.partitions, net);
             }
-            let consumer = &self.consumer;
+            let (consumer, state) = (&self.consumer, self.recorder.lock());
             let read: Vec<TopicPartition> = until
                 .extract_if(.., |partition, end| {
-                    let is_read = |end| consumer.position(partition).is_some_and(|position| position >= end);
-                    end.is_some_and(is_read)
+                    let position = consumer.position(partition);
+                    let is_read = |end, at| at >= end || state.ghost.has_nothing_from(partition, at);
+                    end.zip(position).is_some_and(|(end, at)| is_read(end, at))
                 })
                 .map(|(partition, _)| partition)
                 .collect();
+            drop(state);
             // Nobody waits for more in a partition that is read, while there is some in others.
             self.consumer.pause(&read);
             if !read.is_empty() {

@@ -444,6 +444,13 @@ impl Log {
         }
     }
 
+    /// Where a reader at `from` stands: at the end if nothing is left from there on, compacted or lost with its segment.
+    /// `LocalLog.read` answers with the metadata of the end then, and a leader takes a follower's log to end there.
+    pub fn reading_offset(&self, from: Offset) -> Offset {
+        let last = self.segments.iter().rev().find_map(|segment| segment.batches().last());
+        if last.is_some_and(|last| from <= last.info.last_offset) { from } else { self.log_end.max(from) }
+    }
+
     /// How many bytes [`Log::read`] would yield, at least one batch. Nothing is read.
     pub fn readable_bytes(&self, from: Offset, up_to: Offset, bytes_max: usize) -> Result<u64, ReadError> {
         Ok(self.locate(from, up_to, bytes_max, true)?.map_or(0, |(_, located)| located.end - located.start))

@@ -320,6 +320,22 @@ fn a_log_can_start_anew_at_another_offset() {
 }
 
 #[test]
+fn a_reader_with_nothing_left_before_it_stands_at_the_end() {
+    on_fresh_disk(|disk| {
+        let (_, mut log) = create(&disk, &LogConfig::default());
+        append(&mut log, 5, 0);
+        let at = |log: &Log, offset| log.reading_offset(Offset(offset)).0;
+        assert_eq!([at(&log, 0), at(&log, 4), at(&log, 5)], [0, 4, 5]);
+        // Where the active segment begins is where the log ends, whatever is left before it.
+        disk.open(SEGMENT_0).unwrap().truncate(0).unwrap();
+        disk.create("data/orders-0/00000000000000000005.log").unwrap();
+        let (_, log, _) = reopen(&disk, &LogConfig::default());
+        assert_eq!((log.log_start(), log.log_end()), (Offset(0), Offset(5)));
+        assert_eq!([at(&log, 0), at(&log, 4), at(&log, 5)], [5, 5, 5]);
+    });
+}
+
+#[test]
 fn only_what_was_flushed_survives_a_power_loss() {
     Machine::run(|machine| async move {
         let (_, mut log) = create(&machine.disk(), &LogConfig::default());

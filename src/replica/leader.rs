@@ -198,17 +198,18 @@ impl Partition {
     }
 
     /// Takes note of a follower's fetch (`updateFollowerFetchState`): its log end, perhaps its way into the ISR,
-    /// perhaps a higher high watermark; its log start. `leader_log_end` is our log end when it was served.
+    /// perhaps a higher high watermark; its log start. A follower for which nothing is left counts as caught up: what is
+    /// taken for its log end is `fetchOffsetMetadata` of what it was served. `leader_log_end` is our log end then.
     pub(super) fn update_follower_fetch_state(
         &mut self,
         now: Time,
         env: &Environment,
-        follower: BrokerId,
-        follower_epoch: BrokerEpoch,
+        (follower, follower_epoch): (BrokerId, BrokerEpoch),
         request: &ReadRequest,
         leader_log_end: Offset,
     ) -> Result<Effects, ErrorCode> {
         let takes_any_epoch = self.reads_epoch_twice();
+        let log_end = self.log.reading_offset(request.offset);
         let remotes = self.leader_state_mut().map(|l| &mut l.remotes);
         let Some(remote) = remotes.and_then(|r| r.iter_mut().find(|r| r.id == follower)) else {
             return Err(ErrorCode::NotLeaderOrFollower);
@@ -217,10 +218,10 @@ impl Partition {
         if !takes_any_epoch {
             remote.check_incarnation(env, follower_epoch)?;
         }
-        remote.update_fetch_state(now, request.offset, leader_log_end, follower_epoch);
+        remote.update_fetch_state(now, log_end, leader_log_end, follower_epoch);
         let low_watermark_advanced = std::mem::replace(&mut remote.log_start, request.log_start) < request.log_start;
         let isr_proposal = self.maybe_expand_isr(now, env, follower);
-        let high_watermark_advanced = previous_log_end != request.offset && self.maybe_advance_high_watermark(now, env);
+        let high_watermark_advanced = previous_log_end != log_end && self.maybe_advance_high_watermark(now, env);
         Ok(Effects { high_watermark_advanced, low_watermark_advanced, isr_proposal })
     }
 

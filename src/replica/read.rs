@@ -96,7 +96,7 @@ impl Partition {
             return Ok((data, Effects::default()));
         }
         let effects =
-            self.update_follower_fetch_state(now, env, id, epoch, request, log_end).map_err(ReplicaError::Refused)?;
+            self.update_follower_fetch_state(now, env, (id, epoch), request, log_end).map_err(ReplicaError::Refused)?;
         Ok((data, effects))
     }
 
@@ -169,7 +169,7 @@ impl Partition {
         if is_off_our_log {
             return FetchProgress::Decided;
         }
-        if request.offset == up_to {
+        if self.log.reading_offset(request.offset) >= up_to {
             return FetchProgress::Bytes(0);
         }
         if bytes_wanted <= 1 {

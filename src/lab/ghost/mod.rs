@@ -329,6 +329,13 @@ impl Ghost {
         end.map_or(Offset::ZERO, |p| p.true_high_watermark)
     }
 
+    /// Whether the leader holds nothing at `from` or later: whoever reads there gets no further, whatever the high
+    /// watermark is.
+    pub fn has_nothing_from(&self, partition: &TopicPartition, from: Offset) -> bool {
+        let leader = self.partitions.get(partition).filter(|p| p.is_led()).and_then(|p| p.logs.get(&p.leader_machine));
+        leader.is_some_and(|leader| leader.batches.last().is_none_or(|last| last.last_offset < from))
+    }
+
     /// Records below it may have been removed on purpose: by retention, at a client's wish, or by compaction.
     pub fn removed_below(&self, partition: &TopicPartition) -> Offset {
         let Some(ghost) = self.partitions.get(partition) else { return Offset::ZERO };
@@ -552,7 +559,9 @@ impl Ghost {
         if let Some(from) = missing.into_iter().chain(is_short).min()
             && epoch >= ghost.elected_epoch
         {
-            lost = Some((from, end));
+            // A crash may forget where the log begins: what was deleted below is missed by nobody.
+            let missed_from = from.max(ghost.expired_to);
+            lost = (missed_from < end).then_some((missed_from, end));
             ghost.go_on_from(from);
         }
         if let Some(other) = other {
@@ -653,6 +662,7 @@ impl PartitionGhost {
         self.committed.truncate(keep);
         self.producers.go_on_from(from);
         self.true_high_watermark = from;
+        self.expired_to = self.expired_to.min(from);
         for replica in self.logs.values_mut() {
             replica.compared = replica.compared.min(from.0);
         }

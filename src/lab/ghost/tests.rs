@@ -214,6 +214,18 @@ fn a_leader_without_a_committed_record_is_incomplete_and_said_once() {
 }
 
 #[test]
+fn a_leader_that_has_forgotten_where_its_log_begins_misses_nothing_that_was_deleted() {
+    let reason = LogStartReason::DeleteRecords;
+    let after = |to| healthy().moves_log_start(1, to, reason).truncates(3, 2, 0).elects(3, 1, &[3]);
+    assert!(after(2).violations().is_empty(), "{:?}", after(2).0.violations);
+    assert_eq!(after(1).violations(), ["leader-completeness"]);
+    // The log goes on where the leader's ends, and what it commits there nobody has deleted.
+    let committed = after(2).appends(3, &[batch(0, 1, 20)]).high_watermark(3, 1, true);
+    let lost = committed.truncates(2, 2, 0).elects(2, 2, &[2]);
+    assert_eq!(lost.violations(), ["candidate-completeness", "leader-completeness"]);
+}
+
+#[test]
 fn a_leader_that_finds_no_log_begins_a_new_one() {
     let told = healthy().has_isr(1, 1, &[1]).leads_with(1, 1, Offset::ZERO);
     assert_eq!(told.violations(), ["leader-completeness"]);
