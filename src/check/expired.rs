@@ -26,6 +26,11 @@ impl Expired {
         expired
     }
 
+    /// Up to where some replica deleted the records of a partition (`orders-0`): an offset, exclusive.
+    pub fn deleted_below(&self, key: &str) -> i64 {
+        self.0.get(key).copied().unwrap_or(0)
+    }
+
     /// Anomalies that the table excuses by deletion alone, with cases that concern a record which nobody deleted: name
     /// and how many.
     pub fn leaves(&self, anomalies: &Anomalies, table: &[Allowance]) -> Vec<(&'static str, u64)> {
@@ -40,8 +45,9 @@ impl Expired {
     /// Whether everything that a case misses lay below a log start. Where an offset is not known, nothing speaks
     /// against it.
     fn explains(&self, case: &Evidence) -> bool {
-        let is_below =
-            |key: &str, end: Option<i64>| self.0.get(key).is_some_and(|expired| end.is_none_or(|end| end <= *expired));
+        let is_below = |key: &str, end: Option<i64>| {
+            self.0.contains_key(key) && end.is_none_or(|end| end <= self.deleted_below(key))
+        };
         let behind = |offset: i64| offset.checked_add(1);
         match case {
             Evidence::LostWrite(LostWrite { key, offset, .. }) | Evidence::Unseen(Unseen { key, offset, .. }) => {

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use super::loss::Record;
 use super::{Case, Explanation, Facts, Moment, Remedy, Ruling, SameFate, Setting};
-use crate::check::{AbortedRead, Duplicate, Evidence, InconsistentOffsets, Jump, LostWrite, Phantom, Unseen};
+use crate::check::{AbortedRead, Duplicate, Evidence, Expired, InconsistentOffsets, Jump, LostWrite, Phantom, Unseen};
 use crate::history::{EventType, MicroOp};
 use crate::lab::outcome::RunOutcome;
 use crate::scenario::Scenario;
@@ -54,15 +54,23 @@ pub fn explain(case: &Case<'_>, wanted: &Wanted) -> Result<Vec<Explanation>, Unk
 }
 
 /// Why the first lost record was lost, in order of acknowledgement, and how many of its partition are; without one the
-/// first record that was sent without a certain outcome and is missing.
+/// first record that was sent without a certain outcome and is missing. What was deleted on purpose comes last.
 pub fn first_lost(case: &Case<'_>) -> Option<(Explanation, SameFate)> {
     let facts = Facts::of(case);
     let found = facts.losses();
-    let first = found.first()?;
+    let expired = Expired::of(case.trace);
+    let is_deleted = |found: &Found| {
+        let below = expired.deleted_below(&found.record.partition);
+        found.offset.is_some_and(|offset| offset < below)
+    };
+    let first = found.iter().find(|found| !is_deleted(found)).or(found.first())?;
     let explanation = facts.name_defects(vec![facts.explain_record(first.kind, &first.record)?]).remove(0);
     let is_loss = |kind: &str| LOSSES.contains(&kind);
-    let alike =
-        |other: &&Found| is_loss(other.kind) == is_loss(first.kind) && other.record.partition == first.record.partition;
+    let alike = |other: &&Found| {
+        is_loss(other.kind) == is_loss(first.kind)
+            && is_deleted(other) == is_deleted(first)
+            && other.record.partition == first.record.partition
+    };
     let all = group(found.iter().filter(alike).map(|other| other.offset));
     Some((explanation, all))
 }

@@ -47,6 +47,7 @@ pub(super) enum Kind {
     DropCache,
     ReplaceDisk,
     MoveClock,
+    DeleteRecords,
 }
 
 impl Kind {
@@ -71,7 +72,7 @@ impl Kind {
         Kind::CrashLoop,
         Kind::SlowDisk,
     ];
-    const STORAGE: [Kind; 8] = [
+    const STORAGE: [Kind; 9] = [
         Kind::Crash,
         Kind::PowerLoss,
         Kind::Restart,
@@ -81,6 +82,7 @@ impl Kind {
         Kind::ElectPreferred,
         Kind::CrashLoop,
         Kind::SlowDisk,
+        Kind::DeleteRecords,
     ];
     /// What ends an incarnation, or its connections, in a moment.
     const STRIKES: [Kind; 6] =
@@ -99,7 +101,7 @@ pub(super) enum Regime {
 }
 
 /// Some of the profile's kinds; of those that break disks few, and often none: what they excuse hides what else is
-/// wrong. `compacts`: rot is left out, the cleaner would give it a valid CRC.
+/// wrong. `compacts`: rot is left out, the cleaner would give it a valid CRC, and so are deletions, which are refused.
 pub(super) fn kinds(profile: Profile, compacts: bool) -> BoxedStrategy<Vec<Kind>> {
     let (common, broken) = match profile {
         Profile::Replication => (Kind::REPLICATION.to_vec(), 0),
@@ -110,6 +112,7 @@ pub(super) fn kinds(profile: Profile, compacts: bool) -> BoxedStrategy<Vec<Kind>
     // `__consumer_offsets` is compacted too.
     let compacts = compacts || profile == Profile::Groups;
     let wrong: Vec<Kind> = Kind::WRONG.into_iter().filter(|kind| !compacts || *kind != Kind::BitRot).collect();
+    let common: Vec<Kind> = common.into_iter().filter(|kind| !compacts || *kind != Kind::DeleteRecords).collect();
     let few = subsequence(wrong, 1..=3);
     let wrong = prop_oneof![100 - broken => Just(Vec::new()), broken => few];
     let all = common.len();
@@ -380,6 +383,11 @@ fn fault(
         Kind::MoveClock => (Action::ClockStep { by_ns: aim.shift_ns }, Some(brokers), duration),
         Kind::Heal => (Action::Heal, None, None),
         Kind::ElectPreferred => (Action::ElectPreferred { of: aim.partition }, None, None),
+        Kind::DeleteRecords => {
+            // Of the few hundred records that there are; beyond the high watermark it is refused.
+            let before = u64::try_from(aim.by.as_millis()).unwrap_or(u64::MAX) % 300;
+            (Action::DeleteRecords { of: aim.partition, before: Some(before) }, None, None)
+        }
     };
     Fault { when, after, action, target, duration, text: (String::new(), String::new()), line: 0 }
 }

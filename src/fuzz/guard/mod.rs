@@ -395,7 +395,7 @@ impl Partition {
 
     /// A machine had led by then that cannot read what its disk has spoiled.
     fn was_led_unread(&self, by: Time) -> bool {
-        self.losses.iter().any(|loss| loss.at <= by && loss.gone == Gone::Restart && loss.excuse.is_some())
+        self.losses.iter().any(|loss| loss.at <= by && loss.is_unread && loss.excuse.is_some())
     }
 
     /// The last acknowledgement that the client can mean. Two leaders may have acknowledged different records at one

@@ -160,6 +160,8 @@ pub(super) struct Loss {
     pub from: Offset,
     pub end: Offset,
     pub gone: Gone,
+    /// The leader's disk has spoiled what it lacks, and nothing has read that at its start: its log goes on behind.
+    pub is_unread: bool,
     pub excuse: Option<super::Excuse>,
 }
 
@@ -626,7 +628,8 @@ impl Partition {
     fn lose_again(&mut self, at: Time, deposed: LeaderEpoch, from: Offset, end: Offset) {
         let covers = |lost: &&Forgotten| deposed < lost.epoch && lost.from <= from && end <= lost.end;
         let Some(lost) = self.forgotten.iter().find(covers) else { return };
-        self.losses.push(Loss { at, epoch: lost.epoch, from, end, gone: lost.gone, excuse: Some(lost.excuse) });
+        let Forgotten { epoch, gone, excuse, .. } = *lost;
+        self.losses.push(Loss { at, epoch, from, end, gone, is_unread: false, excuse: Some(excuse) });
         self.stale_promises.insert(at);
     }
 
@@ -673,11 +676,18 @@ impl Partition {
         let is_short = (log_end < self.high_watermark).then_some(log_end);
         let missing = self.first_missing(leader).map(|batch| batch.base_offset);
         let lacks = missing.into_iter().chain(is_short).min();
-        let from = lacks.unwrap_or_else(|| leader.log_end());
+        let ends_at = lacks.unwrap_or_else(|| leader.log_end());
+        // A crash may forget where the log begins: what was deleted below is missed by nobody.
+        let from = ends_at.max(self.expired_to().min(self.high_watermark));
         let (gone, gone_to) = leader.gone_to(from);
         let is_last = leader.impaired && self.isr == [machine];
-        // After an orderly stop nothing is read again, and a replica may join the ISR with a log that it cannot read.
-        let is_unread = gone == Gone::Restart && !keeps_all;
+        // After an orderly stop nothing is read again, and never what lies below the recovery point: a replica may join
+        // the ISR with a log that it cannot read.
+        let is_unread = match gone {
+            Gone::Restart => !keeps_all,
+            Gone::FlushedAndLost => !keeps_flushed && from < leader.log_end(),
+            Gone::NeverHad | Gone::Truncated(_) | Gone::PowerLoss | Gone::Expired => false,
+        };
         let is_of_its_disk = match gone {
             Gone::PowerLoss => true,
             Gone::FlushedAndLost => !keeps_flushed,
@@ -702,10 +712,17 @@ impl Partition {
         if lacks.is_none() {
             return;
         }
-        let (keep, end) = (self.committed.partition_point(|batch| batch.last_offset < from), self.high_watermark);
-        self.losses.push(Loss { at, epoch, from, end, gone, excuse });
-        self.committed.truncate(keep);
-        self.high_watermark = from;
+        let end = self.high_watermark;
+        if from < end {
+            self.losses.push(Loss { at, epoch, from, end, gone, is_unread, excuse });
+        }
+        self.committed.truncate(self.committed.partition_point(|batch| batch.last_offset < ends_at));
+        self.high_watermark = ends_at;
+    }
+
+    /// Up to where retention or a client has deleted records.
+    fn expired_to(&self) -> Offset {
+        self.expiries.iter().map(|expiry| expiry.to).max().unwrap_or(Offset::ZERO)
     }
 
     /// The first committed batch that a replica should hold and does not.
@@ -715,7 +732,7 @@ impl Partition {
 
     /// Deleted or compacted somewhere.
     fn may_be_missing(&self, batch: &BatchInfo) -> bool {
-        let is_expired = self.expiries.iter().any(|expiry| batch.last_offset < expiry.to);
-        is_expired || self.compacted.iter().any(|(from, to)| *from <= batch.base_offset && batch.base_offset < *to)
+        batch.last_offset < self.expired_to()
+            || self.compacted.iter().any(|(from, to)| *from <= batch.base_offset && batch.base_offset < *to)
     }
 }

@@ -214,8 +214,8 @@ fn the_last_in_sync_replica_may_lose_what_it_had_not_flushed() {
     assert_eq!(last.breaks("leader-completeness"), Some(Excuse::LastReplicaLostPower));
     assert_eq!(last.lost(1), Some(Excuse::LastReplicaLostPower));
     assert_eq!(last.lost(0), None, "it still has the first record");
-    // All had expired, and its end with it.
-    let expired = healthy(-1).changes(1, 0, &[1], false).expires(1, 2, LogStartReason::RetentionTime);
+    // It finds no log at all, not even where that had begun.
+    let expired = healthy(-1).changes(1, 0, &[1], false).expires(1, 1, LogStartReason::RetentionTime);
     let replaced = |told: Told| {
         let begun = Observation::BecameFollower {
             partition: orders(),
@@ -533,6 +533,28 @@ fn a_leader_with_more_than_one_that_could_not_read_its_log_lacks_nothing() {
     assert_eq!(next(healthy(-1)), None, "broker 1's disk is sound");
     let cut = unread(healthy(-1).spoils(1, ROT)).truncates(2, 1).elects(2, 3, &[2]);
     assert_eq!(cut.breaks("leader-completeness"), None, "it lacks what broker 1 committed anew");
+}
+
+#[test]
+fn what_a_lie_took_from_below_the_recovery_point_is_not_missed_at_a_start() {
+    let back = |told: Told, left: &[BatchInfo]| {
+        let told = told.flushes(1, 2).changes(2, 1, &[2, 3], false).stops(1, true).loads(1, left);
+        told.changes(2, 1, &[2, 3, 1], false).elects(1, 2, &[2, 3, 1])
+    };
+    let breaks = |told: Told| told.breaks("leader-completeness");
+    assert_eq!(breaks(back(healthy(-1).spoils(1, LIE), &[batch(1)])), Some(Excuse::UntrustedDisk));
+    assert_eq!(breaks(back(healthy(-1), &[batch(1)])), None, "its disk is sound");
+    assert_eq!(breaks(back(healthy(-1).spoils(1, LIE), &[batch(0)])), None, "where a log ends everybody knows");
+}
+
+#[test]
+fn a_leader_misses_nothing_that_was_deleted() {
+    let reason = LogStartReason::DeleteRecords;
+    let last = |told: Told| told.changes(1, 0, &[1], false).stops(1, true).loads(1, &[]).elects(1, 1, &[1]);
+    let deleted = |to| last(healthy(-1).expires(1, to, reason));
+    assert_eq!(deleted(1).breaks("leader-completeness"), Some(Excuse::LastReplicaLostPower));
+    assert_eq!(deleted(1).lost(0), Some(Excuse::Expired));
+    assert_eq!(deleted(1).lost(1), Some(Excuse::LastReplicaLostPower));
 }
 
 #[test]
