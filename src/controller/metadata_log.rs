@@ -95,6 +95,7 @@ impl MetadataLog {
             AppendError::Batch(_)
             | AppendError::Producer(_)
             | AppendError::TooLarge { .. }
+            | AppendError::BeyondSegment { .. }
             | AppendError::OutOfOrder { .. } => invalid_data(e),
         })?;
         assert_eq!(appended.base_offset, base_offset, "offsets are given out here");

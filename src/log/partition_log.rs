@@ -41,10 +41,12 @@ pub struct Appended {
 pub enum AppendError {
     #[error(transparent)]
     Batch(#[from] super::batch::BatchError),
-    /// MESSAGE_TOO_LARGE. Also when the set is larger than `segment.bytes`, where Kafka answers
-    /// RECORD_LIST_TOO_LARGE.
+    /// MESSAGE_TOO_LARGE: larger than `max.message.bytes`.
     #[error("{bytes} bytes of records exceed the limit of {bytes_max}")]
     TooLarge { bytes: u64, bytes_max: u64 },
+    /// RECORD_LIST_TOO_LARGE: larger than `segment.bytes`.
+    #[error("{bytes} bytes of records exceed a segment's {bytes_max}")]
+    BeyondSegment { bytes: u64, bytes_max: u64 },
     #[error(transparent)]
     Producer(#[from] ProducerError),
     /// A follower's leader sent something that does not continue our log.
@@ -256,7 +258,7 @@ impl Log {
         wall_clock_ms: i64,
         origin: AppendOrigin,
     ) -> Result<Appended, AppendError> {
-        check_size(records.len(), self.config.segment_bytes)?;
+        self.check_segment_size(records.len())?;
         let mut slot = None;
         if header.producer_id >= 0 && origin == AppendOrigin::Client {
             match self.producers.check(&header, self.config.defects)? {
@@ -327,7 +329,7 @@ impl Log {
     pub fn append_as_follower(&mut self, records: &Bytes, wall_clock_ms: i64) -> Result<Appended, AppendError> {
         let (log_end, log_append_time) = (self.log_end, None);
         let range = self.stage(records)?;
-        check_size(range.len(), self.config.segment_bytes)?;
+        self.check_segment_size(range.len())?;
         let batches: Vec<BatchInfo> = self.staged.iter().map(|batch| batch.info).collect();
         let (Some(first), Some(last)) = (batches.first(), batches.last()) else {
             let last_offset = log_end + -1;
@@ -616,6 +618,11 @@ impl Log {
         }
         self.flushed_ms = Some(wall_clock_ms);
         self.flush().map(Some)
+    }
+
+    fn check_segment_size(&self, bytes: usize) -> Result<(), AppendError> {
+        let (bytes, bytes_max) = (bytes as u64, self.config.segment_bytes);
+        if bytes > bytes_max { Err(AppendError::BeyondSegment { bytes, bytes_max }) } else { Ok(()) }
     }
 
     /// Flush at an orderly stop: the time index gets its last entry (`LogSegment.close`).

@@ -99,6 +99,17 @@ fn a_batch_beyond_max_message_bytes_is_refused_and_leaves_no_trace() {
 }
 
 #[test]
+fn a_batch_beyond_segment_bytes_is_refused() {
+    on_fresh_disk(|disk| {
+        let (batch, one) = (batch_of(3, 100, 0), batch_of(1, 100, 0));
+        let (_, mut log) = create(&disk, &LogConfig { segment_bytes: one.len() as u64, ..LogConfig::default() });
+        let error = log.append_from_client(&batch, LeaderEpoch(1), 0).unwrap_err();
+        assert!(matches!(error, AppendError::BeyondSegment { bytes, .. } if bytes == batch.len() as u64), "{error}");
+        log.append_from_client(&one, LeaderEpoch(1), 0).unwrap();
+    });
+}
+
+#[test]
 fn reads_whole_batches_within_bounds() {
     on_fresh_disk(|disk| {
         let (_, mut log) = create(&disk, &LogConfig::default());

@@ -212,7 +212,12 @@ impl Partition {
             // A bad batch may be a passing state of the leader's log: try again.
             Err(AppendError::Batch(_)) => return Ok(FetchOutcome::Retry),
             // Of producers only leaders say something.
-            Err(AppendError::TooLarge { .. } | AppendError::OutOfOrder { .. } | AppendError::Producer(_)) => {
+            Err(
+                AppendError::TooLarge { .. }
+                | AppendError::BeyondSegment { .. }
+                | AppendError::OutOfOrder { .. }
+                | AppendError::Producer(_),
+            ) => {
                 self.set_phase(FetchPhase::Failed);
                 return Ok(FetchOutcome::Failed);
             }

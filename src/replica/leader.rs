@@ -374,6 +374,7 @@ fn refused_or_failed(error: AppendError) -> ReplicaError {
         AppendError::Batch(error) => ReplicaError::Refused(error.error_code()),
         AppendError::Producer(error) => ReplicaError::Refused(error.error_code()),
         AppendError::TooLarge { .. } => ReplicaError::Refused(ErrorCode::MessageTooLarge),
+        AppendError::BeyondSegment { .. } => ReplicaError::Refused(ErrorCode::RecordListTooLarge),
         AppendError::OutOfOrder { .. } => ReplicaError::Refused(ErrorCode::UnknownServerError),
         AppendError::Io(error) => ReplicaError::Io(error),
     }
