@@ -108,7 +108,12 @@ impl LogDirs {
     }
 
     pub fn has_offline(&self) -> bool {
-        self.dirs.iter().any(|dir| dir.online.is_none())
+        self.offline().next().is_some()
+    }
+
+    /// The paths of those that are offline.
+    pub fn offline(&self) -> impl Iterator<Item = &str> {
+        self.dirs.iter().filter(|dir| dir.online.is_none()).map(|dir| dir.path.as_str())
     }
 
     /// The broker epoch of the last orderly stop, if every directory knows the same one

@@ -154,6 +154,9 @@ impl Broker {
             replica_lag_time_max: config.replica_lag_time_max,
             image: MetadataImage::default(),
         };
+        for log_dir in log_dirs.offline() {
+            env.observe(now, Observation::LogDirFailed { log_dir: log_dir.to_owned() });
+        }
         let mut unclaimed = BTreeMap::new();
         for (dir, log) in loaded {
             for dropped in &log.recovery.dropped {

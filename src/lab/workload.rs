@@ -15,7 +15,8 @@ use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 
 use crate::client::{
-    Attempt, Consumer, ConsumerRecord, Outcome, PositionReset, Producer, ProducerRecord, RecordHeader, RecordId,
+    Attempt, Consumer, ConsumerRecord, LookupId, Outcome, PositionReset, Producer, ProducerRecord, RecordHeader,
+    RecordId,
 };
 use crate::config::{Acks, ConsumerConfig, OffsetReset, ProducerConfig};
 use crate::protocol::{Offset, TopicPartition};
@@ -297,6 +298,8 @@ pub struct ConsumeProcess {
     partitions: Vec<TopicPartition>,
     /// The final reader: where each partition must be read up to, once known, that is not.
     until: Option<BTreeMap<TopicPartition, Option<Offset>>>,
+    /// Whose ends it has asked for.
+    asked: BTreeMap<LookupId, Vec<TopicPartition>>,
     finished: bool,
 }
 
@@ -311,7 +314,8 @@ impl ConsumeProcess {
     ) -> ConsumeProcess {
         let consumer = Consumer::new(&world, config, bootstrap);
         let process = recorder.new_process(world.now(), &name);
-        ConsumeProcess { world, recorder, name, consumer, process, partitions, until: None, finished: false }
+        let asked = BTreeMap::new();
+        ConsumeProcess { world, recorder, name, consumer, process, partitions, until: None, asked, finished: false }
     }
 
     /// A consumer that reads every partition from its beginning to its end, and then exits.
@@ -344,19 +348,22 @@ impl ConsumeProcess {
         }
         self.trace_mishaps(now);
         if let Some(until) = &mut self.until {
-            let mut retry = false;
+            let mut unanswered = Vec::new();
             for lookup in self.consumer.take_lookups() {
+                let asked = self.asked.remove(&lookup.id).unwrap_or_default();
                 match lookup.result {
                     Ok(ends) => {
                         for (partition, end) in ends {
                             until.entry(partition).and_modify(|known| *known = Some(end));
                         }
                     }
-                    Err(_) => retry = true,
+                    Err(_) => unanswered.extend(asked),
                 }
             }
-            if retry {
-                self.consumer.end_offsets(now, &self.partitions, net);
+            // One that does not know its end holds up all that are asked for with it.
+            for partition in unanswered {
+                let id = self.consumer.end_offsets(now, std::slice::from_ref(&partition), net);
+                self.asked.insert(id, vec![partition]);
             }
             let (consumer, state) = (&self.consumer, self.recorder.lock());
             let read: Vec<TopicPartition> = until
@@ -408,7 +415,8 @@ impl Process for ConsumeProcess {
         self.consumer.assign(self.partitions.clone(), net);
         if from_beginning {
             self.consumer.seek_to_beginning(&self.partitions);
-            self.consumer.end_offsets(now, &self.partitions, net);
+            let id = self.consumer.end_offsets(now, &self.partitions, net);
+            self.asked.insert(id, self.partitions.clone());
         }
         self.recorder.lock().assigned(now, self.process, &self.partitions, from_beginning);
         self.step(net);

@@ -136,3 +136,16 @@ fn the_broker_stops_when_the_directory_of_its_metadata_log_fails() {
         assert!(client.is_stopped(in_second).await, "though its other directory is well");
     });
 }
+
+#[test]
+fn a_directory_that_cannot_be_read_at_the_start_is_told_to_have_failed() {
+    with_log_dirs(24, DIRS, quick(), |mut client| async move {
+        let (_, whole, _) = client.create_in_both_dirs().await;
+        client.order(Order::Terminate(BROKER));
+        client.sleep(Duration::from_secs(2)).await;
+        client.break_dir("data-2", DiskFault::ReadFail);
+        client.order(Order::Start(BROKER));
+        client.partition_when(|p| p.partition_index == whole && p.isr_nodes.len() == 3).await;
+        assert_eq!(client.failed_dirs(), ["data-2"]);
+    });
+}

@@ -119,19 +119,21 @@ impl Replica {
         self.batches.get(at) == Some(batch)
     }
 
-    fn load(&mut self, batches: &[BatchInfo]) {
+    fn load(&mut self, batches: &[BatchInfo], log_end: Offset) {
         self.leads = false;
         // Where it had begun, or before: a log start that a crash has forgotten brings deleted records back.
         let start = self.batches.first().map_or(Offset::ZERO, |first| first.base_offset);
         let known = &batches[batches.partition_point(|batch| batch.last_offset < start)..];
         let kept = self.batches.iter().zip(known).take_while(|(old, new)| old == new).count();
-        if let Some(first) = self.batches.get(kept) {
+        let lost = self.batches.get(kept).map(|first| (first.base_offset, first.last_offset));
+        // Perhaps all that it had was deleted, and its end is lost.
+        if let Some((from, last)) = lost.or((log_end < self.log_end()).then_some((log_end, log_end))) {
             let gone = match self.power_lost {
-                true if first.last_offset.0 < self.flushed => Gone::FlushedAndLost,
+                true if last.0 < self.flushed => Gone::FlushedAndLost,
                 true => Gone::PowerLoss,
                 false => Gone::Restart,
             };
-            self.remove_from(first.base_offset, gone);
+            self.remove_from(from.min(log_end), gone);
         }
         self.power_lost = false;
         self.batches = batches.to_vec();
@@ -223,6 +225,8 @@ pub(super) struct Partition {
     /// When a replica's high watermark moved, or it served, whose disk does not keep what it has.
     pub spoiled_views: BTreeSet<Time>,
     pub expiries: Vec<Expiry>,
+    /// Up to where retention or a client has deleted records.
+    expired_to: Offset,
     /// Offsets, from and to (exclusive), of batches that some replica's compaction removed or rewrote.
     pub compacted: Vec<(Offset, Offset)>,
     pub acks: Vec<Ack>,
@@ -258,6 +262,7 @@ impl Default for Partition {
             stale_promises: BTreeSet::new(),
             spoiled_views: BTreeSet::new(),
             expiries: Vec::new(),
+            expired_to: Offset::ZERO,
             compacted: Vec::new(),
             acks: Vec::new(),
             sent: BTreeMap::new(),
@@ -329,8 +334,8 @@ impl Replay {
         may_elect_uncleanly: &dyn Fn(&TopicPartition) -> bool,
     ) {
         match observation {
-            Observation::LogLoaded { partition, batches, .. } => {
-                self.replica(partition, machine).load(batches);
+            Observation::LogLoaded { partition, batches, log_end, .. } => {
+                self.replica(partition, machine).load(batches, *log_end);
                 // However it came to a stop.
                 let may_lose = !self.disks.keeps_all(machine);
                 self.partition(partition).note_restart(machine, may_lose);
@@ -345,7 +350,9 @@ impl Replay {
                 self.replica(partition, machine).expire(*to);
                 match reason {
                     LogStartReason::RetentionTime | LogStartReason::RetentionSize | LogStartReason::DeleteRecords => {
-                        self.partition(partition).expiries.push(Expiry { at, to: *to, reason: *reason });
+                        let partition = self.partition(partition);
+                        partition.expiries.push(Expiry { at, to: *to, reason: *reason });
+                        partition.expired_to = partition.expired_to.max(*to);
                     }
                     LogStartReason::Leader => {}
                 }
@@ -676,9 +683,7 @@ impl Partition {
         let is_short = (log_end < self.high_watermark).then_some(log_end);
         let missing = self.first_missing(leader).map(|batch| batch.base_offset);
         let lacks = missing.into_iter().chain(is_short).min();
-        let ends_at = lacks.unwrap_or_else(|| leader.log_end());
-        // A crash may forget where the log begins: what was deleted below is missed by nobody.
-        let from = ends_at.max(self.expired_to().min(self.high_watermark));
+        let from = lacks.unwrap_or_else(|| leader.log_end());
         let (gone, gone_to) = leader.gone_to(from);
         let is_last = leader.impaired && self.isr == [machine];
         // After an orderly stop nothing is read again, and never what lies below the recovery point: a replica may join
@@ -712,17 +717,11 @@ impl Partition {
         if lacks.is_none() {
             return;
         }
-        let end = self.high_watermark;
-        if from < end {
-            self.losses.push(Loss { at, epoch, from, end, gone, is_unread, excuse });
-        }
-        self.committed.truncate(self.committed.partition_point(|batch| batch.last_offset < ends_at));
-        self.high_watermark = ends_at;
-    }
-
-    /// Up to where retention or a client has deleted records.
-    fn expired_to(&self) -> Offset {
-        self.expiries.iter().map(|expiry| expiry.to).max().unwrap_or(Offset::ZERO)
+        let (keep, end) = (self.committed.partition_point(|batch| batch.last_offset < from), self.high_watermark);
+        self.losses.push(Loss { at, epoch, from, end, gone, is_unread, excuse });
+        self.committed.truncate(keep);
+        self.high_watermark = from;
+        self.expired_to = self.expired_to.min(from);
     }
 
     /// The first committed batch that a replica should hold and does not.
@@ -732,7 +731,7 @@ impl Partition {
 
     /// Deleted or compacted somewhere.
     fn may_be_missing(&self, batch: &BatchInfo) -> bool {
-        batch.last_offset < self.expired_to()
+        batch.last_offset < self.expired_to
             || self.compacted.iter().any(|(from, to)| *from <= batch.base_offset && batch.base_offset < *to)
     }
 }

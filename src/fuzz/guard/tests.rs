@@ -214,8 +214,8 @@ fn the_last_in_sync_replica_may_lose_what_it_had_not_flushed() {
     assert_eq!(last.breaks("leader-completeness"), Some(Excuse::LastReplicaLostPower));
     assert_eq!(last.lost(1), Some(Excuse::LastReplicaLostPower));
     assert_eq!(last.lost(0), None, "it still has the first record");
-    // It finds no log at all, not even where that had begun.
-    let expired = healthy(-1).changes(1, 0, &[1], false).expires(1, 1, LogStartReason::RetentionTime);
+    // All had expired, and its end with it.
+    let expired = healthy(-1).changes(1, 0, &[1], false).expires(1, 2, LogStartReason::RetentionTime);
     let replaced = |told: Told| {
         let begun = Observation::BecameFollower {
             partition: orders(),

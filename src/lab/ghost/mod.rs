@@ -284,11 +284,8 @@ impl Ghost {
             | Observation::GroupDeleted { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
+            | Observation::Registered { .. }
             | Observation::CleanShutdown => {}
-            // A process that was started anew.
-            Observation::Registered { .. } => {
-                self.with_failed_dirs.remove(machine);
-            }
             Observation::LogDirFailed { .. } => {
                 self.with_failed_dirs.insert(machine.to_owned());
             }
