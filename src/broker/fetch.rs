@@ -14,9 +14,7 @@ use crate::protocol::fetch::{
     FetchAnswer, FetchQuestion, PartitionAnswer, PartitionQuestion, TopicAnswer, TopicQuestion,
 };
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, duration_of};
-use crate::replica::{
-    Effects, Environment, FetchProgress, FetchedData, Partition, ReadRequest, Reader, ReplicaError,
-};
+use crate::replica::{Effects, Environment, FetchProgress, FetchedData, Partition, ReadRequest, Reader, ReplicaError};
 use crate::world::{Chain, Endpoint, IoWait, Time};
 
 /// A fetch that waits for data.

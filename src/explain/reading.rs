@@ -114,7 +114,9 @@ impl Facts<'_> {
                 }
             };
             let referral = self.referral_to_a_lacking_follower(partition, *from, at);
-            if let Some(Referral { at: referred, replica, leader }) = referral.filter(|_| *reason == ResetReason::OutOfRange) {
+            if let Some(Referral { at: referred, replica, leader }) =
+                referral.filter(|_| *reason == ResetReason::OutOfRange)
+            {
                 moments.push(Ranked::new(referred, 0, format!("sent a consumer to broker-{replica}")));
                 moments.extend(self.log_start_past(partition, *from, replica, at));
                 decision = format!("broker-{replica}'s {}", decision.trim_start_matches("the "));

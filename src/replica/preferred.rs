@@ -15,13 +15,7 @@ use crate::world::{Chain, Time};
 impl Partition {
     /// The replica in `rack` that a consumer at `offset` shall read from; `None`: it stays with us, the leader, because we
     /// are in its rack ourselves, or nobody is who has the offset, or we do not lead.
-    pub fn preferred_read_replica(
-        &self,
-        now: Time,
-        env: &Environment,
-        rack: &str,
-        offset: Offset,
-    ) -> Option<BrokerId> {
+    pub fn preferred_read_replica(&self, now: Time, env: &Environment, rack: &str, offset: Offset) -> Option<BrokerId> {
         let leader = self.leader_state()?;
         if is_in_rack(env, env.id, rack) {
             return None;

@@ -202,7 +202,9 @@ fn check_client_racks(draft: &Draft, workloads: &[Workload], pins: &[Pin<'_>], m
         let span = origin(KEY, Scope::Consumer, &of.config, pins).unwrap_or_else(|| of.span.clone());
         let help = match config::nearest(rack, racks.iter().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),
-            None if racks.is_empty() => "give each broker its rack in [cluster]: `racks = [\"a\", \"b\", \"c\"]`".to_owned(),
+            None if racks.is_empty() => {
+                "give each broker its rack in [cluster]: `racks = [\"a\", \"b\", \"c\"]`".to_owned()
+            }
             None => format!("the racks are {}", racks.join(", ")),
         };
         mistakes.add(&span, format!("`{KEY}` is `{rack}`, but no broker is in that rack")).help(help);
