@@ -209,7 +209,8 @@ fn alter(to: &Connection, topic: &str, partitions: i32, if_exists: bool) -> Resu
     match altered.into_iter().find_map(|(_, error)| error) {
         Some(ErrorCode::UnknownTopicOrPartition) if if_exists => Ok(()),
         Some(ErrorCode::InvalidPartitions) => {
-            let why = format!("topic `{topic}` has not fewer partitions than {partitions}, and none can be taken away");
+            let why =
+                format!("topic `{topic}` has {partitions} partitions or more already, and none can be taken away");
             Err(refused(&why, ErrorCode::InvalidPartitions))
         }
         Some(error) => Err(refused(&format!("topic `{topic}` was not altered"), error)),
