@@ -182,6 +182,12 @@ pub enum Observation {
         from: Offset,
         to: Offset,
     },
+    /// Broker, as leader: a consumer that asked at `offset` was told to fetch from `replica` (KIP-392).
+    ReferredTo {
+        partition: TopicPartition,
+        offset: Offset,
+        replica: BrokerId,
+    },
     /// Broker: a client was told that the partition ends there (ListOffsets -1).
     LatestOffset {
         partition: TopicPartition,

@@ -21,6 +21,7 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     "bit_rot_of_nothing",
     "bit_rot_of_two_places",
     "cache_of_a_file",
+    "client_rack_of_no_broker",
     "clock_beyond_twenty_years",
     "compacted_topic_without_keys",
     "condition_never_holds",

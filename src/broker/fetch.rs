@@ -8,12 +8,13 @@ use uuid::Uuid;
 use super::connections::ReplyTo;
 use super::delayed::Delayed;
 use super::{Broker, Key, Partitions};
+use crate::config::ReplicaSelector;
 use crate::observe::Observation;
 use crate::protocol::fetch::{
     FetchAnswer, FetchQuestion, PartitionAnswer, PartitionQuestion, TopicAnswer, TopicQuestion,
 };
-use crate::protocol::{ErrorCode, LeaderEpoch, Offset, duration_of};
-use crate::replica::{Effects, FetchProgress, FetchedData, ReadRequest, Reader, ReplicaError};
+use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, duration_of};
+use crate::replica::{Effects, Environment, FetchProgress, FetchedData, Partition, ReadRequest, Reader, ReplicaError};
 use crate::world::{Chain, Endpoint, IoWait, Time};
 
 /// A fetch that waits for data.
@@ -31,6 +32,8 @@ struct Fetch {
     reader: Reader,
     bytes_max: usize,
     bytes_min: usize,
+    /// The consumer's rack, if replicas are selected by it (KIP-392).
+    rack: Option<StrBytes>,
     /// For each partition of the request, in order: which it is, or why it is none.
     partitions: Vec<Result<Key, ErrorCode>>,
 }
@@ -52,6 +55,17 @@ impl Fetch {
 
     fn is_from_follower(&self) -> bool {
         matches!(self.reader, Reader::Follower { .. })
+    }
+
+    /// Whom a consumer shall read from instead of us.
+    fn preferred_read_replica(
+        &self,
+        now: Time,
+        env: &Environment,
+        partition: &Partition,
+        offset: Offset,
+    ) -> Option<BrokerId> {
+        partition.preferred_read_replica(now, env, self.rack.as_ref()?, offset)
     }
 }
 
@@ -115,6 +129,11 @@ impl Broker {
         };
         let bytes_max = usize::try_from(question.bytes_max.min(self.options.config.fetch_max_bytes)).unwrap_or(0);
         let bytes_min = usize::try_from(question.bytes_min).unwrap_or(0).min(bytes_max);
+        let selects_by_rack = match self.options.config.replica_selector {
+            ReplicaSelector::Leader => false,
+            ReplicaSelector::RackAware => !question.rack_id.is_empty() && question.replica.0 < 0,
+        };
+        let rack = selects_by_rack.then(|| question.rack_id.clone());
         let mut partitions = Vec::with_capacity(question.topics.len());
         for topic in &question.topics {
             let topic_id = self.topic_id_of(api_version, topic);
@@ -122,7 +141,7 @@ impl Broker {
                 partitions.push(topic_id.and_then(|id| self.known_partition(Some((id, partition.index)))));
             }
         }
-        Fetch { question, reader, bytes_max, bytes_min, partitions }
+        Fetch { question, reader, bytes_max, bytes_min, rack, partitions }
     }
 
     fn topic_id_of(&self, api_version: i16, topic: &TopicQuestion) -> Result<Uuid, ErrorCode> {
@@ -167,7 +186,10 @@ impl Broker {
         let bytes_max = partition_bytes_max(asked).min(fetch.bytes_max.saturating_sub(outcome.bytes));
         let read = read_request(asked, bytes_max, outcome.bytes == 0);
         let result = match self.partitions.get_mut(&key) {
-            Some(hosted) => hosted.partition.fetch(now, &self.env, fetch.reader, &read, update_fetch_state),
+            Some(hosted) => match fetch.preferred_read_replica(now, &self.env, &hosted.partition, asked.offset) {
+                Some(replica) => hosted.partition.refer_to(replica, &read).map(|data| (data, Effects::default())),
+                None => hosted.partition.fetch(now, &self.env, fetch.reader, &read, update_fetch_state),
+            },
             None => Err(ReplicaError::Refused(self.why_not_here(key))),
         };
         match result {
@@ -176,7 +198,7 @@ impl Broker {
                     self.apply_effects(now, key, effects);
                 }
                 outcome.bytes += data.records.len();
-                outcome.is_urgent |= data.diverging_epoch.is_some();
+                outcome.is_urgent |= data.diverging_epoch.is_some() || data.preferred_read_replica.is_some();
                 partition_answer(asked.index, data, fetch.question.isolation_level)
             }
             Err(ReplicaError::Refused(error)) => {
@@ -239,10 +261,13 @@ impl Broker {
         let asked = fetch.question.topics.iter().flat_map(|t| &t.partitions);
         for ((key, asked), answer) in fetch.partitions.iter().zip(asked).zip(answers) {
             let hosted = key.as_ref().ok().and_then(|key| self.partitions.get(key));
-            let to = end_of_records(&answer.records);
-            if let (Some(hosted), Some(to)) = (hosted, to) {
-                let partition = hosted.partition.topic_partition().clone();
-                self.env.observe(now, Observation::Served { partition, from: asked.offset, to });
+            let Some(hosted) = hosted else { continue };
+            let partition = || hosted.partition.topic_partition().clone();
+            if let Some(to) = end_of_records(&answer.records) {
+                self.env.observe(now, Observation::Served { partition: partition(), from: asked.offset, to });
+            } else if let Some(replica) = answer.preferred_read_replica {
+                let (partition, offset) = (partition(), asked.offset);
+                self.env.observe(now, Observation::ReferredTo { partition, offset, replica });
             }
         }
     }
@@ -275,6 +300,7 @@ fn partition_answer(index: i32, data: FetchedData, isolation_level: i8) -> Parti
         diverging_epoch: data.diverging_epoch,
         current_leader: None,
         aborted_transactions: (isolation_level == READ_COMMITTED).then(Vec::new),
+        preferred_read_replica: data.preferred_read_replica,
         records: data.records,
     }
 }

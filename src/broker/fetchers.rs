@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{ListOffsetsRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
 
 use super::{Broker, BrokerOptions, DirFailure, Key, Partitions, Touched, rpc_config};
 use crate::protocol::fetch::{FetchQuestion, PartitionAnswer, PartitionQuestion, TopicQuestion};
@@ -385,6 +386,7 @@ fn fetch_question(
         isolation_level: 0,
         session_id: 0,
         topics,
+        rack_id: StrBytes::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod log_dirs;
 mod log_start;
+mod read_replicas;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -98,7 +99,7 @@ where
             controller: controller.clone(),
             config: config.clone(),
             log_dirs: log_dirs.iter().map(|&dir| dir.to_owned()).collect(),
-            rack: None,
+            rack: Some(format!("rack-{id}")),
         };
         add_broker(&simulation, options, &observer);
     }

@@ -15,6 +15,7 @@ mod events;
 mod evidence;
 mod expired;
 mod facts;
+mod followers;
 mod graph;
 mod measure;
 mod order;
@@ -34,6 +35,7 @@ pub use evidence::{
     LostLatest, LostWrite, Phantom, PrecommittedRead, TombstoneMissed, Unseen,
 };
 pub use expired::Expired;
+pub use followers::read_from_followers;
 pub use measure::{Consumed, Fates, Lag, Measured, MostConsumed, Spread, measure};
 
 /// The names of all anomalies that [`analyze`] looks for.

@@ -1,5 +1,6 @@
 //! Kafka's consumer (`KafkaConsumer`, `AbstractFetch`, `FetchCollector`, `OffsetFetcher`): fetches ahead from the
-//! partitions' leaders, validates positions after a leader change (KIP-320), resets them by policy, looks up offsets.
+//! partitions' leaders or from replicas that these prefer (KIP-392), validates positions after a leader change (KIP-320),
+//! resets them by policy, looks up offsets.
 //! Partitions are assigned by hand, or by the group ([`group`](super::group)). Reads uncommitted; no fetch sessions.
 
 use std::collections::VecDeque;
@@ -117,6 +118,8 @@ struct CompletedFetch {
 
 pub struct Consumer {
     config: ConsumerConfig,
+    /// `client.rack`
+    rack_id: StrBytes,
     world: World,
     rpc: RpcClient<Tag>,
     metadata: Metadata,
@@ -166,6 +169,7 @@ impl Consumer {
             allow_auto_topic_creation: true,
         };
         Consumer {
+            rack_id: StrBytes::from_string(config.client_rack.clone()),
             config,
             world: world.clone(),
             rpc,
@@ -514,7 +518,11 @@ impl Consumer {
 
     /// The peer of a leader that may be asked now; wakes us when its reconnect backoff ends.
     fn leader_peer(&mut self, now: Time, leader: LeaderAndEpoch) -> Option<(BrokerId, PeerId)> {
-        let peer = leader.leader.and_then(|id| self.metadata.peer(id).map(|peer| (id, peer)));
+        self.peer_of(now, leader.leader)
+    }
+
+    fn peer_of(&mut self, now: Time, broker: Option<BrokerId>) -> Option<(BrokerId, PeerId)> {
+        let peer = broker.and_then(|id| self.metadata.peer(id).map(|peer| (id, peer)));
         let Some((id, peer)) = peer else {
             self.metadata.request_update();
             return None;
@@ -526,6 +534,23 @@ impl Consumer {
             }
             LinkState::Down { .. } | LinkState::Connecting | LinkState::Ready => Some((id, peer)),
         }
+    }
+
+    /// The peer of the replica to fetch from: the preferred one as long as metadata knows it online, else the leader
+    /// (`AbstractFetch.selectReadReplica`).
+    fn read_replica(&mut self, now: Time, index: usize, leader: LeaderAndEpoch) -> Option<(BrokerId, PeerId)> {
+        let assigned = &mut self.partitions[index];
+        if leader.leader.is_none() {
+            return self.peer_of(now, leader.leader);
+        }
+        let Some(preferred) = assigned.preferred_read_replica(now) else { return self.peer_of(now, leader.leader) };
+        let TopicPartition { topic, partition } = &assigned.partition;
+        if self.metadata.is_online_replica(topic, *partition, preferred) {
+            return self.peer_of(now, Some(preferred));
+        }
+        assigned.return_to_leader();
+        self.metadata.request_update();
+        self.peer_of(now, leader.leader)
     }
 
     /// All others are fetched before it (`SubscriptionState.movePartitionToEnd`).
@@ -544,7 +569,7 @@ impl Consumer {
             }
             if assigned.retry_at > now {
                 self.wake_by(assigned.retry_at);
-            } else if let Some((node, peer)) = self.leader_peer(now, position.leader)
+            } else if let Some((node, peer)) = self.read_replica(now, index, position.leader)
                 && !self.fetching_from.contains(&node)
             {
                 fetchable.push((node, peer, index, position));
@@ -588,7 +613,8 @@ impl Consumer {
             .with_max_wait_ms(millis_of(self.config.fetch_max_wait))
             .with_min_bytes(self.config.fetch_min_bytes)
             .with_max_bytes(self.config.fetch_max_bytes)
-            .with_topics(topics);
+            .with_topics(topics)
+            .with_rack_id(self.rack_id.clone());
         let version = if has_topic_ids { FETCH_VERSION } else { FETCH_VERSION_BY_NAME };
         let tag = Tag::Fetch { node, assignment: self.assignment, partitions: fetched };
         self.fetching_from.push(node);
@@ -769,6 +795,10 @@ impl Consumer {
     }
 
     fn on_fetch(&mut self, now: Time, fetched: &[FetchedPartition], result: Result<Reply, RpcError>) {
+        if result.is_err() {
+            // `AbstractFetch.handleFetchFailure`
+            fetched.iter().for_each(|f| _ = self.partitions[f.index].return_to_leader());
+        }
         let response = result.ok().and_then(|reply| reply.decode::<FetchRequest>().ok());
         let Some(response) = response.filter(|r| r.error_code == 0) else {
             self.metadata.request_update();
@@ -808,6 +838,10 @@ impl Consumer {
             return;
         }
         let Some(error) = ErrorCode::try_from_code(data.error_code) else {
+            let preferred = BrokerId(data.preferred_read_replica.0);
+            if preferred != BrokerId::NONE {
+                assigned.prefer(preferred, now + self.config.metadata_max_age);
+            }
             if let Some(records) = data.records.as_ref().filter(|r| !r.is_empty()) {
                 assigned.is_buffered = true;
                 let records = FetchedRecords::new(records.clone(), fetched.offset);
@@ -829,8 +863,11 @@ impl Consumer {
         all: &FetchResponse,
     ) {
         self.move_to_end(fetched.index);
+        let resets_for_followers = self.config.defects.has(Defect::FollowerOutOfRangeResets);
         let assigned = &mut self.partitions[fetched.index];
         match error {
+            // Log starts and ends differ from replica to replica: only the leader's count (KIP-392).
+            ErrorCode::OffsetOutOfRange if assigned.return_to_leader() && !resets_for_followers => {}
             ErrorCode::OffsetOutOfRange => match self.config.auto_offset_reset {
                 OffsetReset::None => {
                     assigned.rest(fetched.offset);
@@ -849,6 +886,7 @@ impl Consumer {
             _ => {
                 assigned.retry_at = now + self.config.retry_backoff;
                 if !matches!(error, ErrorCode::UnknownLeaderEpoch | ErrorCode::UnknownServerError) {
+                    assigned.return_to_leader();
                     self.metadata.request_update();
                 }
                 self.learn_leader(fetched.index, data, all);

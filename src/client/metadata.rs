@@ -33,10 +33,17 @@ impl LeaderAndEpoch {
     pub const UNKNOWN: LeaderAndEpoch = LeaderAndEpoch { leader: None, epoch: LeaderEpoch::NONE };
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct PartitionMetadata {
     pub leader: Option<BrokerId>,
     pub leader_epoch: LeaderEpoch,
+    /// The replicas that are not said to be offline.
+    pub online_replicas: Vec<BrokerId>,
+}
+
+impl PartitionMetadata {
+    const UNKNOWN: PartitionMetadata =
+        PartitionMetadata { leader: None, leader_epoch: LeaderEpoch::NONE, online_replicas: Vec::new() };
 }
 
 #[derive(Clone, Debug, Default)]
@@ -141,6 +148,12 @@ impl Metadata {
         self.topics.get(topic).map_or(LeaderAndEpoch::UNKNOWN, |t| t.leader(partition))
     }
 
+    /// Whether `broker` is known, and a replica of the partition that is not offline (`Cluster.nodeIfOnline`).
+    pub fn is_online_replica(&self, topic: &TopicName, partition: i32, broker: BrokerId) -> bool {
+        let metadata = self.topics.get(topic).and_then(|t| t.partitions.get(usize::try_from(partition).ok()?));
+        self.brokers.contains_key(&broker) && metadata.is_some_and(|p| p.online_replicas.contains(&broker))
+    }
+
     /// Wants the topic from now on; a new one is asked for at once (`requestUpdateForNewTopics`).
     pub fn add_topic(&mut self, name: &TopicName) {
         if !self.topics.contains_key(name) {
@@ -201,7 +214,8 @@ impl Metadata {
         if !newer || !self.brokers.contains_key(&leader) || index >= topic.partitions.len() {
             return false;
         }
-        topic.partitions[index] = PartitionMetadata { leader: Some(leader), leader_epoch: epoch };
+        let of_partition = &mut topic.partitions[index];
+        (of_partition.leader, of_partition.leader_epoch) = (Some(leader), epoch);
         topic.see_epoch(index, epoch);
         self.version += 1;
         true
@@ -328,10 +342,7 @@ impl Metadata {
         }
         let old = std::mem::take(&mut topic.partitions);
         let count = new.partitions.iter().map(|p| p.partition_index + 1).max().unwrap_or(0);
-        topic.partitions = vec![
-            PartitionMetadata { leader: None, leader_epoch: LeaderEpoch::NONE };
-            usize::try_from(count).unwrap_or(0)
-        ];
+        topic.partitions = vec![PartitionMetadata::UNKNOWN; usize::try_from(count).unwrap_or(0)];
         for partition in &new.partitions {
             let Ok(index) = usize::try_from(partition.partition_index) else { continue };
             let (metadata, is_news) = latest(topic, index, old.get(index), partition, is_recreated);
@@ -370,18 +381,20 @@ fn latest(
     is_recreated: bool,
 ) -> (PartitionMetadata, bool) {
     let leader = (new.leader_id.0 >= 0).then_some(BrokerId(new.leader_id.0));
+    let online = new.replica_nodes.iter().filter(|id| !new.offline_replicas.contains(id));
+    let online_replicas = online.map(|id| BrokerId(id.0)).collect();
     let epoch = LeaderEpoch(new.leader_epoch);
     let seen = topic.seen_epochs.get(index).copied().unwrap_or(LeaderEpoch::NONE);
     if epoch < LeaderEpoch(0) {
         topic.see_epoch(index, LeaderEpoch::NONE);
-        return (PartitionMetadata { leader, leader_epoch: LeaderEpoch::NONE }, true);
+        return (PartitionMetadata { leader, leader_epoch: LeaderEpoch::NONE, online_replicas }, true);
     }
     if epoch < seen && !is_recreated {
         // A broker that is behind: keep what was known.
-        return (old.copied().unwrap_or(PartitionMetadata { leader: None, leader_epoch: LeaderEpoch::NONE }), false);
+        return (old.cloned().unwrap_or(PartitionMetadata::UNKNOWN), false);
     }
     topic.see_epoch(index, epoch);
-    (PartitionMetadata { leader, leader_epoch: epoch }, epoch != seen)
+    (PartitionMetadata { leader, leader_epoch: epoch, online_replicas }, epoch != seen)
 }
 
 pub(super) enum NodeChoice {

@@ -103,8 +103,11 @@ mod tests {
     use rand::SeedableRng;
 
     fn topic(leaders: &[i32]) -> TopicMetadata {
-        let partition =
-            |&id: &i32| PartitionMetadata { leader: (id >= 0).then_some(BrokerId(id)), leader_epoch: LeaderEpoch(0) };
+        let partition = |&id: &i32| PartitionMetadata {
+            leader: (id >= 0).then_some(BrokerId(id)),
+            leader_epoch: LeaderEpoch(0),
+            online_replicas: Vec::new(),
+        };
         let mut topic = TopicMetadata::default();
         topic.partitions = leaders.iter().map(partition).collect();
         topic

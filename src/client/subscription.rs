@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::OffsetReset;
-use crate::protocol::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
 use crate::world::Time;
 
 use super::error::ErrorName;
@@ -93,6 +93,15 @@ pub(super) struct AssignedPartition {
     pub turn: u64,
     /// By the application: not fetched, and nothing of it is handed out.
     pub is_paused: bool,
+    /// Whom the leader has sent us to (KIP-392).
+    preferred: Option<PreferredReadReplica>,
+}
+
+/// A replica to fetch from instead of the leader, and until when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct PreferredReadReplica {
+    id: BrokerId,
+    expires_at: Time,
 }
 
 impl AssignedPartition {
@@ -104,7 +113,26 @@ impl AssignedPartition {
             is_buffered: false,
             turn: 0,
             is_paused: false,
+            preferred: None,
         }
+    }
+
+    /// Whom to fetch from, if not from the leader.
+    pub fn preferred_read_replica(&mut self, now: Time) -> Option<BrokerId> {
+        self.preferred = self.preferred.filter(|preferred| now <= preferred.expires_at);
+        self.preferred.map(|preferred| preferred.id)
+    }
+
+    /// The leader sends us to `id`. Named once more, its time does not begin anew (`updatePreferredReadReplica`).
+    pub fn prefer(&mut self, id: BrokerId, expires_at: Time) {
+        if self.preferred.is_none_or(|preferred| preferred.id != id) {
+            self.preferred = Some(PreferredReadReplica { id, expires_at });
+        }
+    }
+
+    /// Back to the leader; false if that is where we were (`clearPreferredReadReplica`).
+    pub fn return_to_leader(&mut self) -> bool {
+        self.preferred.take().is_some()
     }
 
     /// The position, valid or not; none while it is looked up.
@@ -169,6 +197,7 @@ impl AssignedPartition {
         if leader.leader.is_none() || leader == position.leader {
             return;
         }
+        self.preferred = None;
         let position = FetchPosition { leader, ..position };
         let can_validate = position.offset_epoch != LeaderEpoch::NONE && leader.epoch != LeaderEpoch::NONE;
         self.enter(match can_validate {
@@ -246,7 +275,6 @@ pub(super) enum Validated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::BrokerId;
 
     const OLD: LeaderAndEpoch = LeaderAndEpoch { leader: Some(BrokerId(1)), epoch: LeaderEpoch(3) };
     const NEW: LeaderAndEpoch = LeaderAndEpoch { leader: Some(BrokerId(2)), epoch: LeaderEpoch(4) };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{
     Acks, AssignmentStrategy, Assignor, BrokerConfig, ConsumerConfig, GroupProtocol, MigrationPolicy, OffsetReset,
-    Partitioner, ProducerConfig, RemoteAssignor, ServerAssignor, ServerAssignors, TopicConfig, known,
+    Partitioner, ProducerConfig, RemoteAssignor, ReplicaSelector, ServerAssignor, ServerAssignors, TopicConfig, known,
 };
 use crate::log::compression::Compression;
 use crate::log::{CleanupPolicy, Ratio, StoredCompression, TimestampType};
@@ -84,6 +84,7 @@ impl ConfigError {
                 "client.id" => Some("clients are named by their order in the file: producer-1, consumer-1, …".into()),
                 "log.retention.hours" | "log.retention.minutes" => Some("set `log.retention.ms`".into()),
                 "log.roll.hours" => Some("set `log.roll.ms`".into()),
+                "broker.rack" => Some("brokers have the `racks` of [cluster]".into()),
                 "broker.id" | "node.id" => Some("brokers have the node ids 1, 2, …".into()),
                 "eligible.leader.replicas.enable" => {
                     Some("eligible leader replicas (KIP-966) are not modelled: the last in-sync replica stays".into())
@@ -115,6 +116,8 @@ pub enum Kind {
     Ratio,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// Any text; none if it is empty.
+    Text,
 }
 
 /// Largest duration accepted: Kafka's own longest type for one is a `long`, but nothing simulated lasts a century.
@@ -136,6 +139,7 @@ impl Kind {
             }
             Kind::Ratio => Ratio::parse(text).map(Setting::Ratio),
             Kind::Choice(words) => words.iter().find(|word| **word == text).map(|word| Setting::Word(word)),
+            Kind::Text => Some(Setting::Text(text.to_owned())),
         }
     }
 
@@ -147,6 +151,7 @@ impl Kind {
             (Setting::Span(span), _) => span.as_millis().to_string(),
             (Setting::Ratio(ratio), _) => ratio.to_string(),
             (Setting::Word(word), _) => word.to_owned(),
+            (Setting::Text(text), _) => text,
         }
     }
 }
@@ -167,18 +172,20 @@ impl fmt::Display for Kind {
                 let rest: Vec<_> = rest.iter().map(|word| format!("\"{word}\"")).collect();
                 write!(f, "{} or \"{last}\"", rest.join(", "))
             }
+            Kind::Text => f.write_str("a text"),
         }
     }
 }
 
 /// A parsed value on its way between text and field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Setting {
     Int(i64),
     Bool(bool),
     Span(Duration),
     Ratio(Ratio),
     Word(&'static str),
+    Text(String),
 }
 
 /// A type that a key can set. `from_setting` gets only what the key's [`Kind`] has let through.
@@ -193,7 +200,7 @@ macro_rules! integer_field {
             fn from_setting(setting: Setting) -> Option<Self> {
                 match setting {
                     Setting::Int(n) => <$int>::try_from(n).ok(),
-                    Setting::Bool(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) => None,
+                    Setting::Bool(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) | Setting::Text(_) => None,
                 }
             }
             fn to_setting(&self) -> Option<Setting> {
@@ -210,7 +217,7 @@ impl Field for u64 {
         match setting {
             Setting::Int(i64::MAX) => Some(u64::MAX),
             Setting::Int(n) => u64::try_from(n).ok(),
-            Setting::Bool(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) => None,
+            Setting::Bool(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) | Setting::Text(_) => None,
         }
     }
     fn to_setting(&self) -> Option<Setting> {
@@ -222,7 +229,7 @@ impl Field for bool {
     fn from_setting(setting: Setting) -> Option<Self> {
         match setting {
             Setting::Bool(value) => Some(value),
-            Setting::Int(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) => None,
+            Setting::Int(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) | Setting::Text(_) => None,
         }
     }
     fn to_setting(&self) -> Option<Setting> {
@@ -234,7 +241,7 @@ impl Field for Duration {
     fn from_setting(setting: Setting) -> Option<Self> {
         match setting {
             Setting::Span(span) => Some(span),
-            Setting::Int(_) | Setting::Bool(_) | Setting::Ratio(_) | Setting::Word(_) => None,
+            Setting::Int(_) | Setting::Bool(_) | Setting::Ratio(_) | Setting::Word(_) | Setting::Text(_) => None,
         }
     }
     fn to_setting(&self) -> Option<Setting> {
@@ -246,11 +253,23 @@ impl Field for Ratio {
     fn from_setting(setting: Setting) -> Option<Self> {
         match setting {
             Setting::Ratio(value) => Some(value),
-            Setting::Int(_) | Setting::Bool(_) | Setting::Span(_) | Setting::Word(_) => None,
+            Setting::Int(_) | Setting::Bool(_) | Setting::Span(_) | Setting::Word(_) | Setting::Text(_) => None,
         }
     }
     fn to_setting(&self) -> Option<Setting> {
         Some(Setting::Ratio(*self))
+    }
+}
+
+impl Field for String {
+    fn from_setting(setting: Setting) -> Option<Self> {
+        match setting {
+            Setting::Text(text) => Some(text),
+            Setting::Int(_) | Setting::Bool(_) | Setting::Span(_) | Setting::Ratio(_) | Setting::Word(_) => None,
+        }
+    }
+    fn to_setting(&self) -> Option<Setting> {
+        Some(Setting::Text(self.clone()))
     }
 }
 
@@ -272,6 +291,7 @@ const COOPERATIVE_STICKY: &str = "org.apache.kafka.clients.consumer.CooperativeS
 const RANGE_COOPERATIVE: &str =
     "org.apache.kafka.clients.consumer.RangeAssignor,org.apache.kafka.clients.consumer.CooperativeStickyAssignor";
 const ROUND_ROBIN: &str = "org.apache.kafka.clients.producer.RoundRobinPartitioner";
+const RACK_AWARE: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
 
 macro_rules! word_field {
     ($type:ty { $($word:pat => $variant:path $(as $inner:path)?, $canonical:expr;)* }) => {
@@ -280,6 +300,7 @@ macro_rules! word_field {
                 match setting {
                     $(Setting::Word($word) => Some($variant$(($inner))?),)*
                     Setting::Word(_)
+                    | Setting::Text(_)
                     | Setting::Int(_)
                     | Setting::Bool(_)
                     | Setting::Span(_)
@@ -329,6 +350,10 @@ word_field!(MigrationPolicy {
     "upgrade" => MigrationPolicy::Upgrade, "upgrade";
     "downgrade" => MigrationPolicy::Downgrade, "downgrade";
     "disabled" => MigrationPolicy::Disabled, "disabled";
+});
+word_field!(ReplicaSelector {
+    "null" => ReplicaSelector::Leader, "null";
+    RACK_AWARE => ReplicaSelector::RackAware, RACK_AWARE;
 });
 word_field!(TimestampType {
     "CreateTime" => TimestampType::CreateTime, "CreateTime";
@@ -422,6 +447,7 @@ const BROKER: &[Key<BrokerConfig>] = &[
     key!("replica.fetch.response.max.bytes", "10485760", int(0), replica_fetch_response_max_bytes),
     key!("replica.fetch.backoff.ms", "1000", millis(0), replica_fetch_backoff),
     key!("replica.socket.timeout.ms", "30000", millis(1), replica_socket_timeout),
+    key!("replica.selector.class", "null", Kind::Choice(&["null", RACK_AWARE]), replica_selector),
     key!(
         "replica.high.watermark.checkpoint.interval.ms",
         "5000",
@@ -608,6 +634,7 @@ const CONSUMER: &[Key<ConsumerConfig>] = &[
         Kind::Choice(&[RANGE_COOPERATIVE, RANGE, ROUND_ROBIN_ASSIGNOR, STICKY, COOPERATIVE_STICKY]),
         partition_assignment_strategy
     ),
+    key!("client.rack", "", Kind::Text, client_rack),
     key!("auto.offset.reset", "latest", Kind::Choice(&["earliest", "latest", "none"]), auto_offset_reset),
     key!("fetch.min.bytes", "1", int(0), fetch_min_bytes),
     key!("fetch.max.bytes", "52428800", int(0), fetch_max_bytes),
@@ -706,10 +733,10 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 
 fn set<C>(keys: &[Key<C>], scope: Scope, config: &mut C, name: &str, value: &str) -> Result<(), ConfigError> {
     let key = keys.iter().find(|k| k.name == name || k.alias == Some(name)).ok_or_else(|| unknown_key(scope, name))?;
-    let setting = key.kind.parse(value.trim());
-    match setting {
-        Some(setting) if (key.set)(config, setting) => Ok(()),
-        Some(_) | None => Err(ConfigError::Invalid {
+    let is_set = key.kind.parse(value.trim()).is_some_and(|setting| (key.set)(config, setting));
+    match is_set {
+        true => Ok(()),
+        false => Err(ConfigError::Invalid {
             key: key.alias.filter(|alias| *alias == name).unwrap_or(key.name),
             value: value.to_owned(),
             expected: key.kind.to_string(),
@@ -792,6 +819,7 @@ mod tests {
                 Kind::Int { .. } | Kind::Millis { .. } | Kind::Seconds { .. } => number.to_string(),
                 Kind::Ratio => "0.75".to_owned(),
                 Kind::Choice(words) => words[0].to_owned(),
+                Kind::Text => key.name.to_owned(),
             };
             config.set(key.name, &value).unwrap();
             assert_eq!(config.entries()[key.name], value);
@@ -869,6 +897,7 @@ mod tests {
             (Scope::Producer, "linger.ms", "5ms"),
             (Scope::Producer, "max.in.flight.requests.per.connection", "0"),
             (Scope::Consumer, "auto.offset.reset", "oldest"),
+            (Scope::Broker, "replica.selector.class", "RackAwareReplicaSelector"),
         ] {
             assert!(matches!(check(scope, key, value), Err(ConfigError::Invalid { .. })), "{key}={value}");
         }

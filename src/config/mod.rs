@@ -39,6 +39,8 @@ pub struct BrokerConfig {
     pub replica_socket_timeout: Duration,
     /// `replica.high.watermark.checkpoint.interval.ms` (5000)
     pub replica_high_watermark_checkpoint_interval: Duration,
+    /// `replica.selector.class` (null): which replica consumers are to fetch from (KIP-392).
+    pub replica_selector: ReplicaSelector,
     /// `log.flush.offset.checkpoint.interval.ms` (60000)
     pub log_flush_offset_checkpoint_interval: Duration,
     /// `log.flush.start.offset.checkpoint.interval.ms` (60000)
@@ -109,6 +111,7 @@ impl Default for BrokerConfig {
             replica_fetch_backoff: ms(1_000),
             replica_socket_timeout: ms(30_000),
             replica_high_watermark_checkpoint_interval: ms(5_000),
+            replica_selector: ReplicaSelector::Leader,
             log_flush_offset_checkpoint_interval: ms(60_000),
             log_flush_start_offset_checkpoint_interval: ms(60_000),
             log_flush_scheduler_interval_ms: u64::MAX,
@@ -395,6 +398,15 @@ impl Default for ProducerConfig {
     }
 }
 
+/// `replica.selector.class`: which of its replicas a partition's leader sends consumers to (KIP-392).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaSelector {
+    /// None is configured: to no other.
+    Leader,
+    /// `RackAwareReplicaSelector`: one in the consumer's rack.
+    RackAware,
+}
+
 /// `auto.offset.reset`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetReset {
@@ -494,6 +506,8 @@ pub struct ConsumerConfig {
     pub auto_commit_interval: Duration,
     /// `partition.assignment.strategy`
     pub partition_assignment_strategy: AssignmentStrategy,
+    /// `client.rack` (empty: none): where the consumer stands, for a [`ReplicaSelector`].
+    pub client_rack: String,
     /// `auto.offset.reset` (latest)
     pub auto_offset_reset: OffsetReset,
     /// `fetch.min.bytes` (1)
@@ -539,6 +553,7 @@ impl Default for ConsumerConfig {
             enable_auto_commit: true,
             auto_commit_interval: ms(5_000),
             partition_assignment_strategy: AssignmentStrategy::RangeThenCooperativeSticky,
+            client_rack: String::new(),
             auto_offset_reset: OffsetReset::Latest,
             fetch_min_bytes: 1,
             fetch_max_bytes: 52_428_800,

@@ -569,6 +569,7 @@ impl Controller {
             diverging_epoch: None,
             current_leader: Some((self.config.node_id, self.log.epoch())),
             aborted_transactions: None,
+            preferred_read_replica: None,
             records: Chain::new(),
         };
         match read {

@@ -11,7 +11,7 @@ macro_rules! catalogue {
         }
 
         impl Defect {
-            /// Every defect, in the order of the decisions that they spoil: replication, controller, broker, disk, groups, producer.
+            /// Every defect, in the order of the decisions that they spoil: replication, controller, broker, disk, groups, consumer, producer.
             pub const ALL: &'static [Defect] = &[$(Defect::$variant),*];
 
             /// As scenarios write it.
@@ -232,6 +232,11 @@ catalogue! {
         sentence: "While a group rebalances, offsets expire of topics that its new members are about to subscribe to.",
         source: "KAFKA-13636",
         scenario: Some("offsets_do_not_expire_while_a_group_gathers")
+    }
+    FollowerOutOfRangeResets = "follower-out-of-range-resets" {
+        sentence: "A consumer that fetches from a follower takes the follower's OFFSET_OUT_OF_RANGE for the leader's, and resets its position.",
+        source: "KIP-392, FetchCollector.handleInitializeErrors; librdkafka does so below the follower's log start",
+        scenario: Some("a_followers_log_start_is_not_the_leaders")
     }
     ProducerStateDropsWithRecords = "producer-state-drops-with-records" {
         sentence: "A broker forgets a producer when its last record leaves the log, and answers the producer's next batch with UNKNOWN_PRODUCER_ID.",

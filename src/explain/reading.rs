@@ -1,13 +1,23 @@
 //! Consumers that skipped records or went back: what moved the position, or what was cut from under it.
 
+use std::collections::BTreeMap;
+
 use super::loss::{Ranked, Record};
 use super::prose::count;
 use super::{Explanation, Facts, Remedy, Ruling, SameFate, Setting};
-use crate::check::Jump;
+use crate::check::{Jump, broker_of};
 use crate::client::ResetReason;
 use crate::lab::outcome::TraceKind;
 use crate::observe::Observation;
+use crate::protocol::{BrokerId, TopicPartition};
 use crate::world::Time;
+
+/// The leader `leader` sent a consumer to `replica` (KIP-392).
+struct Referral {
+    at: usize,
+    replica: BrokerId,
+    leader: BrokerId,
+}
 
 impl Facts<'_> {
     /// Why a consumer went from one record to another that does not follow it.
@@ -80,6 +90,7 @@ impl Facts<'_> {
             moments.extend(self.partition_moments(partition, cut.saturating_sub(1), cut + 1));
         }
         let (mut decision, mut why, mut remedies) = (String::new(), String::new(), Vec::new());
+        let mut ruling = Ruling::Legal;
         let reader = &self.case.trace[at].machine;
         let policy = self.case.settings.consumers.get(reader).map_or("latest", |c| c.auto_offset_reset.as_str());
         if let TraceKind::PositionReset { from, to, reason, .. } = &self.case.trace[at].what {
@@ -102,7 +113,19 @@ impl Facts<'_> {
                         .to_owned()
                 }
             };
-            if *reason == ResetReason::OutOfRange && policy == "latest" {
+            let referral = self.referral_to_a_lacking_follower(partition, *from, at);
+            if let Some(Referral { at: referred, replica, leader }) =
+                referral.filter(|_| *reason == ResetReason::OutOfRange)
+            {
+                moments.push(Ranked::new(referred, 0, format!("sent a consumer to broker-{replica}")));
+                moments.extend(self.log_start_past(partition, *from, replica, at));
+                decision = format!("broker-{replica}'s {}", decision.trim_start_matches("the "));
+                why = format!(
+                    "Not legal: the log of the leader, broker-{leader}, had the position, and what a follower's lacks says \
+                     nothing about the partition (KIP-392)."
+                );
+                ruling = Ruling::RuleBroken;
+            } else if *reason == ResetReason::OutOfRange && policy == "latest" {
                 remedies.push(Remedy {
                     settings: vec![Setting { key: "auto.offset.reset", value: "earliest".to_owned() }],
                     why: "it would have gone to the beginning of the log instead of its end".to_owned(),
@@ -118,13 +141,62 @@ impl Facts<'_> {
             summary,
             timeline: self.slice(moments, Some(at)),
             decision,
-            ruling: Ruling::Legal,
+            ruling,
             why,
             holders: None,
             isr: None,
             remedies,
             same_fate: SameFate::default(),
         }
+    }
+
+    /// The follower that a consumer had been sent to before trace event `at`, if position `from` was in the leader's log
+    /// then: it was not the leader who answered OFFSET_OUT_OF_RANGE.
+    fn referral_to_a_lacking_follower(&self, partition: &str, from: i64, at: usize) -> Option<Referral> {
+        let mut logs: BTreeMap<BrokerId, (i64, i64)> = BTreeMap::new();
+        let (mut leader, mut referred) = (BrokerId::NONE, None);
+        for (index, event) in self.case.trace[..at].iter().enumerate() {
+            let TraceKind::Observed(observation) = &event.what else { continue };
+            let of_partition = |p: &TopicPartition| p.to_string() == partition;
+            if let Observation::PartitionChanged { partition, leader: elected, .. } = observation
+                && of_partition(partition)
+            {
+                leader = *elected;
+            }
+            let Some(broker) = broker_of(&event.machine) else { continue };
+            let (start, end) = logs.entry(broker).or_default();
+            match observation {
+                Observation::LogLoaded { partition, log_start, log_end, .. } if of_partition(partition) => {
+                    (*start, *end) = (log_start.0, log_end.0);
+                }
+                Observation::Appended { partition, batches, .. } if of_partition(partition) => {
+                    *end = batches.last().map_or(*end, |batch| batch.last_offset.0 + 1);
+                }
+                Observation::Truncated { partition, to, .. } if of_partition(partition) => *end = to.0,
+                Observation::LogStartMoved { partition, to, .. } if of_partition(partition) => *start = to.0,
+                Observation::ReferredTo { partition, replica, .. } if of_partition(partition) => {
+                    referred = Some((index, *replica));
+                }
+                _ => {}
+            }
+        }
+        let (start, end) = logs.get(&leader)?;
+        let (at, replica) = referred.filter(|_| (*start..=*end).contains(&from))?;
+        Some(Referral { at, replica, leader })
+    }
+
+    /// When the log start of `replica` passed `position`.
+    fn log_start_past(&self, partition: &str, position: i64, replica: BrokerId, before: usize) -> Option<Ranked> {
+        self.case.trace[..before].iter().enumerate().find_map(|(at, event)| match &event.what {
+            TraceKind::Observed(Observation::LogStartMoved { partition: p, from, to, .. })
+                if p.to_string() == partition
+                    && broker_of(&event.machine) == Some(replica)
+                    && (from.0..to.0).contains(&position) =>
+            {
+                Some(Ranked::new(at, 0, format!("moved its log start from {from} to {to}")))
+            }
+            _ => None,
+        })
     }
 
     /// Where an operation of the history falls in the trace.

@@ -250,6 +250,20 @@ fn a_skip_after_a_reset_is_explained_by_the_reset() {
 }
 
 #[test]
+fn a_skip_after_a_followers_out_of_range_breaks_a_rule_if_the_leader_had_the_position() {
+    let run = Run::with("all").commits(0, 6).commits(1, 7).commits(2, 8);
+    let run = run.observes(1, Observation::ReferredTo { partition: orders(), offset: Offset(0), replica: BrokerId(2) });
+    let (from, to, reason) = (Offset(0), Offset(2), crate::observe::LogStartReason::RetentionTime);
+    let run = run.polls(1, &[(0, 6)]);
+    let run = run.observes(2, Observation::LogStartMoved { partition: orders(), from, to, reason });
+    let (partition, reason) = ("orders-0".to_owned(), ResetReason::OutOfRange);
+    let run = run.event("consumer-1", TraceKind::PositionReset { partition, from: 1, to: 2, reason });
+    let skip = run.polls(1, &[(2, 8)]).reads_back(&[(0, 6), (1, 7), (2, 8)]).only("poll-skip");
+    assert_eq!((skip.ruling, skip.remedies.len()), (Ruling::RuleBroken, 0));
+    insta::assert_snapshot!(text(&skip));
+}
+
+#[test]
 fn a_skip_without_a_reason_breaks_a_rule() {
     let run = Run::with("all").commits(0, 6).commits(1, 7).commits(2, 8).polls(1, &[(0, 6)]).polls(1, &[(2, 8)]);
     let skip = run.reads_back(&[(0, 6), (1, 7), (2, 8)]).only("poll-skip");

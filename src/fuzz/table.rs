@@ -95,11 +95,12 @@ fn home(defect: Defect) -> Profile {
         | Defect::TruncationNoFsync
         | Defect::AppendUnchecked
         | Defect::ServeCorruptBatch => Profile::Storage,
-        // Only there producers are idempotent.
+        // Only there producers are idempotent, and consumers stand in racks.
         Defect::ProducerStateDropsWithRecords
         | Defect::NoDuplicateDetection
         | Defect::SequencesRestartInTheSameEpoch
-        | Defect::SequencesReassignedUnordered => Profile::All,
+        | Defect::SequencesReassignedUnordered
+        | Defect::FollowerOutOfRangeResets => Profile::All,
         Defect::StaticRejoinNoRebalance
         | Defect::OwnedPartitionsNoGeneration
         | Defect::HeartbeatCompletesSyncTimer

@@ -106,6 +106,7 @@ impl Recorder {
                 | Observation::Acknowledged { .. }
                 | Observation::Refused { .. }
                 | Observation::Served { .. }
+                | Observation::ReferredTo { .. }
                 | Observation::LatestOffset { .. }
                 | Observation::ProducersExpired { .. }
                 | Observation::GroupDeleted { .. }

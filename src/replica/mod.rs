@@ -12,6 +12,7 @@ mod isr;
 mod leader;
 mod log_start;
 mod partition;
+mod preferred;
 mod read;
 mod remote;
 #[cfg(test)]

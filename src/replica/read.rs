@@ -49,6 +49,8 @@ pub struct FetchedData {
     pub log_start: Offset,
     /// The reader's log parts from ours: the largest epoch of ours up to its last one, and where that ends.
     pub diverging_epoch: Option<(LeaderEpoch, Offset)>,
+    /// Whom a consumer shall read from instead (KIP-392).
+    pub preferred_read_replica: Option<BrokerId>,
 }
 
 /// What a waiting fetch would get now (`DelayedFetch.tryComplete`).
@@ -111,7 +113,7 @@ impl Partition {
     }
 
     /// Is the reader's view of the leadership ours (`localLogWithEpochOrThrow`)?
-    fn check_readable(&self, epoch: Option<LeaderEpoch>, requires_leader: bool) -> Result<(), ReplicaError> {
+    pub(super) fn check_readable(&self, epoch: Option<LeaderEpoch>, requires_leader: bool) -> Result<(), ReplicaError> {
         // Before KIP-320 nobody said which leader it took us for.
         let epoch = epoch.filter(|_| !self.defects().has(Defect::FetchNoEpochCheck));
         match epoch {
@@ -133,7 +135,7 @@ impl Partition {
                 .map_err(out_of_range_or_failed)?,
         };
         let (high_watermark, log_start) = (self.log.high_watermark(), self.log.log_start());
-        Ok(FetchedData { records, high_watermark, log_start, diverging_epoch })
+        Ok(FetchedData { records, high_watermark, log_start, diverging_epoch, preferred_read_replica: None })
     }
 
     /// Does the reader's log end, (`last_fetched_epoch`, `offset`), lie on our log (KIP-595, truncation on fetch)?

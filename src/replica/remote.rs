@@ -40,6 +40,11 @@ impl RemoteReplica {
         self.log_end == leader_log_end || self.last_caught_up.is_some_and(|t| now.since(t) <= lag_time_max)
     }
 
+    /// How long ago it was known to be caught up (`ReplicaView.timeSinceLastCaughtUpMs`).
+    pub fn behind_since(&self, now: Time) -> Duration {
+        self.last_caught_up.map_or(Duration::MAX, |at| now.since(at))
+    }
+
     /// KIP-903 (KAFKA-15221): progress of an earlier incarnation says nothing about the present one's log.
     pub fn check_incarnation(&self, env: &Environment, broker_epoch: BrokerEpoch) -> Result<(), ErrorCode> {
         let registered = env.image.brokers.get(&self.id).filter(|b| !b.fenced).map(|b| b.epoch);

@@ -1,6 +1,8 @@
 //! The rules of replication, one by one, on real logs.
 #![expect(unused_must_use, reason = "most steps only lead up to the effect that a test is about")]
 
+mod preferred;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use super::model::{Account, Counts, ExpectationReport, FaultReport, RunReport, Verdict, ViolationReport};
 use super::trace;
 use crate::check::{self, Anomalies, Context, Evidence, Expired, allowed};
-use crate::config::Acks;
+use crate::config::{Acks, ReplicaSelector};
 use crate::explain::{self, Case, Settings};
 use crate::history::{EventType, HistoryEvent, MicroOp};
 use crate::lab::outcome::{End, Phase, RunOutcome, TraceEvent, TraceKind, Violation};
@@ -58,6 +58,8 @@ pub fn judge(scenario: &Scenario, variant: usize, outcome: &RunOutcome) -> RunRe
         anomalies: anomalies.iter().map(|(name, evidence)| (name.to_owned(), evidence.len() as u64)).collect(),
         evidence: first_evidence(&anomalies),
         violations: group_violations(&outcome.violations, outcome.started_at),
+        read_from_followers: (point.cluster.config.replica_selector != ReplicaSelector::Leader)
+            .then(|| check::read_from_followers(&outcome.trace)),
         groups: outcome.groups,
         unavailable_ms: unavailable(&outcome.history).as_millis() as u64,
         unavailable_measured: waits_for_acks(point),
@@ -184,6 +186,7 @@ fn metric_value(metric: &str, report: &RunReport) -> u64 {
         "compacted" => counts.compacted,
         "sent-and-missing" | "sent_and_missing" => counts.sent_and_missing,
         "unavailable-ms" | "unavailable_ms" => report.unavailable_ms,
+        "read-from-followers" | "read_from_followers" => report.read_from_followers.unwrap_or(0),
         "processed" => groups.processed,
         "reprocessed" => groups.reprocessed,
         "skipped" => groups.skipped,

@@ -125,6 +125,9 @@ pub struct RunReport {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub evidence: BTreeMap<String, Vec<Evidence>>,
     pub violations: Vec<ViolationReport>,
+    /// Records that consumers fetched from a follower (KIP-392).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_from_followers: Option<u64>,
     /// What the consumer groups did, together; none without groups.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub groups: Option<GroupFigures>,

@@ -103,6 +103,7 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::HighWatermark { partition, as_leader: true, .. }
         | Observation::BecameLeader { partition, .. }
         | Observation::BecameFollower { partition, .. }
+        | Observation::ReferredTo { partition, .. }
         | Observation::IsrView { partition, .. }
         | Observation::PartitionChanged { partition, .. } => of.is_none_or(|name| partition.to_string() == name),
         Observation::Registered { .. }
@@ -222,6 +223,9 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             write!(f, "refused a produce to {partition}: error {error_code}")
         }
         Observation::Served { partition, from, to } => write!(f, "served {partition} [{from}, {to})"),
+        Observation::ReferredTo { partition, offset, replica } => {
+            write!(f, "sent a consumer at offset {offset} of {partition} to broker-{replica}")
+        }
         Observation::LatestOffset { partition, offset } => write!(f, "said that {partition} ends at {offset}"),
         Observation::Registered { broker_epoch } => write!(f, "registered with broker epoch {broker_epoch}"),
         Observation::Fenced { broker, broker_epoch, fenced } => {

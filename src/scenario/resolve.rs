@@ -11,7 +11,7 @@ use super::expression;
 use super::model::{Action, Axis, Cluster, CommitStyle, Fault, Topic, Variant, Workload};
 use super::table::{Section, Spanned};
 use super::vocabulary::DEFECTS_AXIS;
-use crate::config::{BrokerConfig, ConfigError, ConsumerConfig, ProducerConfig, Scope, TopicConfig};
+use crate::config::{self, BrokerConfig, ConfigError, ConsumerConfig, ProducerConfig, Scope, TopicConfig};
 use crate::defect::Defects;
 use crate::protocol::TopicPartition;
 
@@ -142,7 +142,9 @@ fn variant(
 ) -> Variant {
     let config = broker_config(draft, pins, mistakes);
     let topics = draft.topics.iter().map(|topic| self::topic(topic, draft, &config, pins, mistakes)).collect();
-    let workloads = draft.workloads.iter().map(|workload| self::workload(workload, pins, mistakes)).collect();
+    let workloads: Vec<Workload> =
+        draft.workloads.iter().map(|workload| self::workload(workload, pins, mistakes)).collect();
+    check_client_racks(draft, &workloads, pins, mistakes);
     check_keys(draft, &config, mistakes);
     let point: Vec<(String, String)> = pins.iter().map(|pin| (pin.name.to_owned(), pin.value.to_owned())).collect();
     let expected: Vec<&ExpectDraft> = expect.iter().filter(|expect| expect.selector.matches(&point)).collect();
@@ -184,6 +186,28 @@ fn cluster(draft: &Draft, config: BrokerConfig, defects: Defects) -> Cluster {
         event_cost: *event_cost,
         racks: racks.clone(),
         rack_aware: *rack_aware,
+    }
+}
+
+/// A consumer in a rack that no broker is in would never be sent to a replica.
+fn check_client_racks(draft: &Draft, workloads: &[Workload], pins: &[Pin<'_>], mistakes: &mut Mistakes) {
+    const KEY: &str = "client.rack";
+    let racks = &draft.cluster.racks;
+    for (of, workload) in draft.workloads.iter().zip(workloads) {
+        let Workload::Consume { config, .. } = workload else { continue };
+        let rack = &config.client_rack;
+        if rack.is_empty() || racks.contains(rack) {
+            continue;
+        }
+        let span = origin(KEY, Scope::Consumer, &of.config, pins).unwrap_or_else(|| of.span.clone());
+        let help = match config::nearest(rack, racks.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if racks.is_empty() => {
+                "give each broker its rack in [cluster]: `racks = [\"a\", \"b\", \"c\"]`".to_owned()
+            }
+            None => format!("the racks are {}", racks.join(", ")),
+        };
+        mistakes.add(&span, format!("`{KEY}` is `{rack}`, but no broker is in that rack")).help(help);
     }
 }
 

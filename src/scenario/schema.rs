@@ -235,6 +235,7 @@ fn setting(kind: Kind) -> Value {
         Kind::Millis { min } | Kind::Seconds { min } => bounded(min, None),
         Kind::Bool => json!({"enum": [true, false, "true", "false"]}),
         Kind::Ratio => json!({"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string"}]}),
+        Kind::Text => json!({"type": ["string", "integer", "boolean"]}),
         Kind::Choice(words) => {
             let numbers = words.iter().filter_map(|word| word.parse::<i64>().ok()).map(|number| json!(number));
             let words = words.iter().map(|word| json!(word));

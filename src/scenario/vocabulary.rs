@@ -346,6 +346,7 @@ pub const METRICS: &[Metric] = &[
     metric_of("lost", MetricKind::Count),
     metric_of("compacted", MetricKind::Count),
     metric_of("sent-and-missing", MetricKind::Count),
+    metric_of("read-from-followers", MetricKind::Count),
     metric_of("processed", MetricKind::Count),
     metric_of("reprocessed", MetricKind::Count),
     metric_of("skipped", MetricKind::Count),

@@ -15,15 +15,17 @@ use kafka_protocol::messages::{
 
 /// What one broker would serve of partition 0 of topic `t`.
 #[derive(Default)]
-struct Served {
-    log_start: i64,
+pub(super) struct Served {
+    pub log_start: i64,
     /// (base offset, records, leader epoch), contiguous.
     batches: Vec<(i64, i64, i32)>,
     /// Answer of every fetch instead of data.
-    fetch_error: Option<ErrorCode>,
+    pub fetch_error: Option<ErrorCode>,
+    /// Where a consumer that stands in a rack is sent, so many times.
+    pub refers_to: Option<(i32, usize)>,
     /// Applied to the bytes of each fetch.
     damage: Option<fn(Bytes) -> Bytes>,
-    fetches: usize,
+    pub fetches: usize,
 }
 
 impl Served {
@@ -37,7 +39,7 @@ impl Served {
         upto.map_or((-1, -1), |(base, count, e)| (*e, base + count))
     }
 
-    fn answer(&mut self, request: &RequestFrame) -> Answer {
+    pub fn answer(&mut self, request: &RequestFrame) -> Answer {
         match ApiKey::try_from(request.api_key).expect("decoded already") {
             ApiKey::Fetch => self.fetch(request),
             ApiKey::ListOffsets => self.list_offsets(request),
@@ -51,6 +53,15 @@ impl Served {
         let body = request.body::<FetchRequest>().expect("a valid request");
         let asked = &body.topics[0].partitions[0];
         assert_eq!(body.topics[0].topic_id, topic_id(0));
+        if let Some((replica, times)) = self.refers_to.filter(|(_, times)| *times > 0 && !body.rack_id.is_empty()) {
+            self.refers_to = Some((replica, times - 1));
+            let partition = PartitionData::default()
+                .with_partition_index(asked.partition)
+                .with_preferred_read_replica(replica.into())
+                .with_records(Some(Bytes::new()));
+            let topic = FetchableTopicResponse::default().with_topic_id(topic_id(0)).with_partitions(vec![partition]);
+            return answer::<FetchRequest>(request, &FetchResponse::default().with_responses(vec![topic]));
+        }
         let error = match self.fetch_error {
             None if asked.fetch_offset < self.log_start || asked.fetch_offset > self.log_end() => 1,
             None => 0,
@@ -106,7 +117,7 @@ impl Served {
     }
 }
 
-fn served(log_start: i64, batches: &[(i64, i64, i32)]) -> Shared<Served> {
+pub(super) fn served(log_start: i64, batches: &[(i64, i64, i32)]) -> Shared<Served> {
     shared(Served { log_start, batches: batches.to_vec(), ..Served::default() })
 }
 
@@ -119,12 +130,12 @@ fn config(reset: OffsetReset) -> ConsumerConfig {
     ConsumerConfig { auto_offset_reset: reset, ..ConsumerConfig::default() }
 }
 
-fn partition() -> TopicPartition {
+pub(super) fn partition() -> TopicPartition {
     TopicPartition::new("t", 0)
 }
 
 /// Polls until `enough` records came or `limit` has passed.
-async fn poll_until(
+pub(super) async fn poll_until(
     consumer: &mut Consumer,
     net: &mut Endpoint,
     world: &World,

@@ -3,6 +3,7 @@
 
 mod admin;
 mod consumer;
+mod follower_fetching;
 mod idempotence;
 mod producer;
 
@@ -78,6 +79,7 @@ impl Cluster {
                 .with_partition_index(index as i32)
                 .with_leader_id(leader.into())
                 .with_leader_epoch(epoch)
+                .with_replica_nodes(self.brokers.iter().map(|&id| id.into()).collect())
         };
         described
             .with_topic_id(topic_id(index))

@@ -21,7 +21,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Profile;
-use crate::scenario::{Scenario, Topic, Variant, Workload};
+use crate::config::ReplicaSelector;
+use crate::scenario::{Cluster, Scenario, Topic, Variant, Workload};
 use faults::{Kind, Regime};
 
 /// How quickly things go: timeouts, and with them how long faults last and how far they are apart.
@@ -111,6 +112,7 @@ pub fn scenarios(profile: Profile) -> BoxedStrategy<Scenario> {
     });
     let drawn = parts.boxed().prop_map(|(shape, mut cluster, mut workloads, faults)| {
         groups::allow_for_the_way(&mut cluster, &mut workloads);
+        read_from_the_closest(&mut cluster, &mut workloads);
         let variant =
             Variant { point: Vec::new(), cluster, topics: shape.topics, workloads, faults, expect: Vec::new() };
         let drawn = Scenario {
@@ -127,6 +129,19 @@ pub fn scenarios(profile: Profile) -> BoxedStrategy<Scenario> {
             .unwrap_or_else(|error| panic!("a drawn scenario is valid: {}\n{text}", error.render(false, 120)))
     });
     drawn.boxed()
+}
+
+/// Where brokers know their racks, consumers stand in them in turn and read from the replica there (KIP-392).
+fn read_from_the_closest(cluster: &mut Cluster, workloads: &mut [Workload]) {
+    if !cluster.rack_aware || cluster.racks.is_empty() {
+        return;
+    }
+    cluster.config.replica_selector = ReplicaSelector::RackAware;
+    for (number, workload) in workloads.iter_mut().enumerate() {
+        if let Workload::Consume { config, .. } = workload {
+            config.client_rack.clone_from(&cluster.racks[number % cluster.racks.len()]);
+        }
+    }
 }
 
 fn clients(workloads: &[Workload]) -> Vec<String> {

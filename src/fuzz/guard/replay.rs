@@ -442,6 +442,7 @@ impl Replay {
             Observation::IsrView { .. }
             | Observation::Refused { .. }
             | Observation::Served { .. }
+            | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }

@@ -137,18 +137,27 @@ fn plain_workloads(search: &mut Search<'_>) {
 
 /// Everything that a scenario sets at once, then key by key.
 fn default_configuration(search: &mut Search<'_>) {
-    let plain: [fn(&mut Cluster); 6] = [
+    let plain: [fn(&mut Cluster); 5] = [
         |cluster| cluster.log_dirs = vec!["data".to_owned()],
         |cluster| cluster.link = LinkModel::default(),
         |cluster| cluster.links.clear(),
         |cluster| cluster.clocks.clear(),
         |cluster| cluster.event_cost = Duration::ZERO,
-        |cluster| (cluster.racks, cluster.rack_aware) = (Vec::new(), true),
     ];
     for change in plain {
         let candidate = search.with(|variant| change(&mut variant.cluster));
         search.offer(&candidate);
     }
+    // Without racks nobody stands in one.
+    let candidate = search.with(|variant| {
+        (variant.cluster.racks, variant.cluster.rack_aware) = (Vec::new(), true);
+        for workload in &mut variant.workloads {
+            if let Workload::Consume { config, .. } = workload {
+                config.client_rack.clear();
+            }
+        }
+    });
+    search.offer(&candidate);
     let mut index = search.variant().cluster.links.len();
     while index > 0 {
         index -= 1;

@@ -280,6 +280,7 @@ impl Ghost {
                 }
             }
             Observation::Flushed { .. }
+            | Observation::ReferredTo { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
             | Observation::Acknowledged { .. }

@@ -42,6 +42,8 @@ pub struct PartitionAnswer {
     pub current_leader: Option<(BrokerId, LeaderEpoch)>,
     /// `None`: the fetcher reads uncommitted records too.
     pub aborted_transactions: Option<Vec<AbortedTransaction>>,
+    /// Whom the consumer shall fetch from instead (KIP-392); from version 11 on.
+    pub preferred_read_replica: Option<BrokerId>,
     pub records: Chain,
 }
 
@@ -58,13 +60,11 @@ impl PartitionAnswer {
             diverging_epoch: None,
             current_leader: None,
             aborted_transactions: Some(Vec::new()),
+            preferred_read_replica: None,
             records: Chain::new(),
         }
     }
 }
-
-/// No preferred read replica (KIP-392): we name none.
-const NO_REPLICA: i32 = -1;
 
 impl FetchAnswer {
     /// The frame of a response in version 4 to 16, header included.
@@ -87,7 +87,7 @@ impl FetchAnswer {
         out.finish()
     }
 
-    /// Reads a response's frame. Sessions, read replicas, snapshots and what we do not know are passed over.
+    /// Reads a response's frame. Sessions, snapshots and what we do not know are passed over.
     pub fn decode(frame: &Bytes, version: i16) -> Result<FetchAnswer, DecodeError> {
         if !VERSIONS.contains(&version) {
             return Err(DecodeError::Invalid("version"));
@@ -142,9 +142,7 @@ impl PartitionAnswer {
         let (high_watermark, last_stable_offset) = (Offset(fields.int64()?), Offset(fields.int64()?));
         let log_start = if version >= 5 { Offset(fields.int64()?) } else { Offset(-1) };
         let aborted_transactions = fields.array(Fields::decoded::<AbortedTransaction>)?;
-        if version >= 11 {
-            fields.int32()?; // preferred_read_replica
-        }
+        let preferred_read_replica = if version >= 11 { BrokerId(fields.int32()?) } else { BrokerId::NONE };
         let records = fields.bytes()?.unwrap_or_default().into();
         let (mut diverging_epoch, mut current_leader) = (None, None);
         fields.tagged_fields(|tag, field| {
@@ -164,6 +162,7 @@ impl PartitionAnswer {
             diverging_epoch,
             current_leader,
             aborted_transactions,
+            preferred_read_replica: (preferred_read_replica != BrokerId::NONE).then_some(preferred_read_replica),
             records,
         })
     }
@@ -178,7 +177,7 @@ impl PartitionAnswer {
         }
         out.aborted_transactions(self.aborted_transactions.as_deref());
         if out.version >= 11 {
-            out.int32(NO_REPLICA);
+            out.int32(self.preferred_read_replica.unwrap_or(BrokerId::NONE).0);
         }
         out.records(self.records);
         if out.version >= FLEXIBLE {
@@ -326,13 +325,15 @@ mod tests {
         let offsets = (any::<i64>(), any::<i64>(), any::<i64>());
         let epochs = (proptest::option::of((0..9i32, 0..9i64)), proptest::option::of((0..9i32, 0..9i32)));
         let aborted = proptest::option::of(proptest::collection::vec((any::<i64>(), any::<i64>()), 0..2));
-        (any::<i32>(), any::<bool>(), offsets, epochs, aborted, records).prop_map(
+        let preferred = proptest::option::of(0..9i32);
+        (any::<i32>(), any::<bool>(), offsets, epochs, aborted, preferred, records).prop_map(
             |(
                 index,
                 is_error,
                 (high_watermark, last_stable_offset, log_start),
                 (diverging, leader),
                 aborted,
+                preferred,
                 pieces,
             )| {
                 let mut records = Chain::new();
@@ -349,6 +350,7 @@ mod tests {
                     diverging_epoch: diverging.map(|(epoch, end)| (LeaderEpoch(epoch), Offset(end))),
                     current_leader: leader.map(|(id, epoch)| (BrokerId(id), LeaderEpoch(epoch))),
                     aborted_transactions: aborted.map(|aborted| aborted.into_iter().map(transaction).collect()),
+                    preferred_read_replica: preferred.map(BrokerId),
                     records,
                 }
             },
@@ -387,6 +389,9 @@ mod tests {
                 .with_log_start_offset(p.log_start.0)
                 .with_aborted_transactions(p.aborted_transactions.clone())
                 .with_records(Some(p.records.to_bytes()));
+            if let Some(id) = p.preferred_read_replica.filter(|_| version >= 11) {
+                data.preferred_read_replica = id.0.into();
+            }
             if let Some((epoch, end)) = p.diverging_epoch {
                 data.diverging_epoch = EpochEndOffset::default().with_epoch(epoch.0).with_end_offset(end.0);
             }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use kafka_protocol::messages::TopicName;
+use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::fields::Fields;
@@ -23,6 +24,8 @@ pub struct FetchQuestion {
     /// 0: none (KIP-227); from version 7 on.
     pub session_id: i32,
     pub topics: Vec<TopicQuestion>,
+    /// A consumer's `client.rack`, empty: none (KIP-392); from version 11 on.
+    pub rack_id: StrBytes,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -49,7 +52,7 @@ pub struct PartitionQuestion {
 }
 
 impl FetchQuestion {
-    /// Reads what follows a request's header. Forgotten topics, racks and what we do not know are passed over.
+    /// Reads what follows a request's header. Forgotten topics and what we do not know are passed over.
     pub fn decode(body: &Bytes, version: i16) -> Result<FetchQuestion, DecodeError> {
         if !VERSIONS.contains(&version) {
             return Err(DecodeError::Invalid("version"));
@@ -71,9 +74,7 @@ impl FetchQuestion {
                 topic.skip_tagged_fields()
             })?;
         }
-        if version >= 11 {
-            fields.string()?; // rack_id
-        }
+        let rack_id = if version >= 11 { fields.string()? } else { StrBytes::default() };
         let mut replica_epoch = BrokerEpoch::NONE;
         fields.tagged_fields(|tag, field| {
             if tag == 1 && version >= 15 {
@@ -90,6 +91,7 @@ impl FetchQuestion {
             isolation_level,
             session_id,
             topics,
+            rack_id,
         })
     }
 
@@ -158,7 +160,7 @@ impl PartitionQuestion {
 mod tests {
     use kafka_protocol::messages::FetchRequest;
     use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
-    use kafka_protocol::protocol::{Encodable, StrBytes};
+    use kafka_protocol::protocol::Encodable;
     use proptest::prelude::*;
 
     use super::*;
@@ -193,6 +195,7 @@ mod tests {
                 isolation_level: 0,
                 session_id: 0,
                 topics,
+                rack_id: StrBytes::default(),
             },
         )
     }
@@ -219,7 +222,8 @@ mod tests {
             .with_min_bytes(question.bytes_min)
             .with_max_bytes(question.bytes_max)
             .with_session_epoch(-1)
-            .with_topics(topics.collect());
+            .with_topics(topics.collect())
+            .with_rack_id(question.rack_id.clone());
         let (id, epoch) = (question.replica.0.into(), question.replica_epoch.0);
         match version {
             15.. => request.with_replica_state(ReplicaState::default().with_replica_id(id).with_replica_epoch(epoch)),
@@ -254,7 +258,6 @@ mod tests {
             let read = FetchQuestion::decode(&bytes, version).unwrap();
             let known = in_library(&read, version);
             request.forgotten_topics_data.clear();
-            request.rack_id = StrBytes::default();
             prop_assert_eq!(encoded(&known, version), encoded(&request, version));
         }
 
