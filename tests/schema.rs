@@ -63,6 +63,8 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     "min_insync_replicas_above_replication_factor",
     "no_claim",
     "partition_groups_overlap",
+    "partitions_for_a_partition",
+    "partitions_taken_away",
     "poison_without_reaction",
     "rack_aware_without_racks",
     "racks_of_fewer_brokers",

@@ -1,9 +1,11 @@
-//! Metadata, DescribeCluster, and what goes to the controller: CreateTopics, DeleteTopics, ElectLeaders, our own
-//! AllocateProducerIds (`KafkaApis`, `ForwardingManager`, `AutoTopicCreationManager`).
+//! Metadata, DescribeCluster, and what goes to the controller: CreateTopics, DeleteTopics, CreatePartitions,
+//! ElectLeaders, our own AllocateProducerIds (`KafkaApis`, `ForwardingManager`, `AutoTopicCreationManager`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
@@ -12,8 +14,9 @@ use kafka_protocol::messages::metadata_response::{
     MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{
-    AllocateProducerIdsRequest, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-    DescribeClusterRequest, ElectLeadersRequest, ElectLeadersResponse, MetadataRequest, TopicName,
+    AllocateProducerIdsRequest, CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest,
+    CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterRequest, ElectLeadersRequest,
+    ElectLeadersResponse, MetadataRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use rand::RngExt;
@@ -40,6 +43,7 @@ const REQUEST_TIMEOUT_MS: i32 = 30_000;
 pub(super) enum Forwarded {
     CreateTopics(CreateTopicsRequest),
     DeleteTopics(DeleteTopicsRequest),
+    CreatePartitions(CreatePartitionsRequest),
     ElectLeaders(ElectLeadersRequest),
     AllocateProducerIds(AllocateProducerIdsRequest),
 }
@@ -100,6 +104,7 @@ impl Forwarding {
         match &call.request {
             Forwarded::CreateTopics(body) => self.rpc.send(now, peer, version(7), body, timeout, id, net),
             Forwarded::DeleteTopics(body) => self.rpc.send(now, peer, version(6), body, timeout, id, net),
+            Forwarded::CreatePartitions(body) => self.rpc.send(now, peer, version(3), body, timeout, id, net),
             Forwarded::ElectLeaders(body) => self.rpc.send(now, peer, version(2), body, timeout, id, net),
             Forwarded::AllocateProducerIds(body) => self.rpc.send(now, peer, version(0), body, timeout, id, net),
         }
@@ -156,6 +161,11 @@ impl Broker {
                 let answer = answer.and_then(|a| a.decode::<DeleteTopicsRequest>().ok());
                 let body = answer.unwrap_or_else(|| delete_topics_timed_out(&request));
                 self.connections.respond::<DeleteTopicsRequest>(to, &body, net);
+            }
+            Forwarded::CreatePartitions(request) => {
+                let answer = answer.and_then(|a| a.decode::<CreatePartitionsRequest>().ok());
+                let body = answer.unwrap_or_else(|| create_partitions_timed_out(&request));
+                self.connections.respond::<CreatePartitionsRequest>(to, &body, net);
             }
             Forwarded::ElectLeaders(_) => {
                 let answer = answer.and_then(|a| a.decode::<ElectLeadersRequest>().ok());
@@ -375,6 +385,16 @@ fn create_topics_timed_out(request: &CreateTopicsRequest) -> CreateTopicsRespons
             .with_configs(None)
     };
     CreateTopicsResponse::default().with_topics(request.topics.iter().map(failed).collect())
+}
+
+fn create_partitions_timed_out(request: &CreatePartitionsRequest) -> CreatePartitionsResponse {
+    let failed = |topic: &CreatePartitionsTopic| {
+        CreatePartitionsTopicResult::default()
+            .with_name(topic.name.clone())
+            .with_error_code(ErrorCode::RequestTimedOut.code())
+            .with_error_message(None)
+    };
+    CreatePartitionsResponse::default().with_results(request.topics.iter().map(failed).collect())
 }
 
 fn delete_topics_timed_out(request: &DeleteTopicsRequest) -> DeleteTopicsResponse {

@@ -5,9 +5,9 @@ use kafka_protocol::messages::api_versions_response::{
     ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
 };
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, ElectLeadersRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest,
-    MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    ApiKey, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, ElectLeadersRequest, FindCoordinatorRequest,
+    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 
@@ -33,7 +33,7 @@ const fn api(key: ApiKey, advertised_min: i16, min: i16, max: i16) -> ServedApi 
     ServedApi { key, advertised_min, min, max }
 }
 
-const SERVED: [ServedApi; 26] = [
+const SERVED: [ServedApi; 27] = [
     // Up to 11: a client that may send 12 takes us to know transactions version 2.
     api(ApiKey::Produce, 0, 3, 11),
     api(ApiKey::Fetch, 0, 4, 16),
@@ -42,6 +42,7 @@ const SERVED: [ServedApi; 26] = [
     api(ApiKey::ApiVersions, 0, 0, 3),
     api(ApiKey::CreateTopics, 0, 2, 7),
     api(ApiKey::DeleteTopics, 0, 1, 6),
+    api(ApiKey::CreatePartitions, 0, 0, 3),
     api(ApiKey::DeleteRecords, 0, 0, 2),
     api(ApiKey::InitProducerId, 0, 0, 4),
     api(ApiKey::OffsetForLeaderEpoch, 0, 2, 4),
@@ -140,6 +141,11 @@ impl Broker {
             ApiKey::DeleteTopics => {
                 if let Some(body) = self.decode::<DeleteTopicsRequest>(to, request, net) {
                     self.forward(now, to, Forwarded::DeleteTopics(body), net);
+                }
+            }
+            ApiKey::CreatePartitions => {
+                if let Some(body) = self.decode::<CreatePartitionsRequest>(to, request, net) {
+                    self.forward(now, to, Forwarded::CreatePartitions(body), net);
                 }
             }
             ApiKey::ElectLeaders => {

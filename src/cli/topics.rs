@@ -1,4 +1,4 @@
-//! `faultline topics`: create, list, describe and delete topics of a running cluster, as `kafka-topics` does.
+//! `faultline topics`: create, list, describe, alter and delete topics of a running cluster, as `kafka-topics` does.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::world::{self, Endpoint, Event, HostPort, Process, Time, World};
 /// Kafka's `DescribeConfigsResponse.ConfigSource` of what is nobody's but the default's.
 const DEFAULT_CONFIG: i8 = 5;
 
-/// Create, list, describe or delete topics of a running cluster, as kafka-topics does.
+/// Create, list, describe, alter or delete topics of a running cluster, as kafka-topics does.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -27,6 +27,7 @@ Examples:
   faultline topics create --bootstrap-server localhost:9092 --topic log --config cleanup.policy=compact
   faultline topics list --bootstrap-server localhost:9092
   faultline topics describe --bootstrap-server localhost:9092 --topic test-topic --format json
+  faultline topics alter --bootstrap-server localhost:9092 --topic test-topic --partitions 4
   faultline topics delete --bootstrap-server localhost:9092 --topic test-topic
 
 Exit codes:
@@ -86,6 +87,20 @@ enum Verb {
         #[arg(long)]
         unavailable_partitions: bool,
     },
+    /// Give a topic more partitions.
+    Alter {
+        #[command(flatten)]
+        to: Connection,
+        /// Its name.
+        #[arg(long)]
+        topic: String,
+        /// How many it shall have in all.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+        partitions: i32,
+        /// That there is no such topic is no error.
+        #[arg(long)]
+        if_exists: bool,
+    },
     /// Delete a topic and what it holds.
     Delete {
         #[command(flatten)]
@@ -136,6 +151,7 @@ pub fn topics(args: &TopicsArgs) -> anyhow::Result<Exit> {
             let only = Only { under_replicated: under_replicated_partitions, unavailable: unavailable_partitions };
             describe(&to, topic.as_deref(), exclude_internal, only)
         }
+        Verb::Alter { to, topic, partitions, if_exists } => alter(&to, &topic, partitions, if_exists),
         Verb::Delete { to, topic, if_exists } => delete(&to, &topic, if_exists),
     };
     match result {
@@ -181,6 +197,24 @@ fn create(to: &Connection, topic: &NewTopic, if_not_exists: bool) -> Result<(), 
         Some(ErrorCode::TopicAlreadyExists) if if_not_exists => Ok(()),
         Some(error) => Err(refused(&format!("topic `{}` was not created", topic.name), error)),
         None => done(to, "created", &topic.name, &format!("Created topic {}.\n", topic.name)),
+    }
+}
+
+fn alter(to: &Connection, topic: &str, partitions: i32, if_exists: bool) -> Result<(), Trouble> {
+    let wanted = BTreeMap::from([(name_of(topic), partitions)]);
+    let outcome = ask(to, move |admin, now, net| {
+        admin.create_partitions(now, &wanted, net);
+    })?;
+    let AdminOutcome::PartitionsCreated(altered) = outcome else { return Err(unexpected(&outcome)) };
+    match altered.into_iter().find_map(|(_, error)| error) {
+        Some(ErrorCode::UnknownTopicOrPartition) if if_exists => Ok(()),
+        Some(ErrorCode::InvalidPartitions) => {
+            let why =
+                format!("topic `{topic}` has {partitions} partitions or more already, and none can be taken away");
+            Err(refused(&why, ErrorCode::InvalidPartitions))
+        }
+        Some(error) => Err(refused(&format!("topic `{topic}` was not altered"), error)),
+        None => done(to, "altered", topic, &format!("Topic {topic} has {partitions} partitions.\n")),
     }
 }
 

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use std::vec;
 
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, DescribeConfigsResponse, ElectLeadersRequest,
-    MetadataRequest, MetadataResponse, TopicName,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, DescribeConfigsResponse,
+    ElectLeadersRequest, MetadataRequest, MetadataResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use rand::RngExt;
@@ -27,6 +28,7 @@ use crate::world::{Endpoint, Event, HostPort, Rng, Time, World};
 
 const CREATE_TOPICS_VERSION: i16 = 7;
 const DELETE_TOPICS_VERSION: i16 = 6;
+const CREATE_PARTITIONS_VERSION: i16 = 3;
 const DESCRIBE_CONFIGS_VERSION: i16 = 4;
 const ELECT_LEADERS_VERSION: i16 = 2;
 const DELETE_RECORDS_VERSION: i16 = 2;
@@ -66,6 +68,8 @@ pub enum AdminOutcome {
     TopicsCreated(Vec<(TopicName, Option<ErrorCode>)>),
     /// Per topic: none if deleted, else why not.
     TopicsDeleted(Vec<(TopicName, Option<ErrorCode>)>),
+    /// Per topic: none if it has as many partitions now, else why not.
+    PartitionsCreated(Vec<(TopicName, Option<ErrorCode>)>),
     /// The broker's answer as it is: each topic's properties, and whether the topic or the broker has set them.
     ConfigsDescribed(DescribeConfigsResponse),
     /// Per partition: its low watermark, below which no live replica has records; or why not.
@@ -79,6 +83,7 @@ pub enum AdminOutcome {
 enum Call {
     CreateTopics(CreateTopicsRequest),
     DeleteTopics(DeleteTopicsRequest),
+    CreatePartitions(CreatePartitionsRequest),
     DescribeConfigs(DescribeConfigsRequest),
     ElectLeaders(ElectLeadersRequest),
     DeleteRecords(RecordsToDelete),
@@ -156,6 +161,22 @@ impl Admin {
             .with_topics(topics.iter().map(topic).collect())
             .with_timeout_ms(REQUEST_TIMEOUT.as_millis() as i32);
         self.call(now, Call::DeleteTopics(request), net)
+    }
+
+    /// Grows topics to so many partitions (KIP-195).
+    pub fn create_partitions(
+        &mut self,
+        now: Time,
+        counts: &BTreeMap<TopicName, i32>,
+        net: &mut Endpoint,
+    ) -> AdminRequestId {
+        let topic = |(name, count): (&TopicName, &i32)| {
+            CreatePartitionsTopic::default().with_name(name.clone()).with_count(*count).with_assignments(None)
+        };
+        let request = CreatePartitionsRequest::default()
+            .with_topics(counts.iter().map(topic).collect())
+            .with_timeout_ms(REQUEST_TIMEOUT.as_millis() as i32);
+        self.call(now, Call::CreatePartitions(request), net)
     }
 
     /// Asks for the properties of topics.
@@ -277,6 +298,7 @@ impl Admin {
             Call::DeleteRecords(records) => records.next_leader().map(|address| self.rpc.peer(address)),
             Call::CreateTopics(_)
             | Call::DeleteTopics(_)
+            | Call::CreatePartitions(_)
             | Call::DescribeConfigs(_)
             | Call::ElectLeaders(_)
             | Call::Describe(_) => None,
@@ -297,6 +319,9 @@ impl Admin {
         match &pending.call {
             Call::CreateTopics(body) => rpc.send(now, peer, CREATE_TOPICS_VERSION, body, REQUEST_TIMEOUT, id, net),
             Call::DeleteTopics(body) => rpc.send(now, peer, DELETE_TOPICS_VERSION, body, REQUEST_TIMEOUT, id, net),
+            Call::CreatePartitions(body) => {
+                rpc.send(now, peer, CREATE_PARTITIONS_VERSION, body, REQUEST_TIMEOUT, id, net);
+            }
             Call::DescribeConfigs(body) => {
                 rpc.send(now, peer, DESCRIBE_CONFIGS_VERSION, body, REQUEST_TIMEOUT, id, net);
             }
@@ -358,6 +383,12 @@ fn judge(call: &Call, result: Result<Reply, RpcError>) -> Option<Result<AdminOut
             let topics: Vec<_> = deleted.filter_map(|t| Some((t.name?, code(t.error_code)))).collect();
             let is_retriable = topics.iter().any(|(_, e)| *e == Some(ErrorCode::NotController));
             (!is_retriable).then_some(Ok(AdminOutcome::TopicsDeleted(topics)))
+        }
+        Call::CreatePartitions(_) => {
+            let response = reply.decode::<CreatePartitionsRequest>().ok()?;
+            let topics: Vec<_> = response.results.into_iter().map(|t| (t.name, code(t.error_code))).collect();
+            let is_retriable = topics.iter().any(|(_, e)| *e == Some(ErrorCode::NotController));
+            (!is_retriable).then_some(Ok(AdminOutcome::PartitionsCreated(topics)))
         }
         Call::DescribeConfigs(_) => {
             let response = reply.decode::<DescribeConfigsRequest>().ok()?;

@@ -13,6 +13,7 @@ mod cluster;
 mod heartbeats;
 mod metadata_log;
 mod partition_change;
+mod partitions;
 mod placement;
 mod producer_ids;
 mod replication;
@@ -34,7 +35,8 @@ use kafka_protocol::messages::{
     AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterPartitionRequest, AlterPartitionResponse, ApiKey,
     ApiVersionsRequest, ApiVersionsResponse, AssignReplicasToDirsRequest, AssignReplicasToDirsResponse,
     BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerRegistrationRequest, BrokerRegistrationResponse,
-    CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest, ElectLeadersResponse, FetchRequest, TopicName,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest, ElectLeadersResponse,
+    FetchRequest, TopicName,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use rand::RngExt;
@@ -59,11 +61,12 @@ pub const METADATA_TOPIC_ID: Uuid = Uuid::from_u128(1);
 const METADATA_VERSION: (&str, i16) = ("metadata.version", 22);
 
 /// Served APIs: (key, lowest, highest version).
-const SERVED: [(ApiKey, i16, i16); 10] = [
+const SERVED: [(ApiKey, i16, i16); 11] = [
     (ApiKey::Fetch, 12, 16),
     (ApiKey::ApiVersions, 0, 3),
     (ApiKey::CreateTopics, 2, 7),
     (ApiKey::DeleteTopics, 1, 6),
+    (ApiKey::CreatePartitions, 0, 3),
     (ApiKey::ElectLeaders, 0, 2),
     (ApiKey::AlterPartition, 2, 3),
     (ApiKey::BrokerRegistration, 0, 4),
@@ -414,6 +417,7 @@ impl Controller {
             ApiKey::ElectLeaders => self.elect_leaders(conn, &request),
             ApiKey::CreateTopics => self.create_topics(conn, &request),
             ApiKey::DeleteTopics => self.delete_topics(conn, &request),
+            ApiKey::CreatePartitions => self.create_partitions(conn, &request),
             _ => Err(ServeError::Wire(unserved())),
         }
     }
@@ -500,6 +504,11 @@ impl Controller {
     fn delete_topics(&mut self, conn: ConnId, frame: &RequestFrame) -> Result<Served, ServeError> {
         let decision = topics::delete_topics(&self.state, &frame.body()?, frame.api_version);
         self.submit::<DeleteTopicsRequest>(conn, frame, decision)
+    }
+
+    fn create_partitions(&mut self, conn: ConnId, frame: &RequestFrame) -> Result<Served, ServeError> {
+        let decision = partitions::create_partitions(&self.state, &frame.body()?);
+        self.submit::<CreatePartitionsRequest>(conn, frame, decision)
     }
 
     /// Serves the metadata log (`KafkaRaftClient.handleFetchRequest`): at once if there is an error, a divergence or

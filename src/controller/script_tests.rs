@@ -11,21 +11,22 @@ use std::time::Duration;
 
 use kafka_protocol::messages::alter_partition_request::{BrokerState, PartitionData, TopicData};
 use kafka_protocol::messages::broker_registration_request::Listener;
+use kafka_protocol::messages::create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic};
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::{
     AllocateProducerIdsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest,
-    BrokerId as WireBrokerId, BrokerRegistrationRequest, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest,
-    TopicName, assign_replicas_to_dirs_request,
+    BrokerId as WireBrokerId, BrokerRegistrationRequest, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteTopicsRequest, ElectLeadersRequest, TopicName, assign_replicas_to_dirs_request,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::heartbeats::BrokerControlState;
 use super::state::ControllerState;
-use super::{cluster, producer_ids, replication, topics};
+use super::{cluster, partitions, producer_ids, replication, topics};
 use crate::config::BrokerConfig;
 use crate::metadata::{ImageChanges, MetadataRecord};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition};
@@ -129,6 +130,7 @@ impl Script {
             Some("advance-unnoticed") => self.now += Duration::from_millis(args.words[1].parse().unwrap()),
             Some("controller-restart") => self.state.activate(self.now),
             Some("create") => self.create(args),
+            Some("grow") => self.grow(args),
             Some("delete") => self.delete(args),
             Some("alter-partition") => self.alter_partition(args),
             Some("elect") => self.elect(args),
@@ -332,6 +334,30 @@ impl Script {
             Uuid::from_bytes([*created; 16])
         });
         for result in &decision.response.topics {
+            self.say(format_args!(
+                "{} {}{}",
+                result.name.0,
+                error_name(result.error_code),
+                result.error_message.as_ref().map_or(String::new(), |m| format!(": {m}"))
+            ));
+        }
+        self.apply(decision.records);
+    }
+
+    /// `grow TOPIC COUNT`, with `replicas=1,2;2,3` for the new ones.
+    fn grow(&mut self, args: &Args) {
+        let ids = |list: &str| list.split(',').map(|id| WireBrokerId(id.parse().unwrap())).collect();
+        let assignment = |list: &str| CreatePartitionsAssignment::default().with_broker_ids(ids(list));
+        let assignments = args.named.get("replicas").map(|lists| lists.split(';').map(assignment).collect());
+        let topic = CreatePartitionsTopic::default()
+            .with_name(TopicName(StrBytes::from_string(args.words[1].to_owned())))
+            .with_count(args.words[2].parse().unwrap())
+            .with_assignments(assignments);
+        let request = CreatePartitionsRequest::default()
+            .with_topics(vec![topic; 1 + usize::from(args.has("twice"))])
+            .with_validate_only(args.has("validate-only"));
+        let decision = partitions::create_partitions(&self.state, &request);
+        for result in &decision.response.results {
             self.say(format_args!(
                 "{} {}{}",
                 result.name.0,

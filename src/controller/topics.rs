@@ -20,12 +20,12 @@ use crate::metadata::{MetadataRecord, TOPIC_RESOURCE, directory};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch};
 
 /// Records of one request at most (`MAX_RECORDS_PER_USER_OP`).
-const MAX_RECORDS_PER_USER_OP: usize = 10_000;
+pub(super) const MAX_RECORDS_PER_USER_OP: usize = 10_000;
 
-/// Why a topic is not created or deleted: an error code and a sentence for people.
-type ApiError = (ErrorCode, String);
+/// Why a topic is not created, changed or deleted: an error code and a sentence for people.
+pub(super) type ApiError = (ErrorCode, String);
 
-fn error<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, ApiError> {
+pub(super) fn error<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, ApiError> {
     Err((code, message.into()))
 }
 
@@ -159,7 +159,7 @@ fn create_topic(
 const DYNAMIC_TOPIC_CONFIG: i8 = 1;
 
 /// A new partition is led by its first active replica; the ISR are the active replicas.
-fn new_partition(
+pub(super) fn new_partition(
     state: &ControllerState,
     topic_id: Uuid,
     partition: i32,
@@ -193,7 +193,7 @@ fn default_directory(state: &ControllerState, broker: BrokerId) -> Uuid {
 }
 
 /// Replicas of each partition, spread over racks and brokers.
-fn place_replicas(
+pub(super) fn place_replicas(
     state: &ControllerState,
     num_partitions: i32,
     replication_factor: i16,
@@ -238,7 +238,6 @@ fn place_replicas(
 
 /// The operator's own assignment, partitions 0 to n-1 without gaps (`validateManualPartitionAssignment`).
 fn manual_assignments(state: &ControllerState, topic: &CreatableTopic) -> Result<Vec<Vec<BrokerId>>, ApiError> {
-    let invalid = |message: String| error(ErrorCode::InvalidReplicaAssignment, message);
     if topic.replication_factor != -1 || topic.num_partitions != -1 {
         let message = "A manual partition assignment was specified, but replication factor or number of partitions \
                        was not set to -1.";
@@ -248,21 +247,35 @@ fn manual_assignments(state: &ControllerState, topic: &CreatableTopic) -> Result
     let replication_factor = topic.assignments[0].broker_ids.len();
     for assignment in &topic.assignments {
         let replicas: Vec<BrokerId> = assignment.broker_ids.iter().map(|b| BrokerId(b.0)).collect();
-        let distinct: BTreeSet<BrokerId> = replicas.iter().copied().collect();
-        if replicas.is_empty() || replicas.len() != replication_factor || distinct.len() != replicas.len() {
-            return invalid("Every partition needs the same number of replicas, on different brokers.".to_owned());
-        }
-        if let Some(unknown) = replicas.iter().find(|b| !state.image.brokers.contains_key(b)) {
-            return invalid(format!("The assignment includes broker {unknown}, but no such broker is registered."));
-        }
+        check_replicas(state, &replicas, replication_factor)?;
         if partitions.insert(assignment.partition_index, replicas).is_some() {
-            return invalid(format!("Found multiple assignments for partition {}.", assignment.partition_index));
+            let message = format!("Found multiple assignments for partition {}.", assignment.partition_index);
+            return error(ErrorCode::InvalidReplicaAssignment, message);
         }
     }
     if !partitions.keys().copied().eq(0..partitions.len() as i32) {
-        return invalid("partitions should be a consecutive 0-based integer sequence".to_owned());
+        let message = "partitions should be a consecutive 0-based integer sequence";
+        return error(ErrorCode::InvalidReplicaAssignment, message);
     }
     Ok(partitions.into_values().collect())
+}
+
+/// `validateManualPartitionAssignment`
+pub(super) fn check_replicas(
+    state: &ControllerState,
+    replicas: &[BrokerId],
+    replication_factor: usize,
+) -> Result<(), ApiError> {
+    let distinct: BTreeSet<BrokerId> = replicas.iter().copied().collect();
+    if replicas.is_empty() || replicas.len() != replication_factor || distinct.len() != replicas.len() {
+        let message = "Every partition needs the same number of replicas, on different brokers.";
+        return error(ErrorCode::InvalidReplicaAssignment, message);
+    }
+    if let Some(unknown) = replicas.iter().find(|b| !state.image.brokers.contains_key(b)) {
+        let message = format!("The assignment includes broker {unknown}, but no such broker is registered.");
+        return error(ErrorCode::InvalidReplicaAssignment, message);
+    }
+    Ok(())
 }
 
 /// Deletes topics, by name or id (`ControllerApis.deleteTopics`). Answers are in the order of the request; Kafka

@@ -6,6 +6,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kafka_protocol::messages::TopicName;
+use kafka_protocol::protocol::StrBytes;
+
 use crate::broker::{Broker, BrokerOptions};
 use crate::client::{Admin, AdminOutcome, AdminResult, ErrorName, HIGH_WATERMARK, NewTopic};
 use crate::config::BrokerConfig;
@@ -157,6 +160,8 @@ pub async fn run(mut process: impl Process, mut net: Endpoint) {
 #[derive(Clone, Debug)]
 pub enum AdminRequest {
     CreateTopics(Vec<Topic>),
+    /// So many partitions for a topic.
+    CreatePartitions(String, i32),
     ElectPreferred(Vec<TopicPartition>),
     /// What lies before the offset, or before the high watermark.
     DeleteRecords(Vec<TopicPartition>, Option<Offset>),
@@ -211,6 +216,13 @@ fn judge(outcome: &AdminOutcome) -> Result<(), String> {
                 error.filter(refused).map(|e| format!("{}: {}", topic.0.as_str(), ErrorName(e)))
             })
         }
+        AdminOutcome::PartitionsCreated(topics) => {
+            // The same: it has as many partitions already.
+            let refused = |e: &ErrorCode| *e != ErrorCode::InvalidPartitions;
+            topics.iter().find_map(|(topic, error)| {
+                error.filter(refused).map(|e| format!("{}: {}", topic.0.as_str(), ErrorName(e)))
+            })
+        }
         AdminOutcome::LeadersElected(partitions) => {
             // Where the preferred replica leads there is nothing to do: for some it is no refusal, for all of them it is.
             let errors = || partitions.iter().filter_map(|(partition, error)| error.map(|e| (partition, e)));
@@ -234,6 +246,10 @@ impl Process for AdminProcess {
             AdminRequest::CreateTopics(topics) => {
                 let topics: Vec<NewTopic> = topics.iter().map(new_topic).collect();
                 self.admin.create_topics(now, &topics, net);
+            }
+            AdminRequest::CreatePartitions(topic, count) => {
+                let name = TopicName(StrBytes::from_string(topic.clone()));
+                self.admin.create_partitions(now, &BTreeMap::from([(name, *count)]), net);
             }
             AdminRequest::ElectPreferred(partitions) => {
                 self.admin.elect_leaders(now, false, Some(partitions), net);

@@ -201,6 +201,20 @@ impl Groups {
         });
     }
 
+    /// A topic got another partition: whoever reads the topic is to read it too.
+    pub fn created(&mut self, at: Time, partition: &TopicPartition) {
+        for group in self.groups.values_mut() {
+            let of_topic = |known: &TopicPartition| known.topic == partition.topic;
+            for reads in group.present.values_mut().filter(|reads| reads.iter().any(of_topic)) {
+                reads.push(partition.clone());
+            }
+            if group.owners.keys().any(of_topic) && !group.owners.contains_key(partition) {
+                let unowned_since = (group.has_begun && !self.has_ended).then_some(at);
+                group.owners.insert(partition.clone(), Owners { unowned_since, ..Owners::default() });
+            }
+        }
+    }
+
     /// A member does not run any more.
     pub fn gone(&mut self, at: Time, (group, member): (&str, &str)) {
         self.released(at, (group, member), None);

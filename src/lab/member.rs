@@ -153,8 +153,11 @@ impl MemberProcess {
         let now = self.world.now();
         self.consumer.subscribe(vec![TopicName(StrBytes::from_string(self.spec.topic.clone()))]);
         let mut state = self.recorder.lock();
-        state.groups.announce(self.who(), &self.spec.partitions, self.spec.promise(), self.spec.keeps_place());
-        state.subscribed(now, self.process, &self.spec.partitions, &self.spec.membership.group);
+        let mut partitions = self.spec.partitions.clone();
+        let created = partitions.len() as i32..state.ghost.partition_count(&self.spec.topic);
+        partitions.extend(created.map(|partition| TopicPartition::new(&self.spec.topic, partition)));
+        state.groups.announce(self.who(), &partitions, self.spec.promise(), self.spec.keeps_place());
+        state.subscribed(now, self.process, &partitions, &self.spec.membership.group);
     }
 
     fn step(&mut self, net: &mut Endpoint) {

@@ -114,6 +114,11 @@ impl Recorder {
             };
             let mut state = recorder.lock();
             let violations = state.ghost.violations.len();
+            if let Observation::PartitionChanged { partition, .. } = &observation
+                && !state.ghost.knows(partition)
+            {
+                state.groups.created(at, partition);
+            }
             state.ghost.observe(at, machine, &observation);
             if let Observation::GroupDeleted { group } = &observation {
                 state.groups.deleted(group);

@@ -408,9 +408,12 @@ impl Supervisor {
         }
     }
 
+    /// Those that the scenario's topics begin with, and those that they got.
     fn partitions(&self) -> Vec<TopicPartition> {
+        let state = self.recorder.lock();
+        let count = |topic: &Topic| topic.partitions.max(state.ghost.partition_count(&topic.name));
         let topics = self.variant.topics.iter();
-        topics.flat_map(|t| (0..t.partitions).map(|p| TopicPartition::new(&t.name, p))).collect()
+        topics.flat_map(|t| (0..count(t)).map(|p| TopicPartition::new(&t.name, p))).collect()
     }
 }
 

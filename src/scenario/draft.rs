@@ -20,7 +20,7 @@ use crate::world::sim::LinkModel;
 
 /// More machines or partitions than anyone reads a trace of; a bound against a slip of the finger.
 const BROKERS_MAX: i64 = 100;
-const PARTITIONS_MAX: i64 = 1_000;
+pub(super) const PARTITIONS_MAX: i64 = 1_000;
 const LOG_DIRS_MAX: i64 = 16;
 /// A record's value carries its number, so that every value is unique.
 const VALUE_BYTES_MIN: i64 = 16;

@@ -64,6 +64,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, ScenarioErr
     let variants = resolve::variants(&draft, &axes, &faults, &expect, &mut mistakes);
     resolve::check_restarts(&variants, &root, &mut mistakes);
     resolve::check_deletions(&variants, &root, &mut mistakes);
+    resolve::check_growth(&variants, &root, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(mistakes.into_error(file, text));
     }

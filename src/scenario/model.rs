@@ -432,6 +432,11 @@ pub enum Action {
     ElectPreferred {
         of: String,
     },
+    /// CreatePartitions (KIP-195): the topic gets so many. [`Fault::target`] is `None`.
+    CreatePartitions {
+        topic: String,
+        count: i32,
+    },
     /// DeleteRecords (KIP-107) for every partition of a topic, or for one: what lies before the offset goes; without one,
     /// what lies before the high watermark. Written like [`Action::ElectPreferred`].
     DeleteRecords {
@@ -480,6 +485,7 @@ impl Action {
             | Action::Heal
             | Action::ControlledShutdown
             | Action::ElectPreferred { .. }
+            | Action::CreatePartitions { .. }
             | Action::DeleteRecords { .. } => Subject::Target,
         }
     }

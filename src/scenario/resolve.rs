@@ -248,6 +248,21 @@ pub(super) fn check_deletions(variants: &[Variant], root: &Section<'_>, mistakes
     }
 }
 
+/// Refuses to take partitions away, as a controller does (`ReplicationControlManager.createPartitions`).
+pub(super) fn check_growth(variants: &[Variant], root: &Section<'_>, mistakes: &mut Mistakes) {
+    let sections = root.tables("fault", mistakes);
+    for variant in variants {
+        for (fault, section) in variant.faults.iter().zip(&sections) {
+            let Action::CreatePartitions { topic: name, count } = &fault.action else { continue };
+            let topic = variant.topics.iter().find(|topic| topic.name == *name);
+            if let Some(topic) = topic.filter(|topic| topic.partitions >= *count) {
+                let message = format!("topic `{name}` has {} partitions already", topic.partitions);
+                mistakes.add(&section.span_of("count"), message).help("`count` says how many there shall be in all");
+            }
+        }
+    }
+}
+
 /// Sets what a checked setting says; a value that was refused before is already noted.
 fn apply(settings: &[Setting], mut set: impl FnMut(&str, &str) -> Result<(), ConfigError>) {
     for setting in settings {

@@ -143,6 +143,7 @@ pub const ACTIONS: &[&str] = &[
     "controlled-shutdown",
     "elect-preferred",
     "delete-records",
+    "create-partitions",
     "throttle",
     "packet-loss",
     "flap",
@@ -181,6 +182,7 @@ pub fn keys_of(action: &str) -> Option<(&'static [&'static str], &'static [&'sta
         "restart" => (&["target"], &["config"]),
         "resume" | "elect-preferred" => (&["target"], &[]),
         "delete-records" => (&["target"], &["before-offset"]),
+        "create-partitions" => (&["target", "count"], &[]),
         "partition" => (&["groups"], &["one-way", "for"]),
         "delay" => (&["from", "to", "by"], &["jitter", "both-ways", "for"]),
         "throttle" => (&["from", "to", "bandwidth"], &["both-ways", "for"]),
@@ -226,7 +228,7 @@ pub const DISK_ACTIONS: &[&str] = &[
 ];
 
 /// Values of `do` that are aimed at a topic or a partition.
-pub const TOPIC_ACTIONS: &[&str] = &["elect-preferred", "delete-records"];
+pub const TOPIC_ACTIONS: &[&str] = &["elect-preferred", "delete-records", "create-partitions"];
 
 /// Values of `direction` in `[[fault]]`.
 pub const DIRECTIONS: &[&str] = &["request", "response"];

@@ -259,8 +259,11 @@ impl Guard {
                 // It has more than was committed by a leader that could not read all of its own log.
                 None => partition.was_led_unread(violation.at).then_some(Excuse::UntrustedDisk),
             },
-            // A leader that cannot read its log moves its high watermark over it; the others hold what it lost.
-            "candidate-completeness" | "strong-isr" | "log-matching" if partition.was_led_unread(violation.at) => {
+            // A leader that cannot read its log moves its high watermark over it; the others hold what it lost, and its
+            // snapshots know the sequences.
+            "candidate-completeness" | "strong-isr" | "log-matching" | "producer-sequence"
+                if partition.was_led_unread(violation.at) =>
+            {
                 Some(Excuse::UntrustedDisk)
             }
             "candidate-completeness" | "strong-isr" | "acknowledged-incomplete"

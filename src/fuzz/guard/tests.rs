@@ -531,6 +531,9 @@ fn a_leader_with_more_than_one_that_could_not_read_its_log_lacks_nothing() {
     let next = |told: Told| unread(told).elects(2, 3, &[2]).breaks("leader-completeness");
     assert_eq!(next(healthy(-1).spoils(1, ROT)), Some(Excuse::UntrustedDisk));
     assert_eq!(next(healthy(-1)), None, "broker 1's disk is sound");
+    let follows = |told: Told| unread(told).appends(1, &[batch(2)]).breaks("producer-sequence");
+    assert_eq!(follows(healthy(-1).spoils(1, ROT)), Some(Excuse::UntrustedDisk), "its snapshots know what it lost");
+    assert_eq!(follows(healthy(-1)), None);
     let cut = unread(healthy(-1).spoils(1, ROT)).truncates(2, 1).elects(2, 3, &[2]);
     assert_eq!(cut.breaks("leader-completeness"), None, "it lacks what broker 1 committed anew");
 }

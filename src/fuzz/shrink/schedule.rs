@@ -125,6 +125,7 @@ fn each_target(fault: &mut Fault, change: &mut dyn FnMut(&mut Target)) {
         | Action::Heal
         | Action::ControlledShutdown
         | Action::ElectPreferred { .. }
+        | Action::CreatePartitions { .. }
         | Action::DeleteRecords { .. } => {}
     }
 }
@@ -243,6 +244,7 @@ fn simpler(fault: &Fault) -> Vec<Fault> {
         | Action::Heal
         | Action::ControlledShutdown
         | Action::ElectPreferred { .. }
+        | Action::CreatePartitions { .. }
         | Action::DeleteRecords { .. } => {}
     }
     if fault.duration.is_some() {
@@ -329,6 +331,7 @@ impl Part {
                 | Action::Heal
                 | Action::ControlledShutdown
                 | Action::ElectPreferred { .. }
+                | Action::CreatePartitions { .. }
                 | Action::DeleteRecords { .. } => None,
             },
         }

@@ -327,6 +327,17 @@ impl Ghost {
         end.map_or(Offset::ZERO, |p| p.true_high_watermark)
     }
 
+    /// Whether it has been heard of.
+    pub fn knows(&self, partition: &TopicPartition) -> bool {
+        self.partitions.contains_key(partition)
+    }
+
+    /// How many partitions the controller has made for a topic, so far.
+    pub fn partition_count(&self, topic: &str) -> i32 {
+        let of_topic = self.partitions.keys().filter(|partition| partition.topic.0.as_str() == topic);
+        of_topic.map(|partition| partition.partition + 1).max().unwrap_or(0)
+    }
+
     /// Whether the leader holds nothing at `from` or later: whoever reads there gets no further, whatever the high
     /// watermark is.
     pub fn has_nothing_from(&self, partition: &TopicPartition, from: Offset) -> bool {

@@ -341,6 +341,12 @@ impl Nemesis {
             Action::ElectPreferred { of } => {
                 self.ask(index, AdminRequest::ElectPreferred(self.partitions_of(of)));
             }
+            Action::CreatePartitions { topic, count } => {
+                if let Some((_, known)) = self.topics.iter_mut().find(|(name, _)| name == topic) {
+                    *known = *count;
+                }
+                self.ask(index, AdminRequest::CreatePartitions(topic.clone(), *count));
+            }
             Action::DeleteRecords { of, before } => {
                 let before = before.map(|offset| Offset(i64::try_from(offset).unwrap_or(i64::MAX)));
                 self.ask(index, AdminRequest::DeleteRecords(self.partitions_of(of), before));
@@ -401,6 +407,7 @@ impl Nemesis {
             | Action::Resume
             | Action::Heal
             | Action::ElectPreferred { .. }
+            | Action::CreatePartitions { .. }
             | Action::DeleteRecords { .. } => {}
         }
         self.note_end(index, now);
@@ -542,6 +549,7 @@ fn lasts(action: &Action) -> bool {
         | Action::ClockStep { .. }
         | Action::Heal
         | Action::ElectPreferred { .. }
+        | Action::CreatePartitions { .. }
         | Action::DeleteRecords { .. } => false,
     }
 }

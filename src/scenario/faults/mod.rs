@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::diagnostics::{Found, Mistakes, line_and_column};
-use super::draft::{Draft, Kind, element_text};
+use super::draft::{Draft, Kind, PARTITIONS_MAX, element_text};
 use super::expression;
 use super::model::{Action, Comparison, Condition, Counter, Cycle, Fault, Subject, Target, When};
 use super::quantity;
@@ -400,6 +400,7 @@ fn action(section: &Section<'_>, what: &Text, own: usize, names: &Names<'_>, mis
             Some((Action::ElectPreferred { of: of.clone() }, None, of))
         }
         "delete-records" => delete_records(section, what, names, mistakes),
+        "create-partitions" => create_partitions(section, what, names, mistakes),
         "heal" => Some((Action::Heal, None, String::new())),
         _ => disk::read(section, what, own, names, mistakes),
     }
@@ -458,6 +459,7 @@ fn misfit(action: &Action, target: &Target) -> Option<(&'static str, &'static st
         | Action::ClockFreeze
         | Action::Heal
         | Action::ElectPreferred { .. }
+        | Action::CreatePartitions { .. }
         | Action::DeleteRecords { .. } => None,
     }
 }
@@ -620,6 +622,20 @@ fn delete_records(section: &Section<'_>, what: &Text, names: &Names<'_>, mistake
         None => of.clone(),
     };
     Some((Action::DeleteRecords { of, before }, None, text))
+}
+
+fn create_partitions(section: &Section<'_>, what: &Text, names: &Names<'_>, mistakes: &mut Mistakes) -> Option<Read> {
+    let count = section.integer("count", 1..=PARTITIONS_MAX, mistakes);
+    let topic = topic_or_partition(section, what, names, mistakes)?;
+    if !names.draft.topics.iter().any(|known| known.name == topic) {
+        mistakes
+            .add(&section.span_of("target"), "`create-partitions` is for a topic, not for one of its partitions")
+            .help("for example `target = \"orders\"`");
+        return None;
+    }
+    let count = count?.value as i32;
+    let text = format!("{topic} to {count}");
+    Some((Action::CreatePartitions { topic, count }, None, text))
 }
 
 /// The `target` of an action that is asked of the cluster.

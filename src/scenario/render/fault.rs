@@ -56,6 +56,7 @@ fn word(action: &Action) -> &'static str {
         Action::ControlledShutdown => "controlled-shutdown",
         Action::ElectPreferred { .. } => "elect-preferred",
         Action::DeleteRecords { .. } => "delete-records",
+        Action::CreatePartitions { .. } => "create-partitions",
     }
 }
 
@@ -112,6 +113,10 @@ fn details(out: &mut String, action: &Action) {
             self::cycle(out, cycle);
         }
         Action::ElectPreferred { of } => pair(out, "target", &quoted(of)),
+        Action::CreatePartitions { topic, count } => {
+            pair(out, "target", &quoted(topic));
+            pair(out, "count", &count.to_string());
+        }
         Action::DeleteRecords { of, before } => {
             pair(out, "target", &quoted(of));
             if let Some(before) = before {
