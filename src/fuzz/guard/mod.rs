@@ -150,6 +150,8 @@ impl Guard {
             has_plain_time: has_plain_time(variant),
             has_offsets: has_offsets(variant),
         };
+        let of_offsets = usize::try_from(variant.cluster.config.min_insync_replicas).unwrap_or(1);
+        guard.min_insync_replicas.insert(coordinator::TOPIC.to_owned(), of_offsets);
         for topic in &variant.topics {
             let config = topic.effective_config(&variant.cluster.config);
             let required = usize::try_from(config.min_insync_replicas).unwrap_or(1);
@@ -182,15 +184,21 @@ impl Guard {
     /// read may have served the reader a batch that it cannot get past: a consumer stays where it has met one until it is
     /// told to go on (`CompletedFetch.fetchRecords`), whoever leads then.
     fn excuse_unreadable(&self, key: &str, partition: &Partition) -> Option<Excuse> {
-        let required = self.min_insync_replicas.get(topic_of(key)).copied().unwrap_or(1);
-        let missing = partition.assigned.iter().filter(|machine| !partition.isr.contains(machine));
-        let absent: Vec<Excuse> = missing.filter_map(|machine| self.excuse_absent(machine)).collect();
-        if partition.assigned.len() - absent.len() < required.min(partition.assigned.len()) {
-            return absent.first().copied();
+        if let Some(excuse) = self.excuse_standstill(topic_of(key), partition) {
+            return Some(excuse);
         }
         let mut leaders = partition.final_leaders.iter().flatten();
         let led_in_vain = leaders.any(|leader| self.replay.disks.is_spoiled(leader));
         self.excuse_stuck(partition).or(led_in_vain.then_some(Excuse::UntrustedDisk))
+    }
+
+    /// Why fewer replicas than `min.insync.replicas` are in sync, so that nothing is committed, if that is legitimate.
+    fn excuse_standstill(&self, topic: &str, partition: &Partition) -> Option<Excuse> {
+        let required = self.min_insync_replicas.get(topic).copied().unwrap_or(1);
+        let missing = partition.assigned.iter().filter(|machine| !partition.isr.contains(machine));
+        let absent: Vec<Excuse> = missing.filter_map(|machine| self.excuse_absent(machine)).collect();
+        let is_short = partition.assigned.len() - absent.len() < required.min(partition.assigned.len());
+        absent.first().copied().filter(|_| is_short)
     }
 
     /// Why replicas of a partition did not come back into the ISR, if that is legitimate: their leader's disk is spoiled,
@@ -201,12 +209,14 @@ impl Guard {
         self.excuse_stuck(partition).or(excuses.and_then(|excuses| excuses.first().copied()))
     }
 
-    /// Why a group may not come to rest: nobody can read what its coordinator is to load.
+    /// Why a group may not come to rest: nobody can read what its coordinator is to load, or commit what it decides.
     fn excuse_stuck_coordinator(&self) -> Option<Excuse> {
         if !self.has_offsets {
             return Some(Excuse::NoOffsetsTopic);
         }
-        self.offsets_partitions().find_map(|partition| self.excuse_stuck(partition))
+        let excuse =
+            |partition| self.excuse_stuck(partition).or_else(|| self.excuse_standstill(coordinator::TOPIC, partition));
+        self.offsets_partitions().find_map(excuse)
     }
 
     /// Why a group may begin anew, or go back: what `__consumer_offsets` held is lost.

@@ -104,7 +104,7 @@ impl Told {
         Guard {
             replay: Replay::of(&self.0, &self.1, &|_| enabled),
             retention_ms,
-            min_insync_replicas: BTreeMap::from([("orders".to_owned(), 2)]),
+            min_insync_replicas: ["orders", coordinator::TOPIC].map(|topic| (topic.to_owned(), 2)).into(),
             has_plain_time: true,
             has_offsets: true,
         }
@@ -441,6 +441,21 @@ fn a_late_registration_locks_out_a_broker_that_is_fenced_and_no_other() {
     let both = started.registers(3, 9, true).hears_of_registration(3, 9).registers(3, 10, true);
     assert_eq!(unreadable(both), Some(Excuse::LockedOut));
     assert_eq!(without(registered().registers(1, 7, false).registers(1, 8, true)), None, "its session was alive");
+    // A coordinator that can commit nothing.
+    let stuck = |told: Told, replicas: &[i32]| {
+        let changed = Observation::PartitionChanged {
+            partition: TopicPartition::new(coordinator::TOPIC, 0),
+            leader: BrokerId(2),
+            leader_epoch: LeaderEpoch(1),
+            partition_epoch: PartitionEpoch(1),
+            isr: vec![BrokerId(2)],
+            replicas: replicas.iter().map(|id| BrokerId(*id)).collect(),
+            unclean: false,
+        };
+        told.observed("controller", changed).breaks("stuck-group")
+    };
+    assert_eq!(stuck(locked_out(), &[1, 2]), Some(Excuse::LockedOut));
+    assert_eq!(stuck(locked_out(), &[1, 2, 3]), None, "broker 3 has no reason to stay away");
     let again = registered().registers(1, 8, true).push("broker-1", TraceKind::Started);
     assert_eq!(without(again.registers(1, 9, true).hears_of_registration(1, 9)), None, "it has started anew");
 }
