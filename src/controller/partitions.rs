@@ -1,7 +1,7 @@
 //! More partitions for topics that there are (KIP-195: `ReplicationControlManager.createPartitions`, with what
 //! `ControllerApis` checks before it).
 
-use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic};
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
 use kafka_protocol::protocol::StrBytes;
@@ -78,15 +78,14 @@ fn grow(
             return error(ErrorCode::InvalidReplicaAssignment, message);
         }
         Some(assignments) => {
-            let replicas = |ids: &[kafka_protocol::messages::BrokerId]| ids.iter().map(|id| BrokerId(id.0)).collect();
-            assignments.iter().map(|assignment| replicas(&assignment.broker_ids)).collect()
+            let checked = |assignment: &CreatePartitionsAssignment| {
+                let replicas: Vec<BrokerId> = assignment.broker_ids.iter().map(|id| BrokerId(id.0)).collect();
+                check_replicas(state, &replicas, replication_factor).map(|()| replicas)
+            };
+            assignments.iter().map(checked).collect::<Result<Vec<_>, ApiError>>()?
         }
-        // The stripes go on where those of the first partitions ended.
-        None => place_replicas(state, topic.count, replication_factor as i16)?.split_off(count as usize),
+        None => place_replicas(state, count as usize, topic.count - count, replication_factor as i16)?,
     };
-    let new = |(partition, replicas): (i32, &Vec<BrokerId>)| {
-        check_replicas(state, replicas, replication_factor)?;
-        new_partition(state, topic_id, partition, replicas)
-    };
+    let new = |(partition, replicas): (i32, &Vec<BrokerId>)| new_partition(state, topic_id, partition, replicas);
     (count..).zip(&assignments).map(new).collect()
 }

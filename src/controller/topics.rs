@@ -123,7 +123,7 @@ fn create_topic(
         check_config(&config.name, config.value.as_deref().unwrap_or_default())?;
     }
     let assignments = if topic.assignments.is_empty() {
-        place_replicas(state, topic.num_partitions, topic.replication_factor)?
+        place_replicas(state, 0, topic.num_partitions, topic.replication_factor)?
     } else {
         manual_assignments(state, topic)?
     };
@@ -192,9 +192,11 @@ fn default_directory(state: &ControllerState, broker: BrokerId) -> Uuid {
     }
 }
 
-/// Replicas of each partition, spread over racks and brokers.
+/// Replicas of each new partition, spread over racks and brokers. `first`: how many partitions the topic has already; the
+/// stripes go on where theirs ended.
 pub(super) fn place_replicas(
     state: &ControllerState,
+    first: usize,
     num_partitions: i32,
     replication_factor: i16,
 ) -> Result<Vec<Vec<BrokerId>>, ApiError> {
@@ -229,7 +231,8 @@ pub(super) fn place_replicas(
     if num_partitions as usize > MAX_RECORDS_PER_USER_OP {
         return error(ErrorCode::PolicyViolation, "Excessively large number of partitions per request.");
     }
-    let assignments: Vec<_> = (0..num_partitions).map(|_| placer.place(replication_factor as usize)).collect();
+    let stripes = std::iter::repeat_with(|| placer.place(replication_factor as usize));
+    let assignments: Vec<_> = stripes.skip(first).take(num_partitions as usize).collect();
     if assignments.iter().any(|replicas| !replicas.iter().any(|b| state.is_active(*b))) {
         return unable("All brokers are currently fenced or in controlled shutdown.".to_owned());
     }
