@@ -45,9 +45,8 @@ impl Expired {
     /// Whether everything that a case misses lay below a log start. Where an offset is not known, nothing speaks
     /// against it.
     fn explains(&self, case: &Evidence) -> bool {
-        let is_below = |key: &str, end: Option<i64>| {
-            self.0.contains_key(key) && end.is_none_or(|end| end <= self.deleted_below(key))
-        };
+        let is_below =
+            |key: &str, end: Option<i64>| self.0.get(key).is_some_and(|expired| end.is_none_or(|end| end <= *expired));
         let behind = |offset: i64| offset.checked_add(1);
         match case {
             Evidence::LostWrite(LostWrite { key, offset, .. }) | Evidence::Unseen(Unseen { key, offset, .. }) => {

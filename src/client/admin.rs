@@ -373,22 +373,19 @@ fn judge(call: &Call, result: Result<Reply, RpcError>) -> Option<Result<AdminOut
     match call {
         Call::CreateTopics(_) => {
             let response = reply.decode::<CreateTopicsRequest>().ok()?;
-            let topics: Vec<_> = response.topics.into_iter().map(|t| (t.name, code(t.error_code))).collect();
-            let is_retriable = topics.iter().any(|(_, e)| *e == Some(ErrorCode::NotController));
-            (!is_retriable).then_some(Ok(AdminOutcome::TopicsCreated(topics)))
+            let topics = response.topics.into_iter().map(|t| (t.name, code(t.error_code)));
+            unless_moved(topics.collect()).map(|topics| Ok(AdminOutcome::TopicsCreated(topics)))
         }
         Call::DeleteTopics(_) => {
             let response = reply.decode::<DeleteTopicsRequest>().ok()?;
             let deleted = response.responses.into_iter();
-            let topics: Vec<_> = deleted.filter_map(|t| Some((t.name?, code(t.error_code)))).collect();
-            let is_retriable = topics.iter().any(|(_, e)| *e == Some(ErrorCode::NotController));
-            (!is_retriable).then_some(Ok(AdminOutcome::TopicsDeleted(topics)))
+            let topics = deleted.filter_map(|t| Some((t.name?, code(t.error_code))));
+            unless_moved(topics.collect()).map(|topics| Ok(AdminOutcome::TopicsDeleted(topics)))
         }
         Call::CreatePartitions(_) => {
             let response = reply.decode::<CreatePartitionsRequest>().ok()?;
-            let topics: Vec<_> = response.results.into_iter().map(|t| (t.name, code(t.error_code))).collect();
-            let is_retriable = topics.iter().any(|(_, e)| *e == Some(ErrorCode::NotController));
-            (!is_retriable).then_some(Ok(AdminOutcome::PartitionsCreated(topics)))
+            let topics = response.results.into_iter().map(|t| (t.name, code(t.error_code)));
+            unless_moved(topics.collect()).map(|topics| Ok(AdminOutcome::PartitionsCreated(topics)))
         }
         Call::DescribeConfigs(_) => {
             let response = reply.decode::<DescribeConfigsRequest>().ok()?;
@@ -414,6 +411,13 @@ fn judge(call: &Call, result: Result<Reply, RpcError>) -> Option<Result<AdminOut
         }
         Call::DeleteRecords(_) => unreachable!("its answers are taken step by step"),
     }
+}
+
+type OfTopics = Vec<(TopicName, Option<ErrorCode>)>;
+
+/// What became of topics; none if the controller was another one, so that the call is to be tried again.
+fn unless_moved(topics: OfTopics) -> Option<OfTopics> {
+    topics.iter().all(|(_, error)| *error != Some(ErrorCode::NotController)).then_some(topics)
 }
 
 fn by_topic(partitions: &[TopicPartition]) -> Vec<TopicPartitions> {

@@ -540,17 +540,19 @@ impl Consumer {
     /// (`AbstractFetch.selectReadReplica`).
     fn read_replica(&mut self, now: Time, index: usize, leader: LeaderAndEpoch) -> Option<(BrokerId, PeerId)> {
         let assigned = &mut self.partitions[index];
-        if leader.leader.is_none() {
-            return self.peer_of(now, leader.leader);
+        let mut replica = leader.leader;
+        if replica.is_some()
+            && let Some(preferred) = assigned.preferred_read_replica(now)
+        {
+            let TopicPartition { topic, partition } = &assigned.partition;
+            if self.metadata.is_online_replica(topic, *partition, preferred) {
+                replica = Some(preferred);
+            } else {
+                assigned.return_to_leader();
+                self.metadata.request_update();
+            }
         }
-        let Some(preferred) = assigned.preferred_read_replica(now) else { return self.peer_of(now, leader.leader) };
-        let TopicPartition { topic, partition } = &assigned.partition;
-        if self.metadata.is_online_replica(topic, *partition, preferred) {
-            return self.peer_of(now, Some(preferred));
-        }
-        assigned.return_to_leader();
-        self.metadata.request_update();
-        self.peer_of(now, leader.leader)
+        self.peer_of(now, replica)
     }
 
     /// All others are fetched before it (`SubscriptionState.movePartitionToEnd`).

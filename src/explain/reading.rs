@@ -1,9 +1,8 @@
 //! Consumers that skipped records or went back: what moved the position, or what was cut from under it.
 
-use std::collections::BTreeMap;
-
 use super::loss::{Ranked, Record};
 use super::prose::count;
+use super::replay::Replay;
 use super::{Explanation, Facts, Remedy, Ruling, SameFate, Setting};
 use crate::check::{Jump, broker_of};
 use crate::client::ResetReason;
@@ -113,10 +112,10 @@ impl Facts<'_> {
                         .to_owned()
                 }
             };
-            let referral = self.referral_to_a_lacking_follower(partition, *from, at);
-            if let Some(Referral { at: referred, replica, leader }) =
-                referral.filter(|_| *reason == ResetReason::OutOfRange)
+            if *reason == ResetReason::OutOfRange
+                && let Some(referral) = self.referral_to_a_lacking_follower(partition, *from, at)
             {
+                let Referral { at: referred, replica, leader } = referral;
                 moments.push(Ranked::new(referred, 0, format!("sent a consumer to broker-{replica}")));
                 moments.extend(self.log_start_past(partition, *from, replica, at));
                 decision = format!("broker-{replica}'s {}", decision.trim_start_matches("the "));
@@ -153,49 +152,30 @@ impl Facts<'_> {
     /// The follower that a consumer had been sent to before trace event `at`, if position `from` was in the leader's log
     /// then: it was not the leader who answered OFFSET_OUT_OF_RANGE.
     fn referral_to_a_lacking_follower(&self, partition: &str, from: i64, at: usize) -> Option<Referral> {
-        let mut logs: BTreeMap<BrokerId, (i64, i64)> = BTreeMap::new();
-        let (mut leader, mut referred) = (BrokerId::NONE, None);
+        let of = TopicPartition::parse(partition)?;
+        let (mut replay, mut referred) = (Replay::new(self.case.trace, &of), None);
         for (index, event) in self.case.trace[..at].iter().enumerate() {
-            let TraceKind::Observed(observation) = &event.what else { continue };
-            let of_partition = |p: &TopicPartition| p.to_string() == partition;
-            if let Observation::PartitionChanged { partition, leader: elected, .. } = observation
-                && of_partition(partition)
+            replay.step(index);
+            if let TraceKind::Observed(Observation::ReferredTo { partition, replica, .. }) = &event.what
+                && *partition == of
             {
-                leader = *elected;
-            }
-            let Some(broker) = broker_of(&event.machine) else { continue };
-            let (start, end) = logs.entry(broker).or_default();
-            match observation {
-                Observation::LogLoaded { partition, log_start, log_end, .. } if of_partition(partition) => {
-                    (*start, *end) = (log_start.0, log_end.0);
-                }
-                Observation::Appended { partition, batches, .. } if of_partition(partition) => {
-                    *end = batches.last().map_or(*end, |batch| batch.last_offset.0 + 1);
-                }
-                Observation::Truncated { partition, to, .. } if of_partition(partition) => *end = to.0,
-                Observation::LogStartMoved { partition, to, .. } if of_partition(partition) => *start = to.0,
-                Observation::ReferredTo { partition, replica, .. } if of_partition(partition) => {
-                    referred = Some((index, *replica));
-                }
-                _ => {}
+                referred = Some((index, *replica));
             }
         }
-        let (start, end) = logs.get(&leader)?;
-        let (at, replica) = referred.filter(|_| (*start..=*end).contains(&from))?;
-        Some(Referral { at, replica, leader })
+        let (at, replica) = referred?;
+        let log = replay.replicas.get(&replay.leader)?;
+        let had_it = (log.log_start.0..=log.log_end.0).contains(&from);
+        had_it.then_some(Referral { at, replica, leader: replay.leader })
     }
 
     /// When the log start of `replica` passed `position`.
     fn log_start_past(&self, partition: &str, position: i64, replica: BrokerId, before: usize) -> Option<Ranked> {
-        self.case.trace[..before].iter().enumerate().find_map(|(at, event)| match &event.what {
-            TraceKind::Observed(Observation::LogStartMoved { partition: p, from, to, .. })
-                if p.to_string() == partition
-                    && broker_of(&event.machine) == Some(replica)
-                    && (from.0..to.0).contains(&position) =>
-            {
-                Some(Ranked::new(at, 0, format!("moved its log start from {from} to {to}")))
-            }
-            _ => None,
+        self.case.trace[..before].iter().enumerate().find_map(|(at, event)| {
+            let TraceKind::Observed(observation) = &event.what else { return None };
+            let Observation::LogStartMoved { partition: of, from, to, .. } = observation else { return None };
+            let passed = broker_of(&event.machine) == Some(replica) && (from.0..to.0).contains(&position);
+            let is_meant = passed && of.to_string() == partition;
+            is_meant.then(|| Ranked::new(at, 0, format!("moved its log start from {from} to {to}")))
         })
     }
 

@@ -13,6 +13,7 @@ use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
 #[derive(Clone, Debug)]
 pub struct Replica {
     pub batches: Vec<BatchInfo>,
+    pub log_start: Offset,
     pub log_end: Offset,
     /// Everything below is on the disk, as far as the trace says.
     pub flushed: Offset,
@@ -24,7 +25,14 @@ pub struct Replica {
 
 impl Default for Replica {
     fn default() -> Replica {
-        Replica { batches: Vec::new(), log_end: Offset::ZERO, flushed: Offset::ZERO, is_dark: false, is_up: true }
+        Replica {
+            batches: Vec::new(),
+            log_start: Offset::ZERO,
+            log_end: Offset::ZERO,
+            flushed: Offset::ZERO,
+            is_dark: false,
+            is_up: true,
+        }
     }
 }
 
@@ -124,10 +132,10 @@ impl<'a> Replay<'a> {
 
     fn observe(&mut self, event: &TraceEvent, observation: &Observation) {
         match observation {
-            Observation::LogLoaded { partition, batches, log_end, .. } if partition == self.partition => {
+            Observation::LogLoaded { partition, batches, log_start, log_end, .. } if partition == self.partition => {
                 let Some(replica) = self.replica(event) else { return };
                 replica.batches.clone_from(batches);
-                replica.log_end = *log_end;
+                (replica.log_start, replica.log_end) = (*log_start, *log_end);
                 if replica.is_dark {
                     // What came back from a power loss was on the disk.
                     replica.flushed = *log_end;
@@ -151,6 +159,7 @@ impl<'a> Replay<'a> {
             Observation::LogStartMoved { partition, to, .. } if partition == self.partition => {
                 let Some(replica) = self.replica(event) else { return };
                 replica.batches.retain(|b| b.last_offset >= *to);
+                replica.log_start = *to;
             }
             // A batch that was rewritten is still the same to this story: its records that were kept are in it.
             Observation::Compacted { partition, from, to, batches } if partition == self.partition => {

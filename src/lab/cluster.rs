@@ -211,18 +211,10 @@ fn judge(outcome: &AdminOutcome) -> Result<(), String> {
     let refused = match outcome {
         AdminOutcome::TopicsCreated(topics) => {
             // A request that is sent again finds what its first attempt has created.
-            let refused = |e: &ErrorCode| *e != ErrorCode::TopicAlreadyExists;
-            topics.iter().find_map(|(topic, error)| {
-                error.filter(refused).map(|e| format!("{}: {}", topic.0.as_str(), ErrorName(e)))
-            })
+            first_refused(topics, ErrorCode::TopicAlreadyExists)
         }
-        AdminOutcome::PartitionsCreated(topics) => {
-            // The same: it has as many partitions already.
-            let refused = |e: &ErrorCode| *e != ErrorCode::InvalidPartitions;
-            topics.iter().find_map(|(topic, error)| {
-                error.filter(refused).map(|e| format!("{}: {}", topic.0.as_str(), ErrorName(e)))
-            })
-        }
+        // The same: it has as many partitions already.
+        AdminOutcome::PartitionsCreated(topics) => first_refused(topics, ErrorCode::InvalidPartitions),
         AdminOutcome::LeadersElected(partitions) => {
             // Where the preferred replica leads there is nothing to do: for some it is no refusal, for all of them it is.
             let errors = || partitions.iter().filter_map(|(partition, error)| error.map(|e| (partition, e)));
@@ -237,6 +229,13 @@ fn judge(outcome: &AdminOutcome) -> Result<(), String> {
         AdminOutcome::Described(_) | AdminOutcome::TopicsDeleted(_) | AdminOutcome::ConfigsDescribed(_) => None,
     };
     refused.map_or(Ok(()), Err)
+}
+
+/// The first topic with another error than `done`, which says that there is nothing left to do.
+fn first_refused(topics: &[(TopicName, Option<ErrorCode>)], done: ErrorCode) -> Option<String> {
+    topics.iter().find_map(|(topic, error)| {
+        error.filter(|e| *e != done).map(|e| format!("{}: {}", topic.0.as_str(), ErrorName(e)))
+    })
 }
 
 impl Process for AdminProcess {

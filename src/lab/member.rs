@@ -26,7 +26,6 @@ const RESTART: Duration = Duration::from_secs(1);
 pub struct MemberSpec {
     pub name: String,
     pub topic: String,
-    pub partitions: Vec<TopicPartition>,
     pub membership: Membership,
     /// With `group.id` set.
     pub config: ConsumerConfig,
@@ -153,9 +152,7 @@ impl MemberProcess {
         let now = self.world.now();
         self.consumer.subscribe(vec![TopicName(StrBytes::from_string(self.spec.topic.clone()))]);
         let mut state = self.recorder.lock();
-        let mut partitions = self.spec.partitions.clone();
-        let created = partitions.len() as i32..state.ghost.partition_count(&self.spec.topic);
-        partitions.extend(created.map(|partition| TopicPartition::new(&self.spec.topic, partition)));
+        let partitions: Vec<TopicPartition> = state.ghost.partitions_of(&self.spec.topic).cloned().collect();
         state.groups.announce(self.who(), &partitions, self.spec.promise(), self.spec.keeps_place());
         state.subscribed(now, self.process, &partitions, &self.spec.membership.group);
     }

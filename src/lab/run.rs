@@ -270,7 +270,7 @@ impl Supervisor {
                                 let process = ConsumeProcess::new(world, name, partitions, config, bootstrap, recorder);
                                 return run_process(process, net).await;
                             };
-                            let spec = MemberSpec { name, topic, partitions, membership, config, started_at };
+                            let spec = MemberSpec { name, topic, membership, config, started_at };
                             run_process(MemberProcess::new(world, spec, bootstrap, recorder), net).await;
                         })
                     });
@@ -408,12 +408,10 @@ impl Supervisor {
         }
     }
 
-    /// Those that the scenario's topics begin with, and those that they got.
+    /// Those of the scenario's topics, as many as they have got.
     fn partitions(&self) -> Vec<TopicPartition> {
         let state = self.recorder.lock();
-        let count = |topic: &Topic| topic.partitions.max(state.ghost.partition_count(&topic.name));
-        let topics = self.variant.topics.iter();
-        topics.flat_map(|t| (0..count(t)).map(|p| TopicPartition::new(&t.name, p))).collect()
+        self.variant.topics.iter().flat_map(|topic| state.ghost.partitions_of(&topic.name)).cloned().collect()
     }
 }
 

@@ -62,9 +62,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, ScenarioErr
     let are_axes_known = draft.axes_are_complete && draft.workloads_are_complete;
     let expect = expect::read(&root, are_axes_known.then_some(&axes), &mut mistakes);
     let variants = resolve::variants(&draft, &axes, &faults, &expect, &mut mistakes);
-    resolve::check_restarts(&variants, &root, &mut mistakes);
-    resolve::check_deletions(&variants, &root, &mut mistakes);
-    resolve::check_growth(&variants, &root, &mut mistakes);
+    resolve::check_faults(&variants, &root, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(mistakes.into_error(file, text));
     }

@@ -211,55 +211,53 @@ fn check_client_racks(draft: &Draft, workloads: &[Workload], pins: &[Pin<'_>], m
     }
 }
 
-/// Refuses restarts with configurations that contradict what else the variant's brokers have.
-pub(super) fn check_restarts(variants: &[Variant], root: &Section<'_>, mistakes: &mut Mistakes) {
+/// Refuses faults that the variant's cluster would not let happen.
+pub(super) fn check_faults(variants: &[Variant], root: &Section<'_>, mistakes: &mut Mistakes) {
     let sections = root.tables("fault", mistakes);
     for variant in variants {
         for (fault, section) in variant.faults.iter().zip(&sections) {
-            let Action::Restart { config } = &fault.action else { continue };
-            let mut merged = variant.cluster.config.clone();
-            for (key, value) in config {
-                merged.set(key, value).expect("checked when it was read");
-            }
-            if let Err(error) = merged.validate() {
-                let span = section.span_of("config");
-                note_config(&error, &span, &span, mistakes);
+            if let Action::Restart { config } = &fault.action {
+                check_restart(variant, config, section, mistakes);
+            } else if let Action::DeleteRecords { of, before: _ } = &fault.action {
+                check_deletion(variant, of, section, mistakes);
+            } else if let Action::CreatePartitions { topic, count } = &fault.action {
+                check_growth(variant, topic, *count, section, mistakes);
             }
         }
     }
 }
 
-/// Refuses to delete records of topics that are only compacted, as a broker does (`Partition.deleteRecordsOnLeader`).
-pub(super) fn check_deletions(variants: &[Variant], root: &Section<'_>, mistakes: &mut Mistakes) {
-    let sections = root.tables("fault", mistakes);
-    for variant in variants {
-        for (fault, section) in variant.faults.iter().zip(&sections) {
-            let Action::DeleteRecords { of, before: _ } = &fault.action else { continue };
-            let is_meant = |topic: &&Topic| {
-                topic.name == *of || TopicPartition::parse(of).is_some_and(|p| p.topic.0.as_str() == topic.name)
-            };
-            let Some(topic) = variant.topics.iter().find(is_meant) else { continue };
-            if !topic.effective_config(&variant.cluster.config).log.cleanup_policy.deletes() {
-                let message = format!("topic `{}` is compacted, and its records are not deleted by offset", topic.name);
-                let found = mistakes.add(&section.span_of("target"), message);
-                found.help("a broker refuses it unless the topic's `cleanup.policy` includes `delete`");
-            }
-        }
+/// A configuration may contradict what else the brokers have.
+fn check_restart(variant: &Variant, config: &BTreeMap<String, String>, section: &Section<'_>, mistakes: &mut Mistakes) {
+    let mut merged = variant.cluster.config.clone();
+    for (key, value) in config {
+        merged.set(key, value).expect("checked when it was read");
+    }
+    if let Err(error) = merged.validate() {
+        let span = section.span_of("config");
+        note_config(&error, &span, &span, mistakes);
     }
 }
 
-/// Refuses to take partitions away, as a controller does (`ReplicationControlManager.createPartitions`).
-pub(super) fn check_growth(variants: &[Variant], root: &Section<'_>, mistakes: &mut Mistakes) {
-    let sections = root.tables("fault", mistakes);
-    for variant in variants {
-        for (fault, section) in variant.faults.iter().zip(&sections) {
-            let Action::CreatePartitions { topic: name, count } = &fault.action else { continue };
-            let topic = variant.topics.iter().find(|topic| topic.name == *name);
-            if let Some(topic) = topic.filter(|topic| topic.partitions >= *count) {
-                let message = format!("topic `{name}` has {} partitions already", topic.partitions);
-                mistakes.add(&section.span_of("count"), message).help("`count` says how many there shall be in all");
-            }
-        }
+/// A broker deletes no records of topics that are only compacted (`Partition.deleteRecordsOnLeader`).
+fn check_deletion(variant: &Variant, of: &str, section: &Section<'_>, mistakes: &mut Mistakes) {
+    let is_meant = |topic: &&Topic| {
+        topic.name == of || TopicPartition::parse(of).is_some_and(|p| p.topic.0.as_str() == topic.name)
+    };
+    let Some(topic) = variant.topics.iter().find(is_meant) else { return };
+    if !topic.effective_config(&variant.cluster.config).log.cleanup_policy.deletes() {
+        let message = format!("topic `{}` is compacted, and its records are not deleted by offset", topic.name);
+        let found = mistakes.add(&section.span_of("target"), message);
+        found.help("a broker refuses it unless the topic's `cleanup.policy` includes `delete`");
+    }
+}
+
+/// A controller takes no partitions away (`ReplicationControlManager.createPartitions`).
+fn check_growth(variant: &Variant, name: &str, count: i32, section: &Section<'_>, mistakes: &mut Mistakes) {
+    let topic = variant.topics.iter().find(|topic| topic.name == name);
+    if let Some(topic) = topic.filter(|topic| topic.partitions >= count) {
+        let message = format!("topic `{name}` has {} partitions already", topic.partitions);
+        mistakes.add(&section.span_of("count"), message).help("`count` says how many there shall be in all");
     }
 }
 

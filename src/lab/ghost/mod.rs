@@ -332,10 +332,9 @@ impl Ghost {
         self.partitions.contains_key(partition)
     }
 
-    /// How many partitions the controller has made for a topic, so far.
-    pub fn partition_count(&self, topic: &str) -> i32 {
-        let of_topic = self.partitions.keys().filter(|partition| partition.topic.0.as_str() == topic);
-        of_topic.map(|partition| partition.partition + 1).max().unwrap_or(0)
+    /// The partitions that the controller has made for a topic so far, in order.
+    pub fn partitions_of(&self, topic: &str) -> impl Iterator<Item = &TopicPartition> {
+        self.partitions.keys().filter(move |partition| partition.topic.0.as_str() == topic)
     }
 
     /// Whether the leader holds nothing at `from` or later: whoever reads there gets no further, whatever the high

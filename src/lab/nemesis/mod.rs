@@ -55,7 +55,6 @@ pub struct Nemesis {
     cluster: Cluster,
     entries: Vec<Entry>,
     clients: Vec<String>,
-    topics: Vec<(String, i32)>,
     /// Of `__consumer_offsets`.
     offsets_partitions: i32,
     started_at: Time,
@@ -92,7 +91,6 @@ impl Nemesis {
                 idle_since: None,
             })
             .collect();
-        let topics = variant.topics.iter().map(|t| (t.name.clone(), t.partitions)).collect();
         let tells_messages_apart = needs_frame_reader(variant);
         if tells_messages_apart {
             let recorder = cluster.recorder.clone();
@@ -102,7 +100,6 @@ impl Nemesis {
             cluster,
             entries,
             clients,
-            topics,
             offsets_partitions: variant.cluster.config.groups.offsets_topic_num_partitions,
             started_at,
             blocks: BTreeMap::new(),
@@ -342,9 +339,6 @@ impl Nemesis {
                 self.ask(index, AdminRequest::ElectPreferred(self.partitions_of(of)));
             }
             Action::CreatePartitions { topic, count } => {
-                if let Some((_, known)) = self.topics.iter_mut().find(|(name, _)| name == topic) {
-                    *known = *count;
-                }
                 self.ask(index, AdminRequest::CreatePartitions(topic.clone(), *count));
             }
             Action::DeleteRecords { of, before } => {
@@ -505,9 +499,8 @@ impl Nemesis {
     }
 
     fn partitions_of(&self, of: &str) -> Vec<TopicPartition> {
-        let whole = self.topics.iter().filter(|(name, _)| name == of);
-        let mut partitions: Vec<TopicPartition> =
-            whole.flat_map(|(name, count)| (0..*count).map(|p| TopicPartition::new(name, p))).collect();
+        let state = self.cluster.recorder.lock();
+        let mut partitions: Vec<TopicPartition> = state.ghost.partitions_of(of).cloned().collect();
         if partitions.is_empty() {
             partitions.extend(TopicPartition::parse(of));
         }
