@@ -5,6 +5,7 @@
 //! fails before it has changed the state, and nothing has to be taken back.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use kafka_protocol::protocol::StrBytes;
 
@@ -20,6 +21,8 @@ use crate::world::{IoWait, Time};
 
 /// Records of an operation that need not stay together go into batches of so many.
 const SPLIT_RECORDS: usize = 1_000;
+/// Until a deadline whose records could not be stored is due again (`CoordinatorTimer.schedule`).
+const TIMER_RETRY_BACKOFF: Duration = Duration::from_millis(500);
 
 pub(super) struct Runtime {
     pub partition: i32,
@@ -258,7 +261,7 @@ impl Runtime {
                     self.shard.answers.push((ticket, answer.failed(ErrorCode::NotCoordinator)));
                 }
                 // Whoever waits is told below; groups are over here.
-                Then::AssignmentStored { .. } => {}
+                Then::AssignmentStored { .. } | Then::Expired(_) => {}
                 Then::StaticMemberStored(_) | Then::GroupCreated { .. } => {
                     let _ = self.complete(moment, then, Err(ErrorCode::NotCoordinator));
                 }
@@ -283,6 +286,11 @@ impl Runtime {
                 return shard.on_assignment_stored(moment, (&group, generation), &assignments, result);
             }
             Then::StaticMemberStored(replaced) => shard.on_static_member_stored(moment, replaced, result),
+            Then::Expired(key) => {
+                if result.is_err_and(|error| error != ErrorCode::NotCoordinator) {
+                    shard.timers.set(key, moment.now + TIMER_RETRY_BACKOFF);
+                }
+            }
             Then::GroupCreated { ticket, member, .. } => {
                 if let Err(error) = result {
                     let response = kafka_protocol::messages::JoinGroupResponse::default();

@@ -149,6 +149,8 @@ pub(super) enum Then {
         group: StrBytes,
         member: StrBytes,
     },
+    /// What a deadline brought about; the deadline is set again if it cannot be.
+    Expired(TimerKey),
 }
 
 impl Outcome {
@@ -286,7 +288,9 @@ impl Shard {
             TimerKey::Session { .. }
             | TimerKey::Rebalance { .. }
             | TimerKey::ClassicJoin { .. }
-            | TimerKey::ClassicSync { .. } => self.on_member_timer(moment, key),
+            | TimerKey::ClassicSync { .. } => {
+                Outcome { then: Then::Expired(key.clone()), ..self.on_member_timer(moment, key) }
+            }
             TimerKey::Heartbeat { .. } | TimerKey::Join { .. } | TimerKey::Sync { .. } => {
                 self.on_group_timer(moment, key)
             }

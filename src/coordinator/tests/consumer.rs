@@ -237,6 +237,20 @@ fn a_silent_member_is_fenced_after_the_session_timeout_of_the_group() {
 }
 
 #[test]
+fn a_silent_member_is_fenced_as_soon_as_that_can_be_stored() {
+    let (mut bench, mut one, mut two) = Bench::joined_by_a_second();
+    bench.reconcile(&mut [&mut one, &mut two]);
+    bench.log.refuses = Some(ErrorCode::NotEnoughReplicas);
+    for _ in 0..5 {
+        bench.wait(bench.coordinator.config().consumer_session_timeout);
+        assert_eq!(bench.described().members.len(), 2);
+    }
+    bench.log.refuses = None;
+    bench.wait(Duration::from_millis(500));
+    assert_eq!(bench.described().members.len(), 0);
+}
+
+#[test]
 fn a_member_that_missed_an_answer_goes_on_and_any_other_epoch_is_fenced() {
     let (mut bench, mut one, mut two) = Bench::joined_by_a_second();
     assert_eq!(bench.beat(&mut one), 0);

@@ -16,6 +16,8 @@ use crate::world::sim::{Direction, Ppm, Survival, Survivors};
 pub(super) struct Aim {
     pub partition: String,
     pub replicas: i16,
+    /// How many partitions the topic is to have instead.
+    pub grown: i32,
     /// Brokers or the controller.
     pub server: Target,
     pub brokers: Target,
@@ -60,15 +62,17 @@ pub(super) fn aim(shape: &Shape, clients: &[String]) -> BoxedStrategy<Aim> {
             shift(),
         );
         let within = prop_oneof![1 => Just(None), 1 => (0..=110_u32).prop_map(Some)];
-        (Just((partition, spot.replicas)), targets, details, (prop::bool::weighted(0.15), within))
+        let partitions = shape.topic(&partition).map_or(1, |topic| topic.partitions);
+        (Just((partition, spot.replicas, partitions)), targets, details, (prop::bool::weighted(0.15), within))
     });
     aimed
-        .prop_map(|((partition, replicas), targets, details, (again, within))| {
+        .prop_map(|((partition, replicas, partitions), targets, details, (again, within))| {
             let (server, brokers, anyone, groups, one_way, links, by) = targets;
             let (messages, cycle, loss, bandwidth, survivors, disks, shift_ns) = details;
             Aim {
                 partition,
                 replicas,
+                grown: partitions + 1 + (by.as_millis() % 3) as i32,
                 server,
                 brokers,
                 anyone,

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::aim::{Aim, aim};
-use super::{Pace, Profile, Shape};
+use super::{Pace, Profile, Shape, topic_of};
 use crate::scenario::disk::DiskAction;
 use crate::scenario::{Action, Comparison, Condition, Counter, Fault, Messages, Target, When};
 use crate::world::sim::{Direction, DiskScope};
@@ -48,6 +48,7 @@ pub(super) enum Kind {
     ReplaceDisk,
     MoveClock,
     DeleteRecords,
+    CreatePartitions,
 }
 
 impl Kind {
@@ -106,8 +107,9 @@ pub(super) fn kinds(profile: Profile, compacts: bool) -> BoxedStrategy<Vec<Kind>
     let (common, broken) = match profile {
         Profile::Replication => (Kind::REPLICATION.to_vec(), 0),
         Profile::Storage => (Kind::STORAGE.to_vec(), 60),
-        Profile::Groups => (Kind::REPLICATION.to_vec(), 25),
-        Profile::All => (Kind::REPLICATION.to_vec(), 25),
+        Profile::Groups | Profile::All => {
+            (Kind::REPLICATION.into_iter().chain([Kind::CreatePartitions]).collect::<Vec<_>>(), 25)
+        }
     };
     // `__consumer_offsets` is compacted too.
     let compacts = compacts || profile == Profile::Groups;
@@ -325,8 +327,8 @@ fn condition(state: State, aim: &Aim) -> Condition {
         State::Committed(value) => {
             // A quarter: what one producer among several with several topics surely sends.
             let value = value / 4 + 1;
-            let topic = partition.rsplit_once('-').map_or(partition.as_str(), |(topic, _)| topic);
-            Condition::Count { what: Counter::Committed, of: topic.to_owned(), compare: Comparison::Ge, value }
+            let of = topic_of(&partition).to_owned();
+            Condition::Count { what: Counter::Committed, of, compare: Comparison::Ge, value }
         }
         State::IsrBelow(n) => {
             Condition::IsrSize { partition, compare: Comparison::Lt, value: size.saturating_sub(n).max(1) + 1 }
@@ -387,6 +389,9 @@ fn fault(
             // Of the few hundred records that there are; beyond the high watermark it is refused.
             let before = u64::try_from(aim.by.as_millis()).unwrap_or(u64::MAX) % 300;
             (Action::DeleteRecords { of: aim.partition, before: Some(before) }, None, None)
+        }
+        Kind::CreatePartitions => {
+            (Action::CreatePartitions { topic: topic_of(&aim.partition).to_owned(), count: aim.grown }, None, None)
         }
     };
     Fault { when, after, action, target, duration, text: (String::new(), String::new()), line: 0 }

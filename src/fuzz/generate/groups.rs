@@ -1,7 +1,8 @@
 //! Consumer groups: members that come and go, and what coordinators are configured with.
 //!
-//! Sessions, heartbeats and rebalances are as quick as the cluster's pace, so that a run holds many of them. All
-//! members of a group have assignors in common, as Kafka demands; everything else is each member's own.
+//! Sessions, heartbeats and rebalances are as quick as the cluster's pace, so that a run holds many of them. A group
+//! speaks the classic protocol, the consumer protocol (KIP-848), or both, as it does while it moves from one to the other.
+//! All classic members of a group have assignors in common, as Kafka demands; everything else is each member's own.
 
 use std::time::Duration;
 
@@ -12,17 +13,19 @@ use proptest::sample::select;
 
 use super::cluster::{Choice, slowest, sometimes};
 use super::{Pace, Profile, Shape, workloads};
-use crate::config::{BrokerConfig, ConsumerConfig};
+use crate::config::{BrokerConfig, ConsumerConfig, GroupProtocol};
 use crate::scenario::{Cluster, CommitStyle, Ending, EndingKind, Membership, Pause, Seek, SeekTo, Workload};
 
 /// What members and coordinators say to each other.
-pub(super) const REQUESTS: [ApiKey; 10] = [
+pub(super) const REQUESTS: [ApiKey; 12] = [
     ApiKey::FindCoordinator,
     ApiKey::JoinGroup,
     ApiKey::JoinGroup,
     ApiKey::SyncGroup,
     ApiKey::SyncGroup,
     ApiKey::Heartbeat,
+    ApiKey::ConsumerGroupHeartbeat,
+    ApiKey::ConsumerGroupHeartbeat,
     ApiKey::OffsetCommit,
     ApiKey::OffsetCommit,
     ApiKey::OffsetFetch,
@@ -41,6 +44,15 @@ const STRATEGIES: [&str; 7] = [
     // Kafka's default, and the first step of the move to cooperative rebalancing (KIP-429).
     "org.apache.kafka.clients.consumer.RangeAssignor,org.apache.kafka.clients.consumer.CooperativeStickyAssignor",
 ];
+
+/// What the members of a group speak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Speaks {
+    Classic,
+    Consumer,
+    /// Each member one of the two (`group.consumer.migration.policy` is `bidirectional` by default).
+    Either,
+}
 
 /// The groups of a scenario.
 pub(super) fn names(profile: Profile) -> BoxedStrategy<Vec<String>> {
@@ -61,6 +73,16 @@ pub(super) fn coordinators(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
     let set = |key, value: &str| Some((key, value.to_owned()));
     let replicas = prop_oneof![1 => Just(1), 1 => Just(2), 3 => Just(3_u32)];
     let brokers = shape.brokers;
+    // Sessions and heartbeats of the consumer protocol are the coordinator's to say.
+    let sessions: &[(&str, &str)] = match shape.pace {
+        Pace::Swift => &[("500", "100"), ("1000", "300"), ("2000", "300")],
+        Pace::Brisk => &[("1000", "300"), ("3000", "1000"), ("6000", "1000"), ("45000", "3000")],
+    };
+    let modern = (
+        select(sessions),
+        sometimes(10, "group.consumer.max.size", &["2", "3"]),
+        sometimes(30, "group.consumer.assignors", &["range", "uniform", "range,uniform"]),
+    );
     let parts = (
         select(&["1", "1", "2", "5"][..]),
         replicas,
@@ -74,9 +96,16 @@ pub(super) fn coordinators(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
         sometimes(40, "offsets.commit.timeout.ms", &["300", "1000"]),
         sometimes(10, "group.max.size", &["2", "3"]),
     );
-    parts
-        .prop_map(move |(partitions, replicas, delay, segment, backoff, ratio, retention, check, timeout, size)| {
+    (parts, modern)
+        .prop_map(move |(classic, ((session, heartbeat), modern_size, assignors))| {
+            let (partitions, replicas, delay, segment, backoff, ratio, retention, check, timeout, size) = classic;
             vec![
+                set("group.consumer.min.session.timeout.ms", "100"),
+                set("group.consumer.session.timeout.ms", session),
+                set("group.consumer.min.heartbeat.interval.ms", "10"),
+                set("group.consumer.heartbeat.interval.ms", heartbeat),
+                modern_size,
+                assignors,
                 set("group.min.session.timeout.ms", "100"),
                 set("offsets.topic.num.partitions", partitions),
                 set("offsets.topic.replication.factor", &replicas.min(brokers).to_string()),
@@ -112,12 +141,21 @@ pub(super) fn allow_for_the_way(cluster: &mut Cluster, workloads: &mut [Workload
     let groups = &mut cluster.config.groups;
     groups.offsets_commit_timeout = groups.offsets_commit_timeout.max(replication);
     groups.offsets_retention_check_interval = groups.offsets_retention_check_interval.max(replication);
+    let session = groups.consumer_session_timeout.max(groups.consumer_heartbeat_interval * 2 + slowest * 8);
+    groups.consumer_session_timeout = session;
+    groups.consumer_max_session_timeout = groups.consumer_max_session_timeout.max(session);
     for workload in workloads {
         let Workload::Consume { config, membership: Some(_), .. } = workload else { continue };
-        config.session_timeout = config.session_timeout.max(config.heartbeat_interval * 2 + slowest * 8);
+        let heartbeat = match config.group_protocol {
+            GroupProtocol::Classic => {
+                config.session_timeout = config.session_timeout.max(config.heartbeat_interval * 2 + slowest * 8);
+                config.heartbeat_interval
+            }
+            GroupProtocol::Consumer => cluster.config.groups.consumer_heartbeat_interval,
+        };
         config.request_timeout = config.request_timeout.max(replication + slowest * 8 + config.fetch_max_wait);
         config.max_poll_interval =
-            config.max_poll_interval.max(config.heartbeat_interval * 2 + config.request_timeout + slowest * 8);
+            config.max_poll_interval.max(heartbeat * 2 + config.request_timeout + slowest * 8);
     }
 }
 
@@ -130,11 +168,13 @@ pub(super) fn workloads(shape: &Shape) -> BoxedStrategy<Vec<Workload>> {
         .map(|(at, topic)| workloads::producer(at + 1, topics.len(), topic.clone(), shape))
         .collect();
     let (pace, groups) = (shape.pace, shape.groups.clone());
-    let members = (1..=5_usize, vec(select(&STRATEGIES[..]), groups.len())).prop_flat_map(move |(more, strategies)| {
+    let speaks = prop_oneof![5 => Just(Speaks::Classic), 3 => Just(Speaks::Consumer), 2 => Just(Speaks::Either)];
+    let habits = vec((speaks, select(&STRATEGIES[..])), groups.len());
+    let members = (1..=5_usize, habits).prop_flat_map(move |(more, habits)| {
         let count = groups.len() + more - 1;
         let member = |number: usize| {
             let at = number % groups.len();
-            member(number + 1, (groups[at].clone(), strategies[at]), topics.clone(), pace)
+            member(number + 1, (groups[at].clone(), habits[at]), topics.clone(), pace)
         };
         (0..count).map(member).collect::<Vec<_>>()
     });
@@ -148,7 +188,7 @@ pub(super) fn workloads(shape: &Shape) -> BoxedStrategy<Vec<Workload>> {
 
 fn member(
     number: usize,
-    (group, strategy): (String, &'static str),
+    (group, (speaks, strategy)): (String, (Speaks, &'static str)),
     topics: Vec<String>,
     pace: Pace,
 ) -> BoxedStrategy<Workload> {
@@ -163,11 +203,16 @@ fn member(
         .prop_map(|(at, to)| Seek { at: Duration::from_millis(at), to });
     let deeds = (prop::option::weighted(0.1, pause), prop::option::weighted(0.05, seek));
     let is_static = prop::bool::weighted(0.3);
-    let parts = (select(topics), start, commit, processing, ending(pace), config(pace), is_static, deeds);
+    let is_modern = match speaks {
+        Speaks::Classic => Just(false).boxed(),
+        Speaks::Consumer => Just(true).boxed(),
+        Speaks::Either => any::<bool>().boxed(),
+    };
+    let config = is_modern.prop_flat_map(move |is_modern| config(pace, (!is_modern).then_some(strategy)));
+    let parts = (select(topics), start, commit, processing, ending(pace), config, is_static, deeds);
     parts
         .prop_map(move |(topic, start, commit, processing, ending, mut config, is_static, (pause, seek))| {
             let name = format!("consumer-{number}");
-            config.set("partition.assignment.strategy", strategy).expect("Kafka's assignors");
             config.client_id.clone_from(&name);
             config.group_id = Some(group.clone());
             config.group_instance_id = is_static.then(|| name.clone());
@@ -190,7 +235,8 @@ fn ending(pace: Pace) -> BoxedStrategy<Option<Ending>> {
     prop_oneof![2 => Just(None), 3 => ending].boxed()
 }
 
-fn config(pace: Pace) -> BoxedStrategy<ConsumerConfig> {
+/// `strategy`: of a classic member, `partition.assignment.strategy`; `None` for one of the consumer protocol.
+fn config(pace: Pace, strategy: Option<&'static str>) -> BoxedStrategy<ConsumerConfig> {
     let sessions: &[(&str, &str)] = match pace {
         Pace::Swift => &[("500", "100"), ("1000", "300"), ("2000", "300")],
         Pace::Brisk => &[("1000", "300"), ("3000", "1000"), ("6000", "1000"), ("45000", "3000")],
@@ -213,18 +259,27 @@ fn config(pace: Pace) -> BoxedStrategy<ConsumerConfig> {
         sometimes(20, "max.partition.fetch.bytes", &["200", "2000"]),
         sometimes(30, "metadata.max.age.ms", &["500", "5000"]),
     );
-    parts
-        .prop_map(|((session, heartbeat), interval, reset, request, poll, commit, wait, backoff, bytes, age)| {
+    let assignor = sometimes(30, "group.remote.assignor", &["uniform", "range"]);
+    (parts, assignor)
+        .prop_map(move |(parts, assignor)| {
+            let ((session, heartbeat), interval, reset, request, poll, commit, wait, backoff, bytes, age) = parts;
             let mut config = ConsumerConfig::default();
             let set = |key, value: &str| Some((key, value.to_owned()));
+            let of_protocol = match strategy {
+                Some(strategy) => vec![
+                    set("partition.assignment.strategy", strategy),
+                    set("session.timeout.ms", session),
+                    set("heartbeat.interval.ms", heartbeat),
+                ],
+                None => vec![set("group.protocol", "consumer"), assignor],
+            };
             let fixed = [
-                set("session.timeout.ms", session),
-                set("heartbeat.interval.ms", heartbeat),
                 set("max.poll.interval.ms", interval),
                 set("auto.offset.reset", reset),
                 set("request.timeout.ms", request),
             ];
-            for (key, value) in fixed.into_iter().chain([poll, commit, wait, backoff, bytes, age]).flatten() {
+            let drawn = [poll, commit, wait, backoff, bytes, age];
+            for (key, value) in of_protocol.into_iter().chain(fixed).chain(drawn).flatten() {
                 config.set(key, &value).expect("a drawn value is legal");
             }
             config.retry_backoff_max = config.retry_backoff_max.max(config.retry_backoff);

@@ -83,9 +83,17 @@ impl Shape {
 
     /// Replicas of a partition of this topic.
     fn replicas(&self, partition: &str) -> i16 {
-        let topic = partition.rsplit_once('-').map_or(partition, |(topic, _)| topic);
-        self.topics.iter().find(|t| t.name == topic).map_or(1, |t| t.replication_factor)
+        self.topic(partition).map_or(1, |topic| topic.replication_factor)
     }
+
+    fn topic(&self, partition: &str) -> Option<&Topic> {
+        self.topics.iter().find(|topic| topic.name == topic_of(partition))
+    }
+}
+
+/// The topic of a partition that is written `orders-0`.
+fn topic_of(partition: &str) -> &str {
+    partition.rsplit_once('-').map_or(partition, |(topic, _)| topic)
 }
 
 /// The scenario that `seed` means in `profile`; its own seed is `seed` too.
