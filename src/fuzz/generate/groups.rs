@@ -154,8 +154,7 @@ pub(super) fn allow_for_the_way(cluster: &mut Cluster, workloads: &mut [Workload
             GroupProtocol::Consumer => cluster.config.groups.consumer_heartbeat_interval,
         };
         config.request_timeout = config.request_timeout.max(replication + slowest * 8 + config.fetch_max_wait);
-        config.max_poll_interval =
-            config.max_poll_interval.max(heartbeat * 2 + config.request_timeout + slowest * 8);
+        config.max_poll_interval = config.max_poll_interval.max(heartbeat * 2 + config.request_timeout + slowest * 8);
     }
 }
 

@@ -255,10 +255,6 @@ impl Guard {
         if violation.name == "served-uncommitted" {
             return partition.spoiled_views.contains(&violation.at).then_some(Excuse::UntrustedDisk);
         }
-        // What a deposed leader commits is in no other log.
-        if violation.name == "log-matching" && partition.deposed_commit_at.is_some_and(|at| at <= violation.at) {
-            return Some(Excuse::UncleanElection);
-        }
         // Whatever was lost, who follows the leader that lost it has its log.
         if violation.name != "log-matching" && partition.unclean_at.is_some_and(|at| at <= violation.at) {
             return Some(Excuse::UncleanElection);

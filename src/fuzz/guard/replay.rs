@@ -203,8 +203,6 @@ pub(super) struct Partition {
     /// The first unclean election that the configuration allows.
     pub unclean_at: Option<Time>,
     unclean_epoch: LeaderEpoch,
-    /// When first a leader that such an election had deposed, and that had not heard of it, went on to commit.
-    pub deposed_commit_at: Option<Time>,
     /// Who was elected in which epoch, in their order.
     elections: Vec<(LeaderEpoch, String)>,
     /// Who leads, and has led since before another did, of which it has heard nothing.
@@ -218,7 +216,8 @@ pub(super) struct Partition {
     pub impaired_members: BTreeSet<Time>,
     /// When members of the ISR lacked committed records, all of them for what their disks have spoiled or lost with power.
     pub spoiled_members: BTreeSet<Time>,
-    /// When a replica's high watermark moved that had not heard of the leader of a legitimate loss.
+    /// When a replica's high watermark moved that had not heard of the leader of a legitimate loss, or of one that was
+    /// elected uncleanly: a deposed leader goes on to commit what is in no other log.
     pub stale_views: BTreeSet<Time>,
     /// When a deposed leader committed or acknowledged what a leader that it had not heard of has lost legitimately.
     pub stale_promises: BTreeSet<Time>,
@@ -249,7 +248,6 @@ impl Default for Partition {
             ever_committed: BTreeSet::new(),
             unclean_at: None,
             unclean_epoch: LeaderEpoch::NONE,
-            deposed_commit_at: None,
             elections: Vec::new(),
             deaf: None,
             deaf_commits: Vec::new(),
@@ -577,7 +575,8 @@ impl Partition {
 
     fn note_stale_view(&mut self, at: Time, machine: &str) {
         let Some(epoch) = self.replicas.get(machine).and_then(|replica| replica.epoch) else { return };
-        if self.losses.iter().any(|loss| loss.excuse.is_some() && epoch < loss.epoch) {
+        let is_lost = |loss: &Loss| loss.excuse.is_some() && epoch < loss.epoch;
+        if epoch < self.unclean_epoch || self.losses.iter().any(is_lost) {
             self.stale_views.insert(at);
         }
     }
@@ -595,9 +594,6 @@ impl Partition {
         }
         let before = self.high_watermark;
         let Some(leader) = self.replicas.get(machine) else { return };
-        if leader.epoch.is_some_and(|epoch| epoch < self.unclean_epoch) {
-            self.deposed_commit_at.get_or_insert(at);
-        }
         let mut in_sync = self.isr.iter().filter_map(|member| self.replicas.get(member));
         if self.deaf.as_deref() == Some(machine) && in_sync.any(|replica| replica.sure_end() < offset) {
             self.deaf_commits.push(DeafCommit { at, from: before, to: offset });

@@ -310,7 +310,8 @@ fn a_replica_that_lost_records_may_not_lead_while_another_is_in_sync() {
 
 #[test]
 fn an_unclean_election_excuses_losses_but_no_second_leader() {
-    let told = healthy(-1).truncates(3, 1).changes(3, 1, &[3], true).leads(3, 1);
+    let unclean = || healthy(-1).truncates(3, 1).changes(3, 1, &[3], true).leads(3, 1);
+    let told = unclean();
     assert_eq!(told.breaks("leader-completeness"), Some(Excuse::UncleanElection));
     assert_eq!(told.lost(1), Some(Excuse::UncleanElection));
     let forbidden = told.guard_where_unclean(false);
@@ -321,7 +322,11 @@ fn an_unclean_election_excuses_losses_but_no_second_leader() {
     // The deposed leader, alone in the ISR, goes on until it hears of it.
     let ends = told.high_watermark(1, 9);
     assert_eq!(ends.breaks("latest-offset-went-back"), Some(Excuse::UncleanElection));
-    assert_eq!(ends.breaks("log-matching"), Some(Excuse::UncleanElection), "no other log has what it commits");
+    assert_eq!(ends.breaks("log-matching"), Some(Excuse::NotHeardOfLoss), "no other log has what it commits");
+    // Behind its successor too.
+    let behind = unclean().appends(3, &[batch(1), batch(2)]).high_watermark(3, 3).high_watermark(1, 2);
+    assert_eq!(behind.breaks("log-matching"), Some(Excuse::NotHeardOfLoss));
+    assert_eq!(behind.high_watermark(3, 3).breaks("log-matching"), None, "its successor has heard of it");
     assert_eq!(healthy(-1).breaks("latest-offset-went-back"), None);
 }
 
