@@ -6,7 +6,7 @@ pub mod bench;
 mod bench_log;
 mod cluster;
 mod environment;
-mod ghost;
+pub mod ghost;
 pub mod groups;
 mod member;
 mod nemesis;

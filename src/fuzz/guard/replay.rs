@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::disks::Disks;
 use super::registrations::Registrations;
+use crate::lab::ghost::range;
 use crate::lab::outcome::{Phase, TraceEvent, TraceKind};
 use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason};
 use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
@@ -496,12 +497,6 @@ impl Replay {
 fn covering(batches: &[BatchInfo], offset: Offset) -> Option<BatchInfo> {
     let at = batches.partition_point(|batch| batch.last_offset < offset);
     batches.get(at).copied().filter(|batch| batch.base_offset <= offset)
-}
-
-fn range(batches: &[BatchInfo], from: Offset, to: Offset) -> &[BatchInfo] {
-    let start = batches.partition_point(|batch| batch.last_offset < from);
-    let end = batches.partition_point(|batch| batch.base_offset < to);
-    &batches[start.min(end)..end]
 }
 
 impl Partition {

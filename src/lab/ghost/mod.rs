@@ -117,16 +117,19 @@ impl ReplicaGhost {
         self.log_end = self.batches.last().map_or(0, |b| b.last_offset.0 + 1);
     }
 
-    /// Batches that overlap [from, to).
     fn range(&self, from: Offset, to: Offset) -> &[BatchInfo] {
         range(&self.batches, from, to)
     }
 }
 
-fn range(batches: &[BatchInfo], from: Offset, to: Offset) -> &[BatchInfo] {
+/// The batches, in the order of their offsets, that overlap [from, to): none if that is empty.
+pub fn range(batches: &[BatchInfo], from: Offset, to: Offset) -> &[BatchInfo] {
+    if to <= from {
+        return &[];
+    }
     let start = batches.partition_point(|b| b.last_offset < from);
     let end = batches.partition_point(|b| b.base_offset < to);
-    &batches[start.min(end)..end]
+    &batches[start..end]
 }
 
 /// `broker-2` for broker 2.

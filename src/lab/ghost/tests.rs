@@ -435,6 +435,16 @@ fn a_deposed_leader_commits_only_what_its_successor_holds() {
         ["candidate-completeness"],
         "stated once, and the successor's record is the committed one"
     );
+    let longer = BatchInfo { last_offset: Offset(3), ..batch(2, 0, 12) };
+    let across = healthy().appends(1, &[longer]).has_isr(2, 1, &[2]).leads(2, 1).appends(2, &[batch(2, 1, 99)]);
+    let across = across.high_watermark(2, 3, true).high_watermark(1, 4, true);
+    assert_eq!(
+        across.violations(),
+        ["log-matching", "candidate-completeness"],
+        "what it commits is not the committed log"
+    );
+    let across = across.truncates(1, 4, 2).appends(1, &[batch(2, 1, 99)]).high_watermark(1, 3, false);
+    assert_eq!(across.violations(), ["log-matching", "candidate-completeness"], "it holds its successor's records");
     let held = deposed(healthy().appends(1, &third).appends(2, &third));
     assert!(held.violations().is_empty());
     let lost = held.truncates(2, 3, 2).elects(2, 2, &[2]);
