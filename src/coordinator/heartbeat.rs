@@ -17,6 +17,7 @@ use super::shard::{Group, Moment, Outcome, Shard, Then};
 use super::timers::TimerKey;
 use super::{Answer, RequestContext, Ticket};
 use crate::config::ServerAssignor;
+use crate::defect::{Defect, Defects};
 use crate::protocol::{ErrorCode, duration_of, millis_of};
 
 /// From this version on a member makes its id itself (KIP-1082).
@@ -51,7 +52,7 @@ impl Shard {
         };
         refuse_if_full(group, &member_id, self.config.consumer_max_size)?;
         let owned = request.topic_partitions.as_deref().map(partitions_of);
-        let found = find_member(group, request, member_id, owned.as_ref())?;
+        let found = find_member(group, request, member_id, owned.as_ref(), self.config.defects)?;
         let update = Update { member: updated(&found.member, context, request), owned: owned.as_ref() };
         let before = found.member.current.assigned.clone();
         let advance = advance(moment, &self.config, group, found, update)?;
@@ -285,6 +286,7 @@ fn find_member(
     request: &ConsumerGroupHeartbeatRequest,
     id: StrBytes,
     owned: Option<&Partitions>,
+    defects: Defects,
 ) -> Result<Found, Refusal> {
     let joins = request.member_epoch == 0;
     let epoch = request.member_epoch;
@@ -294,12 +296,12 @@ fn find_member(
             None if joins => Member::new(id),
             None => return Err(unknown_member(&id)),
         };
-        validate_epoch(&member, epoch, owned)?;
+        validate_epoch(&member, epoch, owned, defects)?;
         return Ok(Found::existing(member));
     };
     if !joins {
         let member = static_member(group, instance, &id)?;
-        validate_epoch(member, epoch, owned)?;
+        validate_epoch(member, epoch, owned, defects)?;
         return Ok(Found::existing(member.clone()));
     }
     match group.static_member(instance) {
@@ -332,10 +334,14 @@ pub(super) fn static_member<'a>(
     Ok(member)
 }
 
-/// `throwIfConsumerGroupMemberEpochIsInvalid`: a member with its previous epoch may not have got the answer that told it
-/// the new one, unless it owns what it has not been assigned.
-fn validate_epoch(member: &Member, epoch: i32, owned: Option<&Partitions>) -> Result<(), Refusal> {
+/// `throwIfConsumerGroupMemberEpochIsInvalid`: a member that joins may be known, if it was fenced or the end of its
+/// membership was not heard of (KAFKA-19233); one with its previous epoch may not have got the answer that told it the new
+/// one, unless it owns what it has not been assigned.
+fn validate_epoch(member: &Member, epoch: i32, owned: Option<&Partitions>, defects: Defects) -> Result<(), Refusal> {
     let current = &member.current;
+    if epoch == 0 && !defects.has(Defect::RejoinStaysFenced) {
+        return Ok(());
+    }
     let may_have_missed =
         || epoch == current.previous_member_epoch && owned.is_some_and(|owned| is_subset(owned, &current.assigned));
     let how = match epoch.cmp(&current.member_epoch) {

@@ -233,6 +233,11 @@ catalogue! {
         source: "KAFKA-13636",
         scenario: Some("offsets_do_not_expire_while_a_group_gathers")
     }
+    RejoinStaysFenced = "rejoin-stays-fenced" {
+        sentence: "Under the consumer protocol a member that joins again with epoch 0 is fenced as long as the coordinator knows it in a later one.",
+        source: "KAFKA-19233",
+        scenario: Some("a_member_whose_leave_was_lost_joins_again_at_once")
+    }
     FollowerOutOfRangeResets = "follower-out-of-range-resets" {
         sentence: "A consumer that fetches from a follower takes the follower's OFFSET_OUT_OF_RANGE for the leader's, and resets its position.",
         source: "KIP-392, FetchCollector.handleInitializeErrors; librdkafka does so below the follower's log start",

@@ -105,6 +105,7 @@ fn home(defect: Defect) -> Profile {
         | Defect::OwnedPartitionsNoGeneration
         | Defect::HeartbeatCompletesSyncTimer
         | Defect::OffsetExpiryByCommit
+        | Defect::RejoinStaysFenced
         | Defect::ExpireDuringRebalance => Profile::Groups,
     }
 }

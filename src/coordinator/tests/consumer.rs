@@ -11,6 +11,7 @@ use kafka_protocol::protocol::Decodable;
 
 use super::*;
 use crate::config::MigrationPolicy;
+use crate::defect::{Defect, Defects};
 
 const ORDERS: Uuid = Uuid::from_u128(11);
 const PARTITIONS: i32 = 4;
@@ -267,6 +268,22 @@ fn a_member_that_missed_an_answer_goes_on_and_any_other_epoch_is_fenced() {
     assert_eq!(bench.beat(&mut Modern { epoch: 3, ..one.clone() }), fenced);
     assert_eq!(bench.beat(&mut Modern { epoch: 7, ..Modern::new("stranger") }), ErrorCode::UnknownMemberId.code());
     bench.reconcile(&mut [&mut one, &mut two]);
+}
+
+#[test]
+fn a_known_member_may_join_again_and_is_told_everything() {
+    let rejoined = |defects: Defects| {
+        let mut bench = Bench::modern_with(GroupCoordinatorConfig { defects, ..GroupCoordinatorConfig::default() });
+        let (mut one, mut two) = (Modern::new("one"), Modern::new("two"));
+        bench.reconcile(&mut [&mut one, &mut two]);
+        let before = two.owned.clone();
+        let mut again = Modern::new("two");
+        let error = bench.beat(&mut again);
+        (error, again.epoch == two.epoch && again.assigned == before)
+    };
+    assert_eq!(rejoined(Defects::default()), (0, true));
+    let fenced = ErrorCode::FencedMemberEpoch.code();
+    assert_eq!(rejoined([Defect::RejoinStaysFenced].into_iter().collect()), (fenced, false));
 }
 
 #[test]
