@@ -201,14 +201,14 @@ impl Group {
         let Some(assignor) = assignors.iter().find(named).copied() else {
             return self.fail(ErrorCode::InconsistentGroupProtocol);
         };
-        let members = if is_leader && !response.skip_assignment { response.members } else { Vec::new() };
-        self.leading = Some(Leading { assignor, members });
+        let members = if is_leader { response.members } else { Vec::new() };
+        self.leading = Some(Leading { assignor, members, skips_assignment: response.skip_assignment });
     }
 
     /// Sends SyncGroup after a join; the leader once it knows what there is to share out.
     pub(super) fn drive_leading(&mut self, now: Time, net: &mut Endpoint, view: &mut View<'_>) {
         let Some(coordinator) = self.coordinator else { return };
-        let Some(Leading { assignor, members }) = self.leading.take() else { return };
+        let Some(Leading { assignor, members, skips_assignment }) = self.leading.take() else { return };
         let subscribers: Vec<Subscriber> = members
             .iter()
             .map(|member| {
@@ -220,7 +220,7 @@ impl Group {
         let unknown: Vec<TopicName> = topics.filter(|topic| !is_topic_known(view, topic)).cloned().collect();
         if !unknown.is_empty() {
             unknown.iter().for_each(|topic| view.metadata.add_topic(topic));
-            self.leading = Some(Leading { assignor, members });
+            self.leading = Some(Leading { assignor, members, skips_assignment });
             return;
         }
         let mut assignments = Vec::new();
@@ -228,16 +228,19 @@ impl Group {
             let topics = subscribers.iter().flat_map(|subscriber| &subscriber.topics);
             let counts: BTreeMap<TopicName, i32> =
                 topics.filter_map(|topic| Some((topic.clone(), partition_count(view, topic)?))).collect();
-            let shares = assign(assignor, &counts, &subscribers, self.config.defects);
+            if !skips_assignment {
+                let shares = assign(assignor, &counts, &subscribers, self.config.defects);
+                assignments = shares
+                    .iter()
+                    .map(|(member, partitions)| {
+                        SyncGroupRequestAssignment::default()
+                            .with_member_id(member.clone())
+                            .with_assignment(encode_assignment(partitions))
+                    })
+                    .collect();
+            }
+            // A static leader that has come back takes what there is now for what was shared out (KIP-814).
             self.assigned_by = Some(counts);
-            assignments = shares
-                .iter()
-                .map(|(member, partitions)| {
-                    SyncGroupRequestAssignment::default()
-                        .with_member_id(member.clone())
-                        .with_assignment(encode_assignment(partitions))
-                })
-                .collect();
         }
         let request = SyncGroupRequest::default()
             .with_group_id(self.id.clone())

@@ -93,6 +93,8 @@ enum Prepare {
 struct Leading {
     assignor: Assignor,
     members: Vec<JoinGroupResponseMember>,
+    /// A static leader has come back, and the assignment stays as it is (KIP-814).
+    skips_assignment: bool,
 }
 
 /// What a step wants of the consumer.

@@ -23,6 +23,7 @@ mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::config::GroupProtocol;
 use crate::coordinator;
 use crate::lab::outcome::{RunOutcome, Violation};
 use crate::observe::LogStartReason;
@@ -54,6 +55,9 @@ pub enum Excuse {
     MissedDeposition,
     /// There are not enough brokers for `offsets.topic.replication.factor`, or that is below `min.insync.replicas`.
     NoOffsetsTopic,
+    /// A static leader that comes back to its group takes its topics as they are then for what was shared out
+    /// (`ConsumerCoordinator.onLeaderElected`, KIP-814).
+    ReturningLeader,
     /// Retention deleted it in its time, or a client did.
     Expired,
     Compacted,
@@ -74,6 +78,9 @@ impl Excuse {
                 "the leader missed that it had been deposed in between, and what its followers cut"
             }
             Excuse::NoOffsetsTopic => "there cannot be as many replicas of __consumer_offsets as it must have",
+            Excuse::ReturningLeader => {
+                "a static leader that came back took new partitions for shared out, and nobody has rejoined since"
+            }
             Excuse::Expired => "it had expired",
             Excuse::Compacted => "compaction removed it",
         }
@@ -102,6 +109,18 @@ fn has_offsets(variant: &Variant) -> bool {
     (config.min_insync_replicas..=i32::try_from(variant.cluster.brokers).unwrap_or(i32::MAX)).contains(&replicas)
 }
 
+/// The name of a static member of the classic protocol.
+fn static_member(workload: &Workload) -> Option<String> {
+    match workload {
+        Workload::Consume { name, config, membership: Some(_), .. }
+            if config.group_instance_id.is_some() && config.group_protocol == GroupProtocol::Classic =>
+        {
+            Some(name.clone())
+        }
+        Workload::Consume { .. } | Workload::Produce { .. } => None,
+    }
+}
+
 fn may_elect_uncleanly(topic: &Topic, variant: &Variant) -> bool {
     topic.effective_config(&variant.cluster.config).unclean_leader_election_enable
 }
@@ -127,6 +146,8 @@ pub struct Guard {
     has_plain_time: bool,
     /// `__consumer_offsets` can be made, and written to.
     has_offsets: bool,
+    /// Static members of the classic protocol.
+    static_members: BTreeSet<String>,
 }
 
 impl Guard {
@@ -149,6 +170,7 @@ impl Guard {
             min_insync_replicas: BTreeMap::new(),
             has_plain_time: has_plain_time(variant),
             has_offsets: has_offsets(variant),
+            static_members: variant.workloads.iter().filter_map(static_member).collect(),
         };
         let of_offsets = usize::try_from(variant.cluster.config.min_insync_replicas).unwrap_or(1);
         guard.min_insync_replicas.insert(coordinator::TOPIC.to_owned(), of_offsets);
@@ -219,6 +241,17 @@ impl Guard {
         self.offsets_partitions().find_map(excuse)
     }
 
+    /// Why nobody may own a partition that its topic got later: a static member that knew the topic without it, and led
+    /// perhaps, has come back since.
+    fn excuse_unnoticed(&self, key: &str) -> Option<Excuse> {
+        let created = self.partition(key)?.created_at?;
+        let starts = self.static_members.iter().filter_map(|member| self.replay.processes.get(member));
+        let has_returned = |starts: &Vec<Time>| {
+            starts.first().is_some_and(|first| *first < created) && starts.last().is_some_and(|last| created < *last)
+        };
+        starts.into_iter().any(has_returned).then_some(Excuse::ReturningLeader)
+    }
+
     /// Why a group may begin anew, or go back: what `__consumer_offsets` held is lost.
     fn excuse_forgetful_coordinator(&self) -> Option<Excuse> {
         self.offsets_partitions().find_map(Partition::gap)
@@ -232,7 +265,7 @@ impl Guard {
     /// Why a broken invariant is legitimate, if it is.
     pub fn excuse_violation(&self, violation: &Violation) -> Option<Excuse> {
         if violation.name == "stuck-group" {
-            return self.excuse_stuck_coordinator();
+            return self.excuse_stuck_coordinator().or_else(|| self.excuse_unnoticed(&violation.partition));
         }
         let partition = self.partition(&violation.partition)?;
         match violation.name {

@@ -192,6 +192,7 @@ pub(super) struct Ack {
 pub(super) struct Partition {
     pub leader: Option<String>,
     pub leader_epoch: LeaderEpoch,
+    pub created_at: Option<Time>,
     pub isr: Vec<String>,
     /// Who led while everything was read once more; `None` before.
     pub final_leaders: Option<Vec<String>>,
@@ -240,6 +241,7 @@ impl Default for Partition {
         Partition {
             leader: None,
             leader_epoch: LeaderEpoch::NONE,
+            created_at: None,
             isr: Vec::new(),
             final_leaders: None,
             assigned: Vec::new(),
@@ -280,6 +282,8 @@ pub(super) struct Replay {
     pub partitions: BTreeMap<TopicPartition, Partition>,
     pub disks: Disks,
     pub registrations: Registrations,
+    /// When each client's processes started.
+    pub processes: BTreeMap<String, Vec<Time>>,
 }
 
 impl Replay {
@@ -308,11 +312,11 @@ impl Replay {
                         replay.partition(&partition).sent(*crc, values);
                     }
                 }
+                TraceKind::Process { .. } => replay.processes.entry(event.machine.clone()).or_default().push(event.at),
                 TraceKind::Sent { .. }
                 | TraceKind::BatchRetried { .. }
                 | TraceKind::PositionReset { .. }
                 | TraceKind::ReadFailed { .. }
-                | TraceKind::Process { .. }
                 | TraceKind::Violated { .. }
                 | TraceKind::Acked { .. }
                 | TraceKind::Failed { .. }
@@ -405,6 +409,7 @@ impl Replay {
             Observation::PartitionChanged { partition, leader, leader_epoch, isr, replicas, unclean, .. } => {
                 let unclean = *unclean && may_elect_uncleanly(partition);
                 let partition = self.partitions.entry(partition.clone()).or_default();
+                partition.created_at.get_or_insert(at);
                 partition.assigned = replicas.iter().map(|id| format!("broker-{id}")).collect();
                 partition.changed(at, *leader, *leader_epoch, isr, &self.disks);
                 if unclean {

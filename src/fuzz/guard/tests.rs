@@ -107,6 +107,7 @@ impl Told {
             min_insync_replicas: ["orders", coordinator::TOPIC].map(|topic| (topic.to_owned(), 2)).into(),
             has_plain_time: true,
             has_offsets: true,
+            static_members: ["static-1".to_owned()].into(),
         }
     }
 
@@ -463,6 +464,18 @@ fn a_late_registration_locks_out_a_broker_that_is_fenced_and_no_other() {
     assert_eq!(stuck(locked_out(), &[1, 2, 3]), None, "broker 3 has no reason to stay away");
     let again = registered().registers(1, 8, true).push("broker-1", TraceKind::Started);
     assert_eq!(without(again.registers(1, 9, true).hears_of_registration(1, 9)), None, "it has started anew");
+}
+
+#[test]
+fn a_returning_static_leader_may_overlook_a_partition_that_is_new() {
+    let starts = |told: Told, member: &str, process| told.push(member, TraceKind::Process { process });
+    let created = |told: Told| told.changes(1, 0, &[1], false);
+    let began = || created(starts(Told::default(), "static-1", 0));
+    assert_eq!(starts(began(), "static-1", 1).breaks("stuck-group"), Some(Excuse::ReturningLeader));
+    assert_eq!(began().breaks("stuck-group"), None, "it has not come back");
+    assert_eq!(starts(began(), "consumer-1", 1).breaks("stuck-group"), None, "whoever is not static joins anew");
+    let known = starts(starts(created(Told::default()), "static-1", 0), "static-1", 1);
+    assert_eq!(known.breaks("stuck-group"), None, "it has never known the topic without the partition");
 }
 
 #[test]
