@@ -233,7 +233,7 @@ fn explain_tells_the_fate_of_a_record_from_the_saved_run_or_by_running_it_again(
     assert!(said.contains("running it again"), "{said}");
     // The whole slice by name, as text.
     let record = format!("orders-0@{}", lost["offset"]);
-    let human = faultline(&["explain", "out/report.json", "--record", &record], dir);
+    let human = faultline(&["explain", "out", "--record", &record], dir);
     assert_eq!(code(&human), 0, "{}", text(&human.stderr));
     assert!(text(&human.stdout).contains("Would have saved it: flush.messages=1"), "{}", text(&human.stdout));
     let unknown = faultline(&["explain", "out/report.json", "--record", "orders-0@5120"], dir);

@@ -29,8 +29,9 @@ struct Explained<'a> {
 
 pub fn explain(args: ExplainArgs) -> anyhow::Result<Exit> {
     let wanted = wanted(&args)?;
-    let report = SavedReport::read(&args.report)?;
-    let directory = args.report.parent().unwrap_or(Path::new("."));
+    let file = if args.report.is_dir() { args.report.join("report.json") } else { args.report.clone() };
+    let report = SavedReport::read(&file)?;
+    let directory = file.parent().unwrap_or(Path::new("."));
     let mut explained: Vec<Explained<'_>> = Vec::new();
     let mut unknown = None;
     for run in select(&report.runs, &args)? {

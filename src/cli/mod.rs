@@ -121,7 +121,7 @@ Exit codes:
   2  wrong usage, or a bad file
   3  a run panicked or could not finish although it did before")]
 struct ReplayArgs {
-    /// A report.json that `faultline run` wrote.
+    /// A report.json that `faultline run` wrote, or the directory that it lies in.
     #[arg(value_name = "REPORT")]
     report: PathBuf,
     /// Runs at the same time [default: one per core]
@@ -165,14 +165,14 @@ struct CheckArgs {
 #[command(after_help = "\
 Examples:
   faultline explain reports/acks_1_loses_with_its_leaders_power_acks_all_does_not/report.json
-  faultline explain reports/a/report.json --variant acks=1 --record orders-0@151
+  faultline explain reports/a --variant acks=1 --record orders-0@151
   faultline explain reports/a/report.json --all --format json
 
 Exit codes:
   0  explained, or there is nothing to explain
   2  wrong usage, a bad file, or a record that the run does not know")]
 struct ExplainArgs {
-    /// A report.json that `faultline run` wrote.
+    /// A report.json that `faultline run` wrote, or the directory that it lies in.
     #[arg(value_name = "REPORT")]
     report: PathBuf,
     /// One record, whatever became of it.
