@@ -171,7 +171,7 @@ pub enum Observation {
         base_offset: Offset,
         last_offset: Offset,
     },
-    /// Broker: a produce request was refused with a Kafka error code.
+    /// Broker: a produce request was refused with a Kafka error code, or what the coordinator was about to append.
     Refused {
         partition: TopicPartition,
         error_code: i16,

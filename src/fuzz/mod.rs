@@ -49,3 +49,8 @@ impl Profile {
 pub fn written(draft: &Scenario) -> Option<Scenario> {
     scenario::parse(&draft.name, &draft.file, &scenario::render(draft, &[])).ok()
 }
+
+/// The topic of a partition that is written `orders-0`.
+fn topic_of(partition: &str) -> &str {
+    partition.rsplit_once('-').map_or(partition, |(topic, _)| topic)
+}

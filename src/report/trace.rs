@@ -220,7 +220,7 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             write!(f, "acknowledged {partition} {base_offset} to {last_offset} (acks={required_acks})")
         }
         Observation::Refused { partition, error_code } => {
-            write!(f, "refused a produce to {partition}: error {error_code}")
+            write!(f, "refused to append to {partition}: error {error_code}")
         }
         Observation::Served { partition, from, to } => write!(f, "served {partition} [{from}, {to})"),
         Observation::ReferredTo { partition, offset, replica } => {

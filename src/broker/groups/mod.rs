@@ -24,7 +24,7 @@ use crate::coordinator::{
 };
 use crate::metadata::{BrokerRegistration, ImageChanges};
 use crate::observe::Observation;
-use crate::protocol::{BrokerId, ErrorCode, Offset};
+use crate::protocol::{BrokerId, ErrorCode, Offset, TopicPartition};
 use crate::replica::{Environment, ReplicaError};
 use crate::world::{Disk, Endpoint, IoWait, Time, World};
 
@@ -142,7 +142,12 @@ impl CoordinatorLog for Logs<'_> {
                 self.touched.push((key, touched));
                 Ok(append.appended.base_offset)
             }
-            Err(error) => Err(self.note(key, error)),
+            Err(error) => {
+                let error = self.note(key, error);
+                let partition = TopicPartition::new(coordinator::TOPIC, partition);
+                self.env.observe(self.now, Observation::Refused { partition, error_code: error.code() });
+                Err(error)
+            }
         }
     }
 

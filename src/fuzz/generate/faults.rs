@@ -13,7 +13,8 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::aim::{Aim, aim};
-use super::{Pace, Profile, Shape, topic_of};
+use super::{Pace, Profile, Shape};
+use crate::fuzz::topic_of;
 use crate::scenario::disk::DiskAction;
 use crate::scenario::{Action, Comparison, Condition, Counter, Fault, Messages, Target, When};
 use crate::world::sim::{Direction, DiskScope};

@@ -20,7 +20,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Profile;
+use super::{Profile, topic_of};
 use crate::config::ReplicaSelector;
 use crate::scenario::{Cluster, Scenario, Topic, Variant, Workload};
 use faults::{Kind, Regime};
@@ -89,11 +89,6 @@ impl Shape {
     fn topic(&self, partition: &str) -> Option<&Topic> {
         self.topics.iter().find(|topic| topic.name == topic_of(partition))
     }
-}
-
-/// The topic of a partition that is written `orders-0`.
-fn topic_of(partition: &str) -> &str {
-    partition.rsplit_once('-').map_or(partition, |(topic, _)| topic)
 }
 
 /// The scenario that `seed` means in `profile`; its own seed is `seed` too.

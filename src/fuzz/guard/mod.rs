@@ -22,15 +22,17 @@ mod registrations;
 mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::config::GroupProtocol;
 use crate::coordinator;
 use crate::lab::outcome::{RunOutcome, Violation};
 use crate::observe::LogStartReason;
 use crate::protocol::{Offset, TopicPartition};
-use crate::scenario::{Topic, Variant, Workload};
+use crate::scenario::{EndingKind, Topic, Variant, Workload};
 use crate::world::Time;
 
+use super::topic_of;
 use replay::{Ack, Loss, Partition, Replay};
 
 pub use replay::Gone;
@@ -58,6 +60,9 @@ pub enum Excuse {
     /// A static leader that comes back to its group takes its topics as they are then for what was shared out
     /// (`ConsumerCoordinator.onLeaderElected`, KIP-814).
     ReturningLeader,
+    /// A member of the consumer protocol left while `__consumer_offsets` took nothing: it stays in its group, and its
+    /// session is not watched any more (`GroupMetadataManager.consumerGroupFenceMember` cancels timers before it writes).
+    LeaveRefused,
     /// Retention deleted it in its time, or a client did.
     Expired,
     Compacted,
@@ -81,6 +86,9 @@ impl Excuse {
             Excuse::ReturningLeader => {
                 "a static leader that came back took new partitions for shared out, and nobody has rejoined since"
             }
+            Excuse::LeaveRefused => {
+                "a member left while that could not be stored, and its session is not watched any more"
+            }
             Excuse::Expired => "it had expired",
             Excuse::Compacted => "compaction removed it",
         }
@@ -98,11 +106,6 @@ pub struct Promise {
     pub acked_at: Time,
 }
 
-/// The topic of `orders-0`.
-fn topic_of(key: &str) -> &str {
-    key.rsplit_once('-').map_or(key, |(topic, _)| topic)
-}
-
 fn has_offsets(variant: &Variant) -> bool {
     let config = &variant.cluster.config;
     let replicas = i32::from(config.groups.offsets_topic_replication_factor);
@@ -116,6 +119,18 @@ fn static_member(workload: &Workload) -> Option<String> {
             if config.group_instance_id.is_some() && config.group_protocol == GroupProtocol::Classic =>
         {
             Some(name.clone())
+        }
+        Workload::Consume { .. } | Workload::Produce { .. } => None,
+    }
+}
+
+/// When a member of the consumer protocol closes, in the schedule.
+fn leaves_at(workload: &Workload) -> Option<Duration> {
+    match workload {
+        Workload::Consume { config, membership: Some(membership), .. }
+            if config.group_protocol == GroupProtocol::Consumer =>
+        {
+            membership.ending.filter(|ending| ending.kind != EndingKind::Crash).map(|ending| ending.at)
         }
         Workload::Consume { .. } | Workload::Produce { .. } => None,
     }
@@ -148,6 +163,8 @@ pub struct Guard {
     has_offsets: bool,
     /// Static members of the classic protocol.
     static_members: BTreeSet<String>,
+    /// When the first member of the consumer protocol closes, in the schedule.
+    leaves_at: Option<Duration>,
 }
 
 impl Guard {
@@ -171,6 +188,7 @@ impl Guard {
             has_plain_time: has_plain_time(variant),
             has_offsets: has_offsets(variant),
             static_members: variant.workloads.iter().filter_map(static_member).collect(),
+            leaves_at: variant.workloads.iter().filter_map(leaves_at).min(),
         };
         let of_offsets = usize::try_from(variant.cluster.config.min_insync_replicas).unwrap_or(1);
         guard.min_insync_replicas.insert(coordinator::TOPIC.to_owned(), of_offsets);
@@ -252,6 +270,13 @@ impl Guard {
         starts.into_iter().any(has_returned).then_some(Excuse::ReturningLeader)
     }
 
+    /// Why a member that is gone may keep its share.
+    fn excuse_unremoved(&self) -> Option<Excuse> {
+        let leaves_at = Time::ZERO + self.leaves_at?;
+        let is_late = |partition: &Partition| partition.refused_at.is_some_and(|at| leaves_at <= at);
+        self.offsets_partitions().any(is_late).then_some(Excuse::LeaveRefused)
+    }
+
     /// Why a group may begin anew, or go back: what `__consumer_offsets` held is lost.
     fn excuse_forgetful_coordinator(&self) -> Option<Excuse> {
         self.offsets_partitions().find_map(Partition::gap)
@@ -265,7 +290,10 @@ impl Guard {
     /// Why a broken invariant is legitimate, if it is.
     pub fn excuse_violation(&self, violation: &Violation) -> Option<Excuse> {
         if violation.name == "stuck-group" {
-            return self.excuse_stuck_coordinator().or_else(|| self.excuse_unnoticed(&violation.partition));
+            return self
+                .excuse_stuck_coordinator()
+                .or_else(|| self.excuse_unnoticed(&violation.partition))
+                .or_else(|| self.excuse_unremoved());
         }
         let partition = self.partition(&violation.partition)?;
         match violation.name {

@@ -193,6 +193,8 @@ pub(super) struct Partition {
     pub leader: Option<String>,
     pub leader_epoch: LeaderEpoch,
     pub created_at: Option<Time>,
+    /// When it last took nothing.
+    pub refused_at: Option<Time>,
     pub isr: Vec<String>,
     /// Who led while everything was read once more; `None` before.
     pub final_leaders: Option<Vec<String>>,
@@ -242,6 +244,7 @@ impl Default for Partition {
             leader: None,
             leader_epoch: LeaderEpoch::NONE,
             created_at: None,
+            refused_at: None,
             isr: Vec::new(),
             final_leaders: None,
             assigned: Vec::new(),
@@ -417,6 +420,7 @@ impl Replay {
                     partition.unclean_epoch = *leader_epoch;
                 }
             }
+            Observation::Refused { partition, .. } => self.partition(partition).refused_at = Some(at),
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
                 let replica = self.replica(partition, machine);
                 let (leader_epoch, holds) =
@@ -444,7 +448,6 @@ impl Replay {
                 }
             }
             Observation::IsrView { .. }
-            | Observation::Refused { .. }
             | Observation::Served { .. }
             | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }

@@ -108,6 +108,7 @@ impl Told {
             has_plain_time: true,
             has_offsets: true,
             static_members: ["static-1".to_owned()].into(),
+            leaves_at: Some(std::time::Duration::ZERO),
         }
     }
 
@@ -476,6 +477,17 @@ fn a_returning_static_leader_may_overlook_a_partition_that_is_new() {
     assert_eq!(starts(began(), "consumer-1", 1).breaks("stuck-group"), None, "whoever is not static joins anew");
     let known = starts(starts(created(Told::default()), "static-1", 0), "static-1", 1);
     assert_eq!(known.breaks("stuck-group"), None, "it has never known the topic without the partition");
+}
+
+#[test]
+fn a_member_whose_leave_was_refused_may_keep_its_share() {
+    let refused = |partition| Told::default().observed("broker-1", Observation::Refused { partition, error_code: 19 });
+    let of_offsets = refused(TopicPartition::new(coordinator::TOPIC, 0));
+    assert_eq!(of_offsets.breaks("stuck-group"), Some(Excuse::LeaveRefused));
+    assert_eq!(refused(orders()).breaks("stuck-group"), None, "leaving is not stored there");
+    let mut guard = of_offsets.guard();
+    guard.leaves_at = None;
+    assert_eq!(guard.excuse_unremoved(), None, "nobody has left");
 }
 
 #[test]
