@@ -141,7 +141,15 @@ pub(super) fn allow_for_the_way(cluster: &mut Cluster, workloads: &mut [Workload
     let groups = &mut cluster.config.groups;
     groups.offsets_commit_timeout = groups.offsets_commit_timeout.max(replication);
     groups.offsets_retention_check_interval = groups.offsets_retention_check_interval.max(replication);
-    let session = groups.consumer_session_timeout.max(groups.consumer_heartbeat_interval * 2 + slowest * 8);
+    // A coordinator that has just loaded a group gives its classic members that long too, whatever they asked for.
+    let classic_heartbeat = workloads.iter().filter_map(|workload| match workload {
+        Workload::Consume { config, .. } if config.group_protocol == GroupProtocol::Classic => {
+            Some(config.heartbeat_interval)
+        }
+        Workload::Consume { .. } | Workload::Produce { .. } => None,
+    });
+    let heartbeat = classic_heartbeat.chain([groups.consumer_heartbeat_interval]).max().unwrap_or_default();
+    let session = groups.consumer_session_timeout.max(heartbeat * 2 + slowest * 8);
     groups.consumer_session_timeout = session;
     groups.consumer_max_session_timeout = groups.consumer_max_session_timeout.max(session);
     for workload in workloads {
