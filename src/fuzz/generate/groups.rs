@@ -74,12 +74,8 @@ pub(super) fn coordinators(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
     let replicas = prop_oneof![1 => Just(1), 1 => Just(2), 3 => Just(3_u32)];
     let brokers = shape.brokers;
     // Sessions and heartbeats of the consumer protocol are the coordinator's to say.
-    let sessions: &[(&str, &str)] = match shape.pace {
-        Pace::Swift => &[("500", "100"), ("1000", "300"), ("2000", "300")],
-        Pace::Brisk => &[("1000", "300"), ("3000", "1000"), ("6000", "1000"), ("45000", "3000")],
-    };
     let modern = (
-        select(sessions),
+        select(sessions(shape.pace)),
         sometimes(10, "group.consumer.max.size", &["2", "3"]),
         sometimes(30, "group.consumer.assignors", &["range", "uniform", "range,uniform"]),
     );
@@ -242,12 +238,16 @@ fn ending(pace: Pace) -> BoxedStrategy<Option<Ending>> {
     prop_oneof![2 => Just(None), 3 => ending].boxed()
 }
 
-/// `strategy`: of a classic member, `partition.assignment.strategy`; `None` for one of the consumer protocol.
-fn config(pace: Pace, strategy: Option<&'static str>) -> BoxedStrategy<ConsumerConfig> {
-    let sessions: &[(&str, &str)] = match pace {
+/// A session, and the interval between heartbeats in it, in milliseconds.
+fn sessions(pace: Pace) -> &'static [(&'static str, &'static str)] {
+    match pace {
         Pace::Swift => &[("500", "100"), ("1000", "300"), ("2000", "300")],
         Pace::Brisk => &[("1000", "300"), ("3000", "1000"), ("6000", "1000"), ("45000", "3000")],
-    };
+    }
+}
+
+/// `strategy`: of a classic member, `partition.assignment.strategy`; `None` for one of the consumer protocol.
+fn config(pace: Pace, strategy: Option<&'static str>) -> BoxedStrategy<ConsumerConfig> {
     let intervals: &[&str] = match pace {
         Pace::Swift => &["500", "2000", "10000"],
         Pace::Brisk => &["2000", "10000", "300000"],
@@ -255,7 +255,7 @@ fn config(pace: Pace, strategy: Option<&'static str>) -> BoxedStrategy<ConsumerC
     let reset = prop_oneof![6 => Just("earliest"), 1 => Just("latest")];
     let request = select(&["500", "1000", "2000", "5000"][..]);
     let parts = (
-        select(sessions),
+        select(sessions(pace)),
         select(intervals),
         reset,
         request,
