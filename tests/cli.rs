@@ -97,8 +97,10 @@ fn replay_repeats_a_run_or_names_the_first_event_that_differs() {
     let dir = dir.path();
     write(dir, "good.toml", &scenario(r#"lost-write = "> 0""#));
     assert_eq!(code(&faultline(&["run", "good.toml", "--out", "out"], dir)), 0);
-    let same = faultline(&["replay", "out/report.json"], dir);
-    assert_eq!(code(&same), 0, "{}{}", text(&same.stdout), text(&same.stderr));
+    for report in ["out/report.json", "out"] {
+        let same = faultline(&["replay", report], dir);
+        assert_eq!(code(&same), 0, "{}{}", text(&same.stdout), text(&same.stderr));
+    }
     // Another scenario under the same name is another run.
     write(dir, "good.toml", &scenario(r#"lost-write = "> 0""#).replace(">= 50", ">= 60"));
     let other = faultline(&["replay", "out/report.json"], dir);

@@ -29,13 +29,11 @@ struct Explained<'a> {
 
 pub fn explain(args: ExplainArgs) -> anyhow::Result<Exit> {
     let wanted = wanted(&args)?;
-    let file = if args.report.is_dir() { args.report.join("report.json") } else { args.report.clone() };
-    let report = SavedReport::read(&file)?;
-    let directory = file.parent().unwrap_or(Path::new("."));
+    let report = SavedReport::read(&args.report)?;
     let mut explained: Vec<Explained<'_>> = Vec::new();
     let mut unknown = None;
     for run in select(&report.runs, &args)? {
-        let Some(facts) = Recorded::of(run, directory)? else { return Ok(Exit::Usage) };
+        let Some(facts) = Recorded::of(run, &report.directory)? else { return Ok(Exit::Usage) };
         let faults = run.faults.iter().map(|fault| fault.text()).collect();
         let case = Case { trace: &facts.trace, history: &facts.history, settings: &run.settings, faults };
         match explain::explain(&case, &wanted) {

@@ -15,9 +15,8 @@ use crate::scenario::Scenario;
 pub fn replay(args: ReplayArgs) -> anyhow::Result<Exit> {
     let saved = SavedReport::read(&args.report)?;
     let Some((scenarios, tasks)) = saved::prepare(&saved.runs)? else { return Ok(Exit::Usage) };
-    let directory = args.report.parent().unwrap_or(Path::new("."));
     let results = pool::run_all(&tasks, args.jobs, |index, task| {
-        compare(&saved.runs[index], directory, &scenarios[task.scenario], task)
+        compare(&saved.runs[index], &saved.directory, &scenarios[task.scenario], task)
     });
     let mut text = String::new();
     for (run, result) in saved.runs.iter().zip(&results) {

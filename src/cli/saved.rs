@@ -18,6 +18,9 @@ use crate::scenario::{self, Scenario};
 pub struct SavedReport {
     schema: u32,
     pub runs: Vec<SavedRun>,
+    /// Where histories and traces lie.
+    #[serde(skip)]
+    pub directory: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -48,10 +51,12 @@ impl SavedFault {
 }
 
 impl SavedReport {
+    /// `path`: a report.json, or the directory that it lies in.
     pub fn read(path: &Path) -> anyhow::Result<SavedReport> {
-        let place = || path.display().to_string();
-        let text = fs::read_to_string(path).with_context(place)?;
-        let saved: SavedReport =
+        let file = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
+        let place = || file.display().to_string();
+        let text = fs::read_to_string(&file).with_context(place)?;
+        let mut saved: SavedReport =
             serde_json::from_str(&text).with_context(|| format!("{} is not a report of `faultline run`", place()))?;
         if saved.schema != SCHEMA {
             bail!("{}: schema {} is not the one this build writes ({SCHEMA})", place(), saved.schema);
@@ -59,6 +64,7 @@ impl SavedReport {
         if let Some(run) = saved.runs.iter().find(|run| run.file.is_empty()) {
             bail!("{}: the run with seed {} names no scenario file", place(), run.seed);
         }
+        saved.directory = file.parent().unwrap_or(Path::new(".")).to_owned();
         Ok(saved)
     }
 }
