@@ -218,6 +218,12 @@ pub enum Observation {
     GroupDeleted {
         group: String,
     },
+    /// Broker: the coordinator of this group gives to others what a member of the consumer protocol (KIP-848) was assigned
+    /// and does not say that it consumes.
+    Unclaimed {
+        group: String,
+        partition: TopicPartition,
+    },
     /// Broker: a log directory failed, and all of its partitions with it.
     LogDirFailed {
         log_dir: String,

@@ -53,6 +53,8 @@ pub(super) struct Advance {
     pub looked_up: Option<i32>,
     /// The member's assignment, epoch or state is another one.
     pub has_moved: bool,
+    /// What it was assigned, is not any more, and does not say that it consumes.
+    pub unclaimed: Vec<(StrBytes, i32)>,
 }
 
 /// Errors: those of [`reconcile`].
@@ -96,17 +98,30 @@ pub(super) fn advance(
     };
     let assigned = assigned.unwrap_or_default();
     let target = Target { epoch: epoch.max(group.assignment_epoch), partitions: &assigned };
-    let mut has_moved = false;
+    let (mut has_moved, mut unclaimed) = (false, Vec::new());
     if !member.is_reconciled_to(target.epoch) {
         let taken = group.owned_partitions();
         let next = reconcile(&member.current, target, owned, |topic, index| taken.contains(&(topic, index)))?;
         has_moved = next != member.current;
+        unclaimed = let_go(group, &member.current, &next);
         member.current = next;
         if has_moved {
             records.push(group.current_record(&member));
         }
     }
-    Ok(Advance { records, member, looked_up, has_moved })
+    Ok(Advance { records, member, looked_up, has_moved, unclaimed })
+}
+
+/// What goes from one state to the next without the member having been asked for it, by the names of the topics.
+fn let_go(group: &ConsumerGroup, current: &CurrentAssignment, next: &CurrentAssignment) -> Vec<(StrBytes, i32)> {
+    let mut partitions = Vec::new();
+    for (name, TopicMetadata { id, .. }) in &group.topics {
+        let has = |all: &Partitions, index: &i32| all.get(id).is_some_and(|of_topic| of_topic.contains(index));
+        let before = current.assigned.get(id).into_iter().flatten();
+        let gone = before.filter(|index| !has(&next.assigned, index) && !has(&next.pending_revocation, index));
+        partitions.extend(gone.map(|index| (name.clone(), *index)));
+    }
+    partitions
 }
 
 /// `updateTargetAssignment`: the records of the shares that are other than before; the share of `member`.

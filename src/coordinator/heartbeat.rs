@@ -15,7 +15,7 @@ use super::record::{ConsumerRecord, CurrentAssignment, MemberState, Partitions, 
 use super::request::Refusal;
 use super::shard::{Group, Moment, Outcome, Shard, Then};
 use super::timers::TimerKey;
-use super::{Answer, RequestContext, Ticket};
+use super::{Answer, GroupNews, RequestContext, Ticket};
 use crate::config::ServerAssignor;
 use crate::defect::{Defect, Defects};
 use crate::protocol::{ErrorCode, duration_of, millis_of};
@@ -76,6 +76,9 @@ impl Shard {
     pub(super) fn follow(&mut self, moment: Moment<'_>, group_id: &StrBytes, advance: &Advance) {
         if let (Some(epoch), Some(Group::Consumer(group))) = (advance.looked_up, self.groups.get_mut(group_id)) {
             group.set_metadata_deadline(moment.now, epoch);
+        }
+        for (topic, partition) in advance.unclaimed.iter().cloned() {
+            self.news.push(GroupNews::Unclaimed { group: group_id.clone(), topic, partition });
         }
         let member = &advance.member;
         if !advance.has_moved || member.uses_classic_protocol() {

@@ -20,7 +20,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::classic::{ClassicGroup, InitialDelay, Member, State};
 use super::shard::{Assignments, Group, Moment, Outcome, Shard, Then};
 use super::timers::{TimerKey, Timers};
-use super::{Answer, RequestContext, Ticket};
+use super::{Answer, GroupNews, RequestContext, Ticket};
 use crate::config::GroupCoordinatorConfig;
 use crate::defect::Defect;
 use crate::protocol::{ErrorCode, duration_of};
@@ -52,7 +52,7 @@ impl Shard {
             Some(Group::Consumer(group)) => {
                 tombstones = group.tombstones();
                 self.groups.remove(group_id);
-                self.deleted.push(group_id.clone());
+                self.news.push(GroupNews::Deleted(group_id.clone()));
             }
             Some(Group::Classic(_)) | None => {}
         }

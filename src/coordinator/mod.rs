@@ -47,6 +47,16 @@ use crate::world::{IoWait, Rng, Time};
 /// `Topic.GROUP_METADATA_TOPIC_NAME`
 pub const TOPIC: &str = "__consumer_offsets";
 
+/// What an observer of groups wants to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum GroupNews {
+    /// The group is not there any more, or begins anew.
+    Deleted(StrBytes),
+    /// A member of the consumer protocol says what it consumes, and a partition that it was assigned is not among that:
+    /// it goes to others, although the member may be about to take it up.
+    Unclaimed { group: StrBytes, topic: StrBytes, partition: i32 },
+}
+
 /// The partitions of `__consumer_offsets` that this broker leads (`PartitionWriter`, and what the loader reads).
 pub trait CoordinatorLog {
     /// Appends a batch as its leader, with acks=all; the offset of its first record.
@@ -298,9 +308,9 @@ impl GroupCoordinator {
         answers
     }
 
-    /// Groups that were deleted, or begin anew, since the last call.
-    pub fn take_deleted(&mut self) -> Vec<StrBytes> {
-        self.partitions.values_mut().flat_map(|runtime| std::mem::take(&mut runtime.shard.deleted)).collect()
+    /// What happened to groups since the last call.
+    pub fn take_news(&mut self) -> Vec<GroupNews> {
+        self.partitions.values_mut().flat_map(|runtime| std::mem::take(&mut runtime.shard.news)).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use super::record::{ConsumerRecord, Record, decode_batches, encode_batch};
 use super::request::response_error;
 use super::shard::{Moment, Outcome, Shard, Then};
 use super::timers::TimerKey;
-use super::{CoordinatorLog, GroupRequest, RequestContext, Ticket};
+use super::{CoordinatorLog, GroupRequest, GroupNews, RequestContext, Ticket};
 use crate::config::GroupCoordinatorConfig;
 use crate::log::batch::Header;
 use crate::protocol::{ErrorCode, LeaderEpoch, Offset};
@@ -171,7 +171,7 @@ impl Runtime {
             for (id, generation) in removed {
                 // A group that only moves to the other protocol goes on counting.
                 if self.shard.groups.get(&id).is_none_or(|group| group.generation() < generation) {
-                    self.shard.deleted.push(id);
+                    self.shard.news.push(GroupNews::Deleted(id));
                 }
             }
             match appended {

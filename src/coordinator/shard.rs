@@ -19,7 +19,7 @@ use super::offsets::Offsets;
 use super::record::{ConsumerRecord, Record};
 use super::timers::{TimerKey, Timers};
 use super::topics::Topics;
-use super::{Answer, Ticket};
+use super::{Answer, GroupNews, Ticket};
 use crate::config::GroupCoordinatorConfig;
 use crate::defect::Defect;
 use crate::protocol::{ErrorCode, Offset};
@@ -175,8 +175,7 @@ pub(super) struct Shard {
     pub timers: Timers,
     /// Responses that wait for nothing.
     pub answers: Vec<(Ticket, Answer)>,
-    /// Groups that are not there any more, or begin anew.
-    pub deleted: Vec<StrBytes>,
+    pub news: Vec<GroupNews>,
 }
 
 impl Shard {
@@ -187,7 +186,7 @@ impl Shard {
             offsets: Offsets::new(),
             timers: Timers::default(),
             answers: Vec::new(),
-            deleted: Vec::new(),
+            news: Vec::new(),
         }
     }
 

@@ -674,13 +674,13 @@ fn offsets_of_an_empty_group_expire_after_it_became_empty() {
     bench.leave(&member);
     bench.wait(hour - check);
     assert_eq!(bench.offset("orders"), 10);
-    assert_eq!(bench.coordinator.take_deleted(), [] as [StrBytes; 0]);
+    assert_eq!(bench.coordinator.take_news(), []);
     bench.wait(check * 2);
     assert_eq!(bench.offset("orders"), -1);
     assert_eq!(bench.state(), "Dead");
-    assert_eq!(bench.coordinator.take_deleted(), [group_id().0]);
+    assert_eq!(bench.coordinator.take_news(), [GroupNews::Deleted(group_id().0)]);
     bench.fail_over();
-    assert_eq!(bench.coordinator.take_deleted(), [] as [StrBytes; 0], "that was told");
+    assert_eq!(bench.coordinator.take_news(), [], "that was told");
     assert_eq!((bench.offset("orders"), bench.state().as_str()), (-1, "Dead"));
 }
 

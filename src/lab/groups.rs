@@ -70,7 +70,8 @@ impl Owners {
     /// A member owns it in that generation. Whoever else does is suspicious.
     fn own(&mut self, partition: &TopicPartition, member: &str, generation: i32, suspicions: &mut Vec<Suspicion>) {
         self.members.insert(member.to_owned(), generation);
-        let others = self.members.iter().filter(|(other, of)| *other != member && **of == generation);
+        let is_same = |of: i32| of == generation && of != EARLIER;
+        let others = self.members.iter().filter(|(other, of)| *other != member && is_same(**of));
         suspicions.extend(others.map(|(other, _)| Suspicion {
             members: [member.to_owned(), other.to_owned()],
             generation,
@@ -242,6 +243,9 @@ impl Groups {
     ) {
         let may_expire = |committed_at| self.moves_clocks || at.since(committed_at) >= self.offsets_retention;
         let Some(group) = self.groups.get_mut(group_id) else { return };
+        if group.is_of_earlier_group(member) {
+            return;
+        }
         let progress = group.progress.entry(partition.clone()).or_default();
         let Some(committed) = progress.begin(generation, offset.0) else { return };
         // A group without members may lose its offsets after a while (KIP-211).
@@ -408,7 +412,12 @@ impl Groups {
     ) {
         let has_ended = self.has_ended;
         let Some(group) = self.groups.get_mut(group_id) else { return };
-        group.generations.insert((group.deletions, generation));
+        let generation = if group.is_of_earlier_group(member) {
+            EARLIER
+        } else {
+            group.generations.insert((group.deletions, generation));
+            generation
+        };
         for partition in partitions {
             let owners = group.owners.entry(partition.clone()).or_default();
             owners.own(partition, member, generation, &mut group.suspicions);
@@ -486,6 +495,11 @@ impl Groups {
 }
 
 impl Group {
+    /// Whether all that a member has joined is a group that was deleted since. It may not know yet.
+    fn is_of_earlier_group(&self, member: &str) -> bool {
+        self.joined.get(member).is_some_and(|joined| joined.generation == EARLIER)
+    }
+
     /// Whether one of `witnesses` is in this generation, and still subscribed.
     fn has_member_of(&self, witnesses: &MemberIds, generation: i32, partition: &TopicPartition) -> bool {
         let subscribes = |member| self.present.get(member).is_some_and(|all| all.contains(partition));
@@ -653,8 +667,15 @@ mod tests {
         groups.deleted("g");
         groups.joined(("g", "b"), (1, "b-1"), None);
         groups.owned(at(1), ("g", "b"), 1, &[partition(0)], &mut ghost);
-        assert!(ghost.violations.is_empty(), "{:?}", ghost.violations);
+        groups.began(at(1), ("g", "b"), 1, &partition(0), Offset(0), &mut ghost);
+        groups.committed(at(1), "g", &partition(0), Offset(10));
+        // It has not heard yet.
         groups.owned(at(2), ("g", "a"), 1, &[partition(0)], &mut ghost);
+        groups.began(at(2), ("g", "a"), 1, &partition(0), Offset(0), &mut ghost);
+        assert!(ghost.violations.is_empty(), "{:?}", ghost.violations);
+        groups.released(at(3), ("g", "a"), None);
+        groups.joined(("g", "a"), (1, "a-2"), None);
+        groups.owned(at(3), ("g", "a"), 1, &[partition(0)], &mut ghost);
         assert_eq!(ghost.violations.iter().map(|v| v.name).collect::<Vec<_>>(), ["owned-twice"]);
         assert_eq!(groups.figures(&[]).expect("there is a group").rebalances, 2);
     }

@@ -110,6 +110,7 @@ impl Recorder {
                 | Observation::LatestOffset { .. }
                 | Observation::ProducersExpired { .. }
                 | Observation::GroupDeleted { .. }
+                | Observation::Unclaimed { .. }
                 | Observation::Registered { .. } => false,
             };
             let mut state = recorder.lock();

@@ -105,6 +105,7 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::BecameFollower { partition, .. }
         | Observation::ReferredTo { partition, .. }
         | Observation::IsrView { partition, .. }
+        | Observation::Unclaimed { partition, .. }
         | Observation::PartitionChanged { partition, .. } => of.is_none_or(|name| partition.to_string() == name),
         Observation::Registered { .. }
         | Observation::Fenced { .. }
@@ -241,6 +242,9 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             write!(f, ", partition epoch {partition_epoch}{}", if *unclean { ", unclean" } else { "" })
         }
         Observation::GroupDeleted { group } => write!(f, "deleted group {group}"),
+        Observation::Unclaimed { group, partition } => {
+            write!(f, "group {group} gives {partition} to others: who was assigned it does not say that it has it")
+        }
         Observation::LogDirFailed { log_dir } => write!(f, "log directory {log_dir} failed"),
         Observation::CleanShutdown => f.write_str("shut down cleanly"),
     }

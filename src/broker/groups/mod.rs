@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::connections::ReplyTo;
 use super::{Broker, BrokerOptions, Key, Partitions, Touched};
 use crate::coordinator::{
-    self, Answer, CoordinatorLog, GroupCoordinator, LogBounds, Ticket, TopicMetadata, partition_for,
+    self, Answer, CoordinatorLog, GroupCoordinator, GroupNews, LogBounds, Ticket, TopicMetadata, partition_for,
 };
 use crate::metadata::{BrokerRegistration, ImageChanges};
 use crate::observe::Observation;
@@ -192,8 +192,15 @@ impl Broker {
         if let Some((key, error)) = logs.failed {
             self.storage_failed(now, key, error);
         }
-        for group in self.groups.coordinator.take_deleted() {
-            self.env.observe(now, Observation::GroupDeleted { group: group.to_string() });
+        for news in self.groups.coordinator.take_news() {
+            let observation = match news {
+                GroupNews::Deleted(group) => Observation::GroupDeleted { group: group.to_string() },
+                GroupNews::Unclaimed { group, topic, partition } => Observation::Unclaimed {
+                    group: group.to_string(),
+                    partition: TopicPartition::new(topic.as_str(), partition),
+                },
+            };
+            self.env.observe(now, observation);
         }
     }
 

@@ -362,7 +362,7 @@ impl Group {
             return;
         }
         match self.modern {
-            Some(_) => self.drive_modern(now, net),
+            Some(_) => self.drive_modern(now, net, &mut view),
             None => self.drive_heartbeat(now, net),
         }
         self.drive_coordinator(now, net);

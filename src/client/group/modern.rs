@@ -59,6 +59,8 @@ struct LocalAssignment {
 
 /// How far taking up an assignment has come.
 enum Step {
+    /// The application has not polled since.
+    Begun,
     /// Positions are being committed, not beyond this.
     Committing(CommitId, Time),
     /// The application has been told what goes, and goes on with the next poll.
@@ -208,47 +210,57 @@ impl Group {
 
     /// A step towards the assignment (`maybeReconcile`): commit, revoke, assign, acknowledge.
     fn reconcile(&mut self, now: Time, net: &mut Endpoint, view: &mut View<'_>) {
-        let Some(under_way) = self.modern().reconciliation.take() else {
-            return self.begin_reconciliation(now, net, view);
-        };
-        match under_way.step {
+        if self.modern().reconciliation.is_none() {
+            self.begin_reconciliation(now, view);
+        }
+        let Some(under_way) = self.modern().reconciliation.take() else { return };
+        let Reconciliation { to, assigned, step } = under_way;
+        match step {
+            Step::Begun => {
+                let commits = self.config.enable_auto_commit && self.is_in_generation();
+                match commits.then(|| self.commit_positions(now, true, net, view)).flatten() {
+                    Some(id) => {
+                        let step = Step::Committing(id, now + self.config.max_poll_interval);
+                        self.modern().reconciliation = Some(Reconciliation { to, assigned, step });
+                    }
+                    None => self.revoke_and_assign(now, to, assigned, view),
+                }
+            }
             Step::Committing(id, deadline) if self.is_committing(id) && deadline > now => {
                 self.wake_by(deadline);
-                self.modern().reconciliation = Some(under_way);
+                self.modern().reconciliation = Some(Reconciliation { to, assigned, step });
             }
-            Step::Committing(..) => self.revoke_and_assign(now, under_way.to, under_way.assigned, view),
-            Step::Telling if self.is_committing_by_hand() => self.modern().reconciliation = Some(under_way),
-            Step::Telling => self.take_up_assignment(now, under_way.to, under_way.assigned, view),
+            Step::Committing(..) => self.revoke_and_assign(now, to, assigned, view),
+            Step::Telling if self.is_committing_by_hand() => {
+                self.modern().reconciliation = Some(Reconciliation { to, assigned, step });
+            }
+            Step::Telling => self.take_up_assignment(now, to, assigned, view),
         }
     }
 
-    fn begin_reconciliation(&mut self, now: Time, net: &mut Endpoint, view: &mut View<'_>) {
+    /// What is assigned is taken up as of now, whatever is assigned while that lasts. It begins as soon as the assignment
+    /// has come; where positions are committed automatically only once the application polls, which has processed what it
+    /// was handed then (`maybeReconcile(canCommit)`, KAFKA-18641).
+    fn begin_reconciliation(&mut self, now: Time, view: &mut View<'_>) {
         let Some(target) = self.modern().target.clone() else { return };
-        let resolved = self.resolve(&target, view);
-        let mut assigned = Vec::new();
-        for (topic, partitions) in &resolved.partitions {
-            let name = self.modern().names[topic].clone();
-            assigned.extend(partitions.iter().map(|index| TopicPartition { topic: name.clone(), partition: *index }));
-        }
-        assigned.sort();
+        let to = self.resolve(&target, view);
         let modern = self.modern();
-        if modern.current.as_ref() == Some(&resolved) {
+        if modern.current.as_ref() == Some(&to) {
             // The rest waits for metadata.
             return;
         }
-        if modern.current.as_ref().is_some_and(|current| current.partitions == resolved.partitions) {
-            modern.current = Some(resolved);
+        if modern.current.as_ref().is_some_and(|current| current.partitions == to.partitions) {
+            modern.current = Some(to);
             modern.state = State::Acknowledging;
             return self.wake_by(now);
         }
-        let commits = self.config.enable_auto_commit && self.is_in_generation();
-        match commits.then(|| self.commit_positions(now, true, net, view)).flatten() {
-            Some(id) => {
-                let step = Step::Committing(id, now + self.config.max_poll_interval);
-                self.modern().reconciliation = Some(Reconciliation { to: resolved, assigned, step });
-            }
-            None => self.revoke_and_assign(now, resolved, assigned, view),
+        let mut assigned = Vec::new();
+        for (topic, partitions) in &to.partitions {
+            let name = &modern.names[topic];
+            assigned.extend(partitions.iter().map(|index| TopicPartition { topic: name.clone(), partition: *index }));
         }
+        assigned.sort();
+        modern.reconciliation = Some(Reconciliation { to, assigned, step: Step::Begun });
     }
 
     /// The part of an assignment whose topics are known by name; metadata is asked for the rest.
@@ -292,8 +304,17 @@ impl Group {
         self.wake_by(now);
     }
 
-    /// Heartbeats, and the application's absence.
-    pub(super) fn drive_modern(&mut self, now: Time, net: &mut Endpoint) {
+    /// Heartbeats, the application's absence, and what can be done about an assignment without the application.
+    pub(super) fn drive_modern(&mut self, now: Time, net: &mut Endpoint, view: &mut View<'_>) {
+        self.drive_modern_heartbeat(now, net);
+        let modern = self.modern();
+        let is_idle = modern.state == State::Reconciling && modern.reconciliation.is_none();
+        if is_idle && !self.config.enable_auto_commit {
+            self.begin_reconciliation(now, view);
+        }
+    }
+
+    fn drive_modern_heartbeat(&mut self, now: Time, net: &mut Endpoint) {
         if self.modern().is_silent() || self.coordinator.is_none() {
             return;
         }

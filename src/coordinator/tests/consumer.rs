@@ -210,6 +210,28 @@ fn a_second_member_gets_what_the_first_says_it_has_given_up() {
 }
 
 #[test]
+fn what_a_member_was_assigned_and_does_not_name_goes_to_others_at_once() {
+    let mut bench = Bench::modern();
+    let (mut one, mut two) = (Modern::new("one"), Modern::new("two"));
+    // It was assigned everything, and has taken up nothing of it yet.
+    assert_eq!(bench.beat(&mut one), 0);
+    assert_eq!(bench.beat(&mut two), 0);
+    assert_eq!(bench.coordinator.take_news(), []);
+    let early = one.clone();
+    one.has_news = true;
+    assert_eq!((bench.beat(&mut one), one.epoch), (0, 2), "it is not asked to give anything up");
+    let gone = early.assigned.difference(&one.assigned);
+    let unclaimed = |partition: &i32| GroupNews::Unclaimed {
+        group: group_id().0,
+        topic: text("orders"),
+        partition: *partition,
+    };
+    assert_eq!(bench.coordinator.take_news(), gone.map(unclaimed).collect::<Vec<_>>());
+    assert_eq!(bench.beat(&mut two), 0);
+    assert_eq!(&one.assigned | &two.assigned, set(0..PARTITIONS));
+}
+
+#[test]
 fn who_does_not_give_up_in_time_is_fenced_and_loses_everything() {
     let (mut bench, mut one, mut two) = Bench::joined_by_a_second();
     assert_eq!(bench.beat(&mut one), 0);
@@ -621,7 +643,7 @@ fn a_classic_group_becomes_a_consumer_group_and_a_classic_one_again() {
     assert_eq!(bench.heartbeat(&old, 2), ErrorCode::RebalanceInProgress.code());
     let ticket = bench.join(&old);
     assert_eq!(bench.joined(ticket).generation_id, 3);
-    assert_eq!(bench.coordinator.take_deleted(), [] as [StrBytes; 0], "its generations go on");
+    assert_eq!(bench.coordinator.take_news(), [], "its generations go on");
     bench.modern_fail_over();
     assert_eq!(bench.state(), "Stable");
     assert_eq!(bench.offset("orders"), 3);
@@ -676,7 +698,7 @@ fn an_empty_group_takes_members_of_either_protocol() {
     let epoch = bench.described().group_epoch;
     assert!(epoch > 1, "{epoch}");
     let (_, joining) = bench.join_new();
-    assert_eq!(bench.coordinator.take_deleted(), [group_id().0], "generations begin anew");
+    assert_eq!(bench.coordinator.take_news(), [GroupNews::Deleted(group_id().0)], "generations begin anew");
     bench.wait(DELAY);
     assert_eq!(bench.joined(joining).generation_id, 1);
     assert_eq!(bench.state(), "CompletingRebalance");

@@ -63,6 +63,9 @@ pub enum Excuse {
     /// A member of the consumer protocol left while `__consumer_offsets` took nothing: it stays in its group, and its
     /// session is not watched any more (`GroupMetadataManager.consumerGroupFenceMember` cancels timers before it writes).
     LeaveRefused,
+    /// A member of the consumer protocol said what it had taken up of an earlier assignment, in the epoch of a later one that
+    /// it was about to take up: what it did not name was given to others (`CurrentAssignmentBuilder.ownsRevokedPartitions`).
+    LateAcknowledgement,
     /// Retention deleted it in its time, or a client did.
     Expired,
     Compacted,
@@ -88,6 +91,9 @@ impl Excuse {
             }
             Excuse::LeaveRefused => {
                 "a member left while that could not be stored, and its session is not watched any more"
+            }
+            Excuse::LateAcknowledgement => {
+                "a member acknowledged an earlier assignment in the epoch of a later one, and took that up as well"
             }
             Excuse::Expired => "it had expired",
             Excuse::Compacted => "compaction removed it",
@@ -306,7 +312,11 @@ impl Guard {
             }
             "skipped-record" => return partition.gap(),
             "owned-twice" | "offset-rewind" => {
-                return partition.gap().or_else(|| self.excuse_forgetful_coordinator());
+                let is_unclaimed = partition.unclaimed_at.is_some_and(|since| since <= violation.at);
+                return partition
+                    .gap()
+                    .or_else(|| self.excuse_forgetful_coordinator())
+                    .or(is_unclaimed.then_some(Excuse::LateAcknowledgement));
             }
             _ => {}
         }

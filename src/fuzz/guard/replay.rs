@@ -195,6 +195,8 @@ pub(super) struct Partition {
     pub created_at: Option<Time>,
     /// When it last took nothing.
     pub refused_at: Option<Time>,
+    /// When a group first gave it to others before who was assigned it had taken it up.
+    pub unclaimed_at: Option<Time>,
     pub isr: Vec<String>,
     /// Who led while everything was read once more; `None` before.
     pub final_leaders: Option<Vec<String>>,
@@ -245,6 +247,7 @@ impl Default for Partition {
             leader_epoch: LeaderEpoch::NONE,
             created_at: None,
             refused_at: None,
+            unclaimed_at: None,
             isr: Vec::new(),
             final_leaders: None,
             assigned: Vec::new(),
@@ -419,6 +422,9 @@ impl Replay {
                     partition.unclean_at.get_or_insert(at);
                     partition.unclean_epoch = *leader_epoch;
                 }
+            }
+            Observation::Unclaimed { partition, .. } => {
+                self.partition(partition).unclaimed_at.get_or_insert(at);
             }
             Observation::Refused { partition, .. } => self.partition(partition).refused_at = Some(at),
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {

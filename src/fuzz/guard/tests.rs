@@ -480,6 +480,15 @@ fn a_returning_static_leader_may_overlook_a_partition_that_is_new() {
 }
 
 #[test]
+fn what_nobody_claims_may_be_owned_twice_from_then_on() {
+    let unclaimed = |partition| Observation::Unclaimed { group: "billing".to_owned(), partition };
+    let of_orders = Told::default().observed("broker-1", unclaimed(orders()));
+    assert_eq!(of_orders.breaks("owned-twice"), Some(Excuse::LateAcknowledgement));
+    let other = Told::default().observed("broker-1", unclaimed(TopicPartition::new("orders", 7)));
+    assert_eq!(other.breaks("owned-twice"), None, "it is another partition");
+}
+
+#[test]
 fn a_member_whose_leave_was_refused_may_keep_its_share() {
     let refused = |partition| Told::default().observed("broker-1", Observation::Refused { partition, error_code: 19 });
     let of_offsets = refused(TopicPartition::new(coordinator::TOPIC, 0));
