@@ -429,7 +429,9 @@ impl Ghost {
         // A replica's own may go back when it restarts or begins to lead, but not while it leads.
         let went_back = as_leader && replica.reigns_with.replace(offset).is_some_and(|highest| offset < highest);
         let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
-        let mismatch = ghost.compare(machine, offset.min(ghost.true_high_watermark));
+        // One that only followed the log down shows nothing new: who cuts its log may have to cut it once more.
+        let shows = as_leader || offset > before;
+        let mismatch = shows.then(|| ghost.compare(machine, offset.min(ghost.true_high_watermark))).flatten();
         let (mut weak, mut broken) = (Vec::new(), Vec::new());
         if as_leader && offset > ghost.true_high_watermark {
             let from = ghost.true_high_watermark;

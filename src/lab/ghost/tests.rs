@@ -319,6 +319,25 @@ fn what_a_log_held_before_is_compared_once_its_high_watermark_is_above_it() {
 }
 
 #[test]
+fn a_high_watermark_that_goes_down_with_the_log_shows_nothing() {
+    // Broker 2 is elected uncleanly and commits another second record. Broker 3 has yet to find that its own is none.
+    let (second, third) = ([batch(1, 1, 21)], [batch(2, 1, 22)]);
+    let told = || {
+        let told = healthy().high_watermark(3, 2, false).appends(3, &[batch(2, 0, 12)]).truncates(2, 2, 1);
+        let told = told.elects(2, 1, &[2]).leads(2, 1).appends(2, &second).high_watermark(2, 2, true);
+        told.truncates(3, 3, 2).high_watermark(3, 2, false)
+    };
+    assert_eq!(told().violations(), ["leader-completeness"]);
+    let cut_again = |told: Told| told.truncates(3, 2, 1).high_watermark(3, 1, false).appends(3, &second);
+    let goes_on = |told: Told| {
+        let told = told.appends(2, &third).high_watermark(2, 3, true);
+        told.appends(3, &third).high_watermark(3, 3, false).violations()
+    };
+    assert_eq!(goes_on(told()), ["leader-completeness", "log-matching"], "it goes on with what it has");
+    assert_eq!(goes_on(cut_again(told())), ["leader-completeness"]);
+}
+
+#[test]
 fn an_in_sync_replica_with_another_record_breaks_strong_isr() {
     let advances = |content| {
         let told = healthy().appends(1, &[batch(2, 0, 12)]).appends(2, &[batch(2, 0, 12)]);
