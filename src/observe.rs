@@ -218,8 +218,13 @@ pub enum Observation {
     GroupDeleted {
         group: String,
     },
-    /// Broker: the coordinator of this group gives to others what a member of the consumer protocol (KIP-848) was assigned
-    /// and does not say that it consumes.
+    /// Broker: a member of this consumer group leaves, which its coordinator cannot store: it stays in the group, and its
+    /// session is not watched any more.
+    Unwatched {
+        group: String,
+    },
+    /// Broker: the coordinator of this consumer group (KIP-848) gives to others what a member may have, and has not said
+    /// that it lets go of.
     Unclaimed {
         group: String,
         partition: TopicPartition,

@@ -1,6 +1,7 @@
 //! The fuzzer: what it draws are valid scenarios, what it says is the same every time, what nothing is wrong with stays
 //! clean, what is broken on purpose is found and made small.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use faultline::defect::{Defect, Defects};
@@ -10,6 +11,7 @@ use faultline::fuzz::examine::examine;
 use faultline::fuzz::found::{self, Origin};
 use faultline::fuzz::generate::{scenario, scenarios};
 use faultline::fuzz::shrink::{Budget, Shrunk, shrink, unexcused};
+use faultline::fuzz::table::{self, Kept, Record, Search};
 use faultline::lab::run::run_one;
 use faultline::report::{Verdict, judge};
 use faultline::scenario::{Scenario, find_files, load, parse, render};
@@ -143,4 +145,53 @@ proptest! {
         let failure = examine(&drawn.variants[0], &run_one(&drawn, 0, drawn.seed));
         prop_assert_eq!(failure, None, "{}", render(&drawn, &[]));
     }
+}
+
+/// What a search for defects skips, made after all.
+#[test]
+fn a_defect_that_no_decision_comes_to_changes_nothing() {
+    const OF: usize = 12;
+    for profile in Profile::ALL {
+        for seed in 1..=2 {
+            let run = |defects| run_one(&campaign::scenario(profile, defects, seed as u64), 0, seed as u64);
+            let without = run(Defects::NONE);
+            let unasked = Defect::ALL.iter().filter(|defect| !without.asked.contains(**defect));
+            // Each of them with one of the seeds.
+            for (_, defect) in unasked.enumerate().filter(|(i, _)| i % OF == seed % OF) {
+                let with = run(Defects::NONE.with(*defect));
+                assert_eq!(with.digest, without.digest, "{defect}, seed {seed} of {}", profile.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_search_for_defects_goes_on_where_it_stopped() {
+    let defects = [Defect::HwFromLeaderLogEnd, Defect::NoPartitionEpoch, Defect::OwnedPartitionsNoGeneration];
+    let shrinking = Budget { runs: 1, time: Duration::from_secs(1) };
+    let search = Search { profile: Some(Profile::Replication), first_seed: 1, seeds: 2, jobs: 2, shrinking };
+    let find = |kept: Kept, stop_after: usize| {
+        let (stop, turns) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let count = |_: &Kept, _: &[Record]| {
+            stop.store(turns.fetch_add(1, Ordering::Relaxed) + 1 >= stop_after, Ordering::Relaxed);
+        };
+        table::search(&defects, &search, kept, &stop, count)
+    };
+    let whole = find(Kept::default(), usize::MAX);
+    let part = find(Kept::default(), 2).to_text();
+    let resumed = find(Kept::parse(&part, &search).expect("it was written by us"), usize::MAX);
+    let told = |kept: &Kept| {
+        let text = table::markdown(&defects, kept, &search, 2);
+        // Not what it took.
+        let rows = text.lines().filter(|line| line.starts_with('|') && !line.contains("hw-from-leader"));
+        rows.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&resumed), told(&whole));
+    let text = table::markdown(&defects, &whole, &search, 2);
+    assert!(text.contains("| `hw-from-leader-log-end` | replication | 5 of 5 |"), "{text}");
+    assert!(text.contains("| `owned-partitions-no-generation` | replication | 0 of 5 | not within 2 |"), "{text}");
+    assert!(text.contains("| replication | 10 | 0 |"), "{text}");
+    let later = Search { first_seed: 2, ..search };
+    assert_eq!(Kept::parse(&whole.to_text(), &later).expect("it was written by us").to_text(), "");
+    assert_eq!(Kept::parse("{}\n{", &search).expect_err("no such line").0, 1);
 }

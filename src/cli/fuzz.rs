@@ -286,37 +286,35 @@ fn defects_table(args: &FuzzArgs, file: &Path) -> anyhow::Result<Exit> {
         first_seed: args.seed,
         seeds: args.seeds.unwrap_or(table::SEEDS_MAX),
         jobs: args.jobs.map_or_else(cores, usize::from),
+        shrinking: table::SHRINKING,
     };
     if let Some(directory) = file.parent() {
         std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     }
-    let kept = file.with_extension("jsonl");
-    let known: Vec<table::Record> = known_records(&kept)?.into_iter().filter(|record| record.is_of(&search)).collect();
-    let keep = std::fs::OpenOptions::new().append(true).create(true).open(&kept);
-    let keep = Mutex::new(keep.with_context(|| kept.display().to_string())?);
-    let records = table::search(&defects, &search, &known, stop, |record| {
-        let _ = writeln!(io::stderr(), "{}", record.line());
-        let line = serde_json::to_string(record).expect("a record is plain data");
-        if let Err(error) = writeln!(lock(&keep), "{line}") {
-            let _ = writeln!(io::stderr(), "{}: {error}", kept.display());
+    let path = file.with_extension("jsonl");
+    let kept = what_is_kept(&path, &search)?;
+    let kept = table::search(&defects, &search, kept, stop, |kept, ended| {
+        for record in ended {
+            let _ = writeln!(io::stderr(), "{}", record.line());
+        }
+        if let Err(error) = std::fs::write(&path, kept.to_text()) {
+            let _ = writeln!(io::stderr(), "{}: {error}", path.display());
         }
     });
-    let text = table::markdown(&defects, &records, &search, cores());
+    let text = table::markdown(&defects, &kept, &search, cores());
     std::fs::write(file, &text).with_context(|| file.display().to_string())?;
     print(&text)?;
-    Ok(if table::all_found(&defects, &records) { Exit::AsExpected } else { Exit::Unexpected })
+    Ok(if table::all_found(&defects, &kept) { Exit::AsExpected } else { Exit::Unexpected })
 }
 
 /// What an earlier search has left behind.
-fn known_records(file: &Path) -> anyhow::Result<Vec<table::Record>> {
-    let text = match std::fs::read_to_string(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        text => text.with_context(|| file.display().to_string())?,
+fn what_is_kept(path: &Path, search: &table::Search) -> anyhow::Result<table::Kept> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        text => text.with_context(|| path.display().to_string())?,
     };
-    let read = |(number, line): (usize, &str)| {
-        serde_json::from_str(line).with_context(|| format!("{}, line {}", file.display(), number + 1))
-    };
-    text.lines().enumerate().map(read).collect()
+    let kept = table::Kept::parse(&text, search);
+    kept.map_err(|(line, error)| anyhow::Error::new(error).context(format!("{}, line {line}", path.display())))
 }
 
 /// Set by Ctrl-C or SIGTERM.

@@ -30,7 +30,7 @@ use super::subscription::{
     AssignedPartition, ConsumerError, FetchPosition, FetchState, PositionReset, ResetReason, Validated,
 };
 use crate::config::{ConsumerConfig, OffsetReset};
-use crate::defect::Defect;
+use crate::defect::{Defect, Defects};
 use crate::protocol::rpc::{Completion, LinkState, PeerId, Reply, RpcClient, RpcConfig, RpcError};
 use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition, millis_of};
 use crate::world::{Endpoint, Event, HostPort, Time, World};
@@ -342,14 +342,14 @@ impl Consumer {
             self.run_once(now, net);
             return polled;
         }
-        let checks_crcs = self.config.check_crcs && !self.config.defects.has(Defect::ServeCorruptBatch);
+        let (checks_crcs, defects) = (self.config.check_crcs, self.config.defects);
         while polled.len() < self.config.max_poll_records {
             let Some(at) = self.next_fetched() else { break };
             let fetch = &mut self.completed_fetches[at];
             let index = fetch.index;
             let assigned = &mut self.partitions[index];
             let limit = self.config.max_poll_records - polled.len();
-            let collected = collect(assigned, &mut fetch.records, checks_crcs, limit, &mut polled);
+            let collected = collect(assigned, &mut fetch.records, (checks_crcs, defects), limit, &mut polled);
             if let Collected::Error(error) = collected {
                 self.errors.push(*error);
             } else if let Collected::More = collected {
@@ -865,11 +865,11 @@ impl Consumer {
         all: &FetchResponse,
     ) {
         self.move_to_end(fetched.index);
-        let resets_for_followers = self.config.defects.has(Defect::FollowerOutOfRangeResets);
         let assigned = &mut self.partitions[fetched.index];
         match error {
             // Log starts and ends differ from replica to replica: only the leader's count (KIP-392).
-            ErrorCode::OffsetOutOfRange if assigned.return_to_leader() && !resets_for_followers => {}
+            ErrorCode::OffsetOutOfRange
+                if assigned.return_to_leader() && !self.config.defects.has(Defect::FollowerOutOfRangeResets) => {}
             ErrorCode::OffsetOutOfRange => match self.config.auto_offset_reset {
                 OffsetReset::None => {
                     assigned.rest(fetched.offset);
@@ -995,7 +995,7 @@ enum Collected {
 fn collect(
     assigned: &mut AssignedPartition,
     records: &mut FetchedRecords,
-    check_crcs: bool,
+    (checks_crcs, defects): (bool, Defects),
     limit: usize,
     polled: &mut Vec<ConsumerRecord>,
 ) -> Collected {
@@ -1013,7 +1013,11 @@ fn collect(
         if polled.len() - before == limit {
             break Collected::More;
         }
-        match records.next(check_crcs) {
+        let next = match records.next(checks_crcs) {
+            Err(_) if checks_crcs && defects.has(Defect::ServeCorruptBatch) => records.next(false),
+            next => next,
+        };
+        match next {
             Ok(Some(record)) => polled.push(ConsumerRecord {
                 partition: assigned.partition.clone(),
                 offset: record.offset,

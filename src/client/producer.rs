@@ -628,7 +628,7 @@ impl Producer {
         let Sent::Pending(mut batch) = batch else { return };
         batch.maybe_appended |= maybe_appended;
         // The last answer is about the last attempt alone.
-        if self.config.defects.has(Defect::RetryForgetsAttempts) {
+        if batch.maybe_appended != maybe_appended && self.config.defects.has(Defect::RetryForgetsAttempts) {
             batch.maybe_appended = maybe_appended;
         }
         let has_attempts = batch.attempts < self.config.retries;

@@ -79,7 +79,7 @@ impl PartitionEntry {
     /// `startSequencesAtBeginning`; returns the states that change.
     fn start_at_beginning(&mut self, producer: ProducerIdAndEpoch, defects: Defects) -> Vec<Reassigned> {
         let mut batches = std::mem::take(&mut self.in_flight);
-        if defects.has(Defect::SequencesReassignedUnordered) && batches.len() > 2 {
+        if batches.len() > 2 && defects.has(Defect::SequencesReassignedUnordered) {
             // A heap whose first was taken has the fourth of the former order before the third.
             batches.swap(1, 2);
         }

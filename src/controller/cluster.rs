@@ -35,9 +35,9 @@ pub fn register_broker(
     let existing = state.image.brokers.get(&broker);
     let amended = existing.filter(|b| b.incarnation == request.incarnation_id);
     // A request may have been overtaken by the broker's next incarnation, which is alive.
-    let takes_any = state.config.defects.has(Defect::AcceptStaleRegistration);
     let is_alive = state.heartbeats.has_valid_session(now, broker);
-    if existing.is_some() && amended.is_none() && is_alive && !takes_any {
+    let is_stale = existing.is_some() && amended.is_none() && is_alive;
+    if is_stale && !state.config.defects.has(Defect::AcceptStaleRegistration) {
         return Err(ErrorCode::DuplicateBrokerRegistration);
     }
     let endpoint = check_registration(state, request)?;

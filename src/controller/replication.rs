@@ -344,8 +344,8 @@ fn validate_alter_partition(
 /// Alive, and still the incarnation that caught up with the leader (KIP-841, KIP-903).
 fn is_eligible_for_isr(state: &ControllerState, (broker, epoch): IsrMember) -> bool {
     let registration = state.image.brokers.get(&broker);
-    let takes_any_epoch = state.config.defects.has(Defect::NoBrokerEpochInIsr);
-    let is_of_epoch = |registered| epoch == BrokerEpoch::NONE || registered == epoch || takes_any_epoch;
+    let takes_any_epoch = || state.config.defects.has(Defect::NoBrokerEpochInIsr);
+    let is_of_epoch = |registered| epoch == BrokerEpoch::NONE || registered == epoch || takes_any_epoch();
     state.is_active(broker) && registration.is_some_and(|b| is_of_epoch(b.epoch))
 }
 

@@ -141,7 +141,8 @@ impl Shard {
             // The sync timer has a key of its own: a heartbeat does not stand for SyncGroup (KAFKA-12890).
             State::CompletingRebalance | State::Stable => {
                 step.reschedule_heartbeat(&request.member_id);
-                if step.config.defects.has(Defect::HeartbeatCompletesSyncTimer) {
+                let is_pending = step.group.pending_sync.contains(&request.member_id);
+                if is_pending && step.config.defects.has(Defect::HeartbeatCompletesSyncTimer) {
                     step.remove_pending_sync(&request.member_id);
                 }
                 0

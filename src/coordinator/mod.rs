@@ -52,9 +52,12 @@ pub const TOPIC: &str = "__consumer_offsets";
 pub enum GroupNews {
     /// The group is not there any more, or begins anew.
     Deleted(StrBytes),
-    /// A member of the consumer protocol says what it consumes, and a partition that it was assigned is not among that:
-    /// it goes to others, although the member may be about to take it up.
+    /// A partition goes to others although nobody has heard that the member of a consumer group lets go of it. It was
+    /// assigned it and says what it consumes, not naming it, and may be about to take it up; or the group moves to the
+    /// classic protocol while it consumes what is to be another's, and would move back with that taken for done.
     Unclaimed { group: StrBytes, topic: StrBytes, partition: i32 },
+    /// A member of a consumer group leaves, which cannot be stored: it stays, and its session is not watched any more.
+    Unwatched(StrBytes),
 }
 
 /// The partitions of `__consumer_offsets` that this broker leads (`PartitionWriter`, and what the loader reads).

@@ -13,7 +13,7 @@ use super::record::{ConsumerRecord, Record, decode_batches, encode_batch};
 use super::request::response_error;
 use super::shard::{Moment, Outcome, Shard, Then};
 use super::timers::TimerKey;
-use super::{CoordinatorLog, GroupRequest, GroupNews, RequestContext, Ticket};
+use super::{CoordinatorLog, GroupNews, GroupRequest, RequestContext, Ticket};
 use crate::config::GroupCoordinatorConfig;
 use crate::log::batch::Header;
 use crate::protocol::{ErrorCode, LeaderEpoch, Offset};
@@ -164,9 +164,12 @@ impl Runtime {
         let mut next = Some(outcome);
         while let Some(Outcome { records, replay, becomes, then }) = next.take() {
             let removed = self.removed_by(&records);
+            let promised = becomes.as_ref().map_or_else(Vec::new, |becomes| self.shard.promised_by(&becomes.group));
+            let leaves = Shard::left_by(&records).filter(|_| !matches!(then, Then::Expired(_)));
             let appended = self.append(moment, log, records, replay);
             if let Some(becomes) = becomes.filter(|_| appended.is_ok()) {
                 self.shard.replace_group(moment, becomes, self.last_written);
+                self.shard.news.extend(promised);
             }
             for (id, generation) in removed {
                 // A group that only moves to the other protocol goes on counting.
@@ -182,6 +185,7 @@ impl Runtime {
                     self.deferred.push_back(Deferred { offset: self.last_written, deadline, then });
                 }
                 Err(error) => {
+                    self.shard.news.extend(leaves.map(GroupNews::Unwatched));
                     if let Then::GroupCreated { group, .. } = &then {
                         self.shard.groups.remove(group);
                         self.shard.timers.cancel(&TimerKey::Join { group: group.clone() });

@@ -246,6 +246,22 @@ impl Shard {
         assert!(follows.is_empty(), "nobody has rejoined yet");
     }
 
+    /// What its members are to have in a group that becomes this one, and others of them still have.
+    pub fn promised_by(&self, becomes: &ClassicGroup) -> Vec<GroupNews> {
+        let Some(Group::Consumer(group)) = self.groups.get(&becomes.id) else { return Vec::new() };
+        let promised = group.promised(|member| becomes.members.contains_key(member)).into_iter();
+        let unclaimed = |(topic, partition)| GroupNews::Unclaimed { group: becomes.id.clone(), topic, partition };
+        promised.map(unclaimed).collect()
+    }
+
+    /// The consumer group that a member leaves with these records.
+    pub fn left_by(records: &[Record]) -> Option<StrBytes> {
+        records.iter().find_map(|record| match record {
+            Record::Consumer { group, record: ConsumerRecord::Member { value: None, .. } } => Some(group.clone()),
+            _ => None,
+        })
+    }
+
     /// Topics were made, changed or deleted: groups that subscribe to them look at them with the next heartbeat
     /// (`onNewMetadataImage`).
     pub fn on_topics_changed(&mut self, topics: &[StrBytes]) {
@@ -323,12 +339,9 @@ impl Shard {
         if of_group.peek().is_none() {
             return true;
         }
+        let mut is_settled = true;
         let whatever_the_group_does = self.config.defects.has(Defect::OffsetExpiryByCommit);
         // From when on the retention counts.
-        // While members come, what they will subscribe to is not known (KAFKA-13636).
-        let is_settled = |group: &ClassicGroup| {
-            group.state == State::Stable || self.config.defects.has(Defect::ExpireDuringRebalance)
-        };
         let by_state = match group {
             _ if whatever_the_group_does => None,
             Group::Consumer(_) => None,
@@ -337,13 +350,14 @@ impl Shard {
             }
             Group::Classic(group) => {
                 let is_consumer = group.uses_consumer_protocol() && group.subscribed_topics.is_some();
-                if group.protocol_type.is_some() && !(is_consumer && is_settled(group)) {
+                if group.protocol_type.is_some() && !is_consumer {
                     return false;
                 }
+                is_settled = group.protocol_type.is_none() || group.state == State::Stable;
                 None
             }
         };
-        let mut is_all = true;
+        let (mut is_all, before) = (true, records.len());
         for (topic, partition, committed) in of_group {
             let since = by_state.unwrap_or(committed.commit_timestamp_ms);
             let is_over = match committed.expire_timestamp_ms {
@@ -356,6 +370,11 @@ impl Shard {
             } else {
                 is_all = false;
             }
+        }
+        // While members come, what they will subscribe to is not known (KAFKA-13636).
+        if records.len() > before && !is_settled && !self.config.defects.has(Defect::ExpireDuringRebalance) {
+            records.truncate(before);
+            return false;
         }
         is_all
     }

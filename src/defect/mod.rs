@@ -7,6 +7,7 @@
 
 mod catalogue;
 
+use std::cell::Cell;
 use std::fmt;
 use std::str::FromStr;
 
@@ -47,15 +48,32 @@ impl FromStr for Defect {
     }
 }
 
-/// Which defects are on. A bit set: asking costs one test.
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Which defects the decisions made on this thread have come to, whether they were on or not. Of any other it makes no
+/// difference whether it is on.
+pub fn asked() -> Defects {
+    Defects(ASKED.get())
+}
+
+/// Which defects are on: a bit set.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Defects(u64);
 
 impl Defects {
     pub const NONE: Defects = Defects(0);
 
+    /// Asked where the answer makes a difference, and only there: behind the conditions that it depends on ([`asked`]).
     #[inline]
     pub fn has(self, defect: Defect) -> bool {
+        ASKED.set(ASKED.get() | defect.bit());
+        self.contains(defect)
+    }
+
+    /// Whether it is in the set, for whoever does not decide by it.
+    pub fn contains(self, defect: Defect) -> bool {
         self.0 & defect.bit() != 0
     }
 
@@ -70,7 +88,7 @@ impl Defects {
 
     /// In the order of [`Defect::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Defect> {
-        Defect::ALL.iter().copied().filter(move |defect| self.has(*defect))
+        Defect::ALL.iter().copied().filter(move |defect| self.contains(*defect))
     }
 }
 

@@ -378,6 +378,7 @@ impl Follower<'_> {
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
+            | Observation::Unwatched { .. }
             | Observation::Unclaimed { .. }
             | Observation::LogStartMoved { .. }
             | Observation::Compacted { .. }

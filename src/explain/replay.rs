@@ -214,6 +214,7 @@ impl<'a> Replay<'a> {
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
+            | Observation::Unwatched { .. }
             | Observation::Unclaimed { .. }
             | Observation::LogDirFailed { .. }
             | Observation::Registered { .. }

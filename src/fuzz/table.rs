@@ -1,19 +1,22 @@
 //! How long the fuzzer, which knows nothing of their schedules, takes to find each known defect: `reports/defects.md`.
 //!
-//! Campaigns take turns, some seeds at a time, one per core: what is easy to find is in the table early. What each has
-//! found is kept in a file of its own next to the report ([`Record`], one line each), so that a search that was ended
-//! goes on where it stopped.
+//! The campaigns of one number for the defects of one profile try the same seeds, and so are one [`Sweep`]: each seed is
+//! run without any defect first, which tells which defects its decisions came to ([`RunOutcome::asked`]). Switched on, any
+//! other defect would give the same run, byte for byte: it costs what that did, and found nothing. Only the rest is run.
+//!
+//! Sweeps take turns, some seeds at a time, one per core: what is easy to find is in the table early. How far they have come
+//! is kept in a file of its own next to the report ([`Kept`]), so that a search that was ended goes on where it stopped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::campaign::{self, try_seed};
+use super::campaign;
 use super::examine::examine;
 use super::shrink::{self, Budget};
 use super::{Profile, generate};
@@ -25,12 +28,14 @@ use crate::scenario::render;
 pub const CAMPAIGNS: u64 = 5;
 /// Seeds of a campaign, at most.
 pub const SEEDS_MAX: u64 = 20_000;
-/// Seeds before it is another campaign's turn.
+/// Seeds before it is another sweep's turn.
 const SEEDS_PER_TURN: u64 = 250;
+/// After so many seeds a sweep goes on to its end before the next one does.
+const EASY: u64 = 500;
 /// Campaigns are this many seeds apart.
 const SEEDS_APART: u64 = 1_000_000;
 /// What one failure's shrinking may cost.
-const SHRINKING: Budget = Budget { runs: 5_000, time: Duration::from_secs(60) };
+pub const SHRINKING: Budget = Budget { runs: 5_000, time: Duration::from_secs(60) };
 
 /// Where to look, and how long.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +45,8 @@ pub struct Search {
     pub first_seed: u64,
     pub seeds: u64,
     pub jobs: usize,
+    /// What one failure's may cost.
+    pub shrinking: Budget,
 }
 
 impl Search {
@@ -118,11 +125,11 @@ pub struct Record {
     pub campaign: u64,
     /// `None`: not within the seeds of the search.
     pub hit: Option<Hit>,
+    /// Of the seeds tried, those in which a decision came to it.
+    asked: u64,
     pub profile: String,
     pub first_seed: u64,
     pub seeds: u64,
-    /// Wall time of search and shrinking.
-    pub wall_ms: u64,
     /// What the generator drew: [`fingerprint`].
     pub generator: String,
 }
@@ -167,107 +174,245 @@ fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
-/// Runs the campaigns for `defects` that `known` does not hold yet; `done` gets each as it ends. `stop` ends the search
-/// early: what was not finished is left out.
+/// The campaigns of one number in one profile, as far as they have come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sweep {
+    pub profile: String,
+    pub campaign: u64,
+    pub first_seed: u64,
+    pub generator: String,
+    /// Seeds, each of them run once without any defect.
+    pub tried: u64,
+    /// Those that fail so, and how: no defect of ours is to blame.
+    pub failing: Vec<(u64, String)>,
+    /// By defect that has not shown yet.
+    open: BTreeMap<String, Tried>,
+    /// Of search and shrinking.
+    pub wall_ms: u64,
+}
+
+/// What trying seeds with a defect has come to.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Tried {
+    cpu_us: u64,
+    /// Those in which a decision came to it.
+    asked: u64,
+}
+
+/// What a search has come to: what is in the file next to the report, a line each.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    records: Vec<Record>,
+    sweeps: Vec<Sweep>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    Campaign(Record),
+    Sweep(Sweep),
+}
+
+impl Kept {
+    /// What of it answers what this search asks. Errors: with the number of the line.
+    pub fn parse(text: &str, search: &Search) -> Result<Kept, (usize, serde_json::Error)> {
+        let mut kept = Kept::default();
+        for (number, line) in text.lines().enumerate() {
+            match serde_json::from_str(line).map_err(|error| (number + 1, error))? {
+                Line::Campaign(record) if record.is_of(search) => kept.records.push(record),
+                Line::Sweep(sweep) if sweep.is_of(search) => kept.sweeps.push(sweep),
+                Line::Campaign(_) | Line::Sweep(_) => {}
+            }
+        }
+        Ok(kept)
+    }
+
+    pub fn to_text(&self) -> String {
+        let records = self.records.iter().cloned().map(Line::Campaign);
+        let lines = records.chain(self.sweeps.iter().cloned().map(Line::Sweep));
+        lines.map(|line| serde_json::to_string(&line).expect("plain data") + "\n").collect()
+    }
+
+    fn is_known(&self, defect: Defect, campaign: u64) -> bool {
+        self.records.iter().any(|record| record.defect == defect.name() && record.campaign == campaign)
+    }
+
+    fn note(&mut self, sweep: &Sweep, records: Vec<Record>) {
+        self.records.extend(records);
+        self.records.sort_by(|a, b| (&a.defect, a.campaign).cmp(&(&b.defect, b.campaign)));
+        self.sweeps.retain(|known| (&known.profile, known.campaign) != (&sweep.profile, sweep.campaign));
+        self.sweeps.push(sweep.clone());
+        self.sweeps.sort_by(|a, b| (&a.profile, a.campaign).cmp(&(&b.profile, b.campaign)));
+    }
+}
+
+/// Runs the campaigns for `defects` that `kept` does not hold yet; `done` gets everything after each turn, with the
+/// campaigns that ended in it. `stop` ends the search early.
 pub fn search(
     defects: &[Defect],
     search: &Search,
-    known: &[Record],
+    kept: Kept,
     stop: &AtomicBool,
-    done: impl Fn(&Record) + Sync,
-) -> Vec<Record> {
-    let is_known =
-        |defect: Defect, number| known.iter().any(|record| record.defect == defect.name() && record.campaign == number);
-    let hunts: VecDeque<Hunt> = (0..CAMPAIGNS)
-        .flat_map(|number| defects.iter().map(move |defect| Hunt::new(*defect, number)))
-        .filter(|hunt| !is_known(hunt.defect, hunt.number))
-        .collect();
-    let (hunts, records) = (Mutex::new(hunts), Mutex::new(known.to_vec()));
-    let next = || hunts.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    done: impl Fn(&Kept, &[Record]) + Sync,
+) -> Kept {
+    let mut sweeps = VecDeque::new();
+    for campaign in 0..CAMPAIGNS {
+        for profile in Profile::ALL {
+            let is_ours = |defect: &Defect| search.profile_of(*defect) == profile && !kept.is_known(*defect, campaign);
+            let open: Vec<Defect> = defects.iter().copied().filter(is_ours).collect();
+            if !open.is_empty() {
+                sweeps.push_back(Sweep::new(search, profile, campaign, &open, &kept.sweeps));
+            }
+        }
+    }
+    let (sweeps, kept) = (Mutex::new(sweeps), Mutex::new(kept));
+    let next = || lock(&sweeps).pop_front();
     std::thread::scope(|scope| {
         for _ in 0..search.jobs.max(1) {
             scope.spawn(|| {
-                while let Some(mut hunt) = next().filter(|_| !stop.load(Ordering::Relaxed)) {
-                    match hunt.go_on(search, stop) {
-                        Some(record) => {
-                            done(&record);
-                            records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
-                        }
-                        None => hunts.lock().unwrap_or_else(PoisonError::into_inner).push_back(hunt),
+                while let Some(mut sweep) = next().filter(|_| !stop.load(Ordering::Relaxed)) {
+                    let records = sweep.go_on(search, stop);
+                    {
+                        let mut kept = lock(&kept);
+                        kept.note(&sweep, records.clone());
+                        done(&kept, &records);
+                    }
+                    match sweep.open.is_empty() {
+                        true => {}
+                        false if sweep.tried < EASY => lock(&sweeps).push_back(sweep),
+                        false => lock(&sweeps).push_front(sweep),
                     }
                 }
             });
         }
     });
-    records.into_inner().unwrap_or_else(PoisonError::into_inner)
+    kept.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A campaign under way.
-struct Hunt {
-    defect: Defect,
-    number: u64,
-    /// Seeds.
-    tried: u64,
-    cpu: Duration,
-    wall: Duration,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Hunt {
-    fn new(defect: Defect, number: u64) -> Hunt {
-        Hunt { defect, number, tried: 0, cpu: Duration::ZERO, wall: Duration::ZERO }
+/// What `work` gives, and the CPU time that it took: a run has a thread of its own.
+fn costed<T>(work: impl FnOnce() -> (T, Duration)) -> (T, Duration) {
+    let before = thread_cpu_time();
+    let (made, of_run) = work();
+    let own = thread_cpu_time().zip(before).map_or(Duration::ZERO, |(after, before)| after.saturating_sub(before));
+    (made, of_run + own)
+}
+
+impl Sweep {
+    /// Where `known` stopped, if all that is open is among what was open there.
+    fn new(search: &Search, profile: Profile, campaign: u64, open: &[Defect], known: &[Sweep]) -> Sweep {
+        let has_all = |sweep: &&Sweep| open.iter().all(|defect| sweep.open.contains_key(defect.name()));
+        let is_same = |sweep: &&Sweep| sweep.profile == profile.name() && sweep.campaign == campaign;
+        if let Some(known) = known.iter().filter(is_same).find(has_all) {
+            let mut sweep = known.clone();
+            sweep.open.retain(|name, _| open.iter().any(|defect| defect.name() == name));
+            return sweep;
+        }
+        Sweep {
+            profile: profile.name().to_owned(),
+            campaign,
+            first_seed: search.first_seed,
+            generator: fingerprint(profile),
+            tried: 0,
+            failing: Vec::new(),
+            open: open.iter().map(|defect| (defect.name().to_owned(), Tried::default())).collect(),
+            wall_ms: 0,
+        }
     }
 
-    /// One turn. `None`: it is not over, or was stopped.
+    fn profile(&self) -> Option<Profile> {
+        Profile::ALL.into_iter().find(|profile| profile.name() == self.profile)
+    }
+
+    fn is_of(&self, search: &Search) -> bool {
+        let is_current = |profile| self.generator == fingerprint(profile);
+        self.profile().is_some_and(is_current) && self.first_seed == search.first_seed
+    }
+
+    /// One turn: the campaigns that are over with it.
     #[allow(clippy::disallowed_types, reason = "what a search takes is real time")]
-    fn go_on(&mut self, search: &Search, stop: &AtomicBool) -> Option<Record> {
-        let (profile, defects) = (search.profile_of(self.defect), Defects::NONE.with(self.defect));
-        let first_seed = search.first_seed + self.number * SEEDS_APART;
-        let (clock, before) = (std::time::Instant::now(), thread_cpu_time());
-        let mut running = Duration::ZERO;
-        let mut found = None;
-        for _ in 0..SEEDS_PER_TURN.min(search.seeds - self.tried) {
-            if stop.load(Ordering::Relaxed) {
-                return None;
-            }
-            let scenario = campaign::scenario(profile, defects, first_seed + self.tried);
-            self.tried += 1;
-            let outcome = run_one(&scenario, 0, scenario.seed);
-            running += outcome.cpu.unwrap_or(Duration::from_millis(outcome.wall_ms));
-            let Some(failure) = examine(&scenario.variants[0], &outcome) else { continue };
-            // What fails without the defect too says nothing of it.
-            let is_its_own = try_seed(profile, Defects::NONE, scenario.seed)
-                .is_none_or(|without| without.signature != failure.signature);
-            if is_its_own {
-                found = Some((scenario, failure));
+    fn go_on(&mut self, search: &Search, stop: &AtomicBool) -> Vec<Record> {
+        let profile = self.profile().expect("it was made for a profile");
+        let first_seed = search.first_seed + self.campaign * SEEDS_APART;
+        let clock = std::time::Instant::now();
+        let mut records = Vec::new();
+        for _ in 0..SEEDS_PER_TURN {
+            if stop.load(Ordering::Relaxed) || self.open.is_empty() || self.tried >= search.seeds {
                 break;
             }
+            records.extend(self.try_seed(search, profile, first_seed + self.tried));
         }
-        // A run has a thread of its own.
-        let own = thread_cpu_time().zip(before).map_or(Duration::ZERO, |(after, before)| after.saturating_sub(before));
-        self.cpu += running + own;
-        let hit = found.map(|(scenario, failure)| {
-            let signature = failure.signature.to_string();
-            let shrunk = shrink::shrink(&scenario, failure, &shrink::unexcused, SHRINKING);
-            Hit {
-                seeds: self.tried,
-                cpu_ms: self.cpu.as_millis() as u64,
-                signature,
-                faults: shrunk.faults_after,
-                shrinking_ms: shrunk.time.as_millis() as u64,
-                is_certified: shrunk.is_certified(),
-            }
-        });
-        self.wall += clock.elapsed();
-        (hit.is_some() || self.tried >= search.seeds).then(|| Record {
-            defect: self.defect.name().to_owned(),
-            campaign: self.number,
+        if self.tried >= search.seeds {
+            let missed = std::mem::take(&mut self.open).into_iter();
+            records.extend(missed.map(|(defect, tried)| self.record(search, defect, tried.asked, None)));
+        }
+        self.wall_ms += clock.elapsed().as_millis() as u64;
+        records
+    }
+
+    fn record(&self, search: &Search, defect: String, asked: u64, hit: Option<Hit>) -> Record {
+        Record {
+            defect,
+            campaign: self.campaign,
             hit,
-            profile: profile.name().to_owned(),
+            asked,
+            profile: self.profile.clone(),
             first_seed: search.first_seed,
             seeds: search.seeds,
-            wall_ms: self.wall.as_millis() as u64,
-            generator: fingerprint(profile),
-        })
+            generator: self.generator.clone(),
+        }
+    }
+
+    /// One seed without any defect, and with each that it makes a difference for.
+    fn try_seed(&mut self, search: &Search, profile: Profile, seed: u64) -> Vec<Record> {
+        let run = |defects| {
+            costed(|| {
+                let scenario = campaign::scenario(profile, defects, seed);
+                let outcome = run_one(&scenario, 0, seed);
+                let cpu = outcome.cpu.unwrap_or(Duration::from_millis(outcome.wall_ms));
+                let failure = examine(&scenario.variants[0], &outcome);
+                ((scenario, outcome.asked, failure), cpu)
+            })
+        };
+        let ((_, asked, without), cost_without) = run(Defects::NONE);
+        let without = without.map(|failure| failure.signature);
+        self.tried += 1;
+        self.failing.extend(without.iter().map(|signature| (seed, signature.to_string())));
+        let mut records = Vec::new();
+        for (name, mut tried) in std::mem::take(&mut self.open) {
+            let defect = Defect::named(&name).expect("it was named by one");
+            if !asked.contains(defect) {
+                tried.cpu_us += cost_without.as_micros() as u64;
+                self.open.insert(name, tried);
+                continue;
+            }
+            let ((scenario, _, failure), cost) = run(Defects::NONE.with(defect));
+            tried.cpu_us += cost.as_micros() as u64;
+            tried.asked += 1;
+            // What fails without the defect too says nothing of it.
+            match failure.filter(|failure| without.as_ref() != Some(&failure.signature)) {
+                None => {
+                    self.open.insert(name, tried);
+                }
+                Some(failure) => {
+                    let signature = failure.signature.to_string();
+                    let shrunk = shrink::shrink(&scenario, failure, &shrink::unexcused, search.shrinking);
+                    let hit = Hit {
+                        seeds: self.tried,
+                        cpu_ms: tried.cpu_us / 1000,
+                        signature,
+                        faults: shrunk.faults_after,
+                        shrinking_ms: shrunk.time.as_millis() as u64,
+                        is_certified: shrunk.is_certified(),
+                    };
+                    records.push(self.record(search, name, tried.asked, Some(hit)));
+                }
+            }
+        }
+        records
     }
 }
 
@@ -284,37 +429,58 @@ fn hits(defect: Defect, records: &[Record]) -> BTreeMap<u64, Option<&Hit>> {
 }
 
 /// Whether every campaign found its defect.
-pub fn all_found(defects: &[Defect], records: &[Record]) -> bool {
+pub fn all_found(defects: &[Defect], kept: &Kept) -> bool {
     defects.iter().all(|defect| {
-        let hits = hits(*defect, records);
+        let hits = hits(*defect, &kept.records);
         hits.len() as u64 == CAMPAIGNS && hits.values().all(Option::is_some)
     })
 }
 
 /// The report. `cores`: of the machine.
-pub fn markdown(defects: &[Defect], records: &[Record], search: &Search, cores: usize) -> String {
+pub fn markdown(defects: &[Defect], kept: &Kept, search: &Search, cores: usize) -> String {
+    let Kept { records, sweeps } = kept;
     let mut text = String::from("# How long the fuzzer takes to find each known defect\n\n");
     let profile = search.profile.map_or_else(String::new, |profile| format!(" --profile {}", profile.name()));
     let ours = || records.iter().filter(|record| defects.iter().any(|defect| defect.name() == record.defect));
-    let wall_ms: u64 = ours().map(|record| record.wall_ms).sum();
+    let wall_ms: u64 = sweeps.iter().map(|sweep| sweep.wall_ms).sum();
     let _ = writeln!(
         text,
-        "`faultline fuzz --defects-table reports/defects.md{profile} --seed {} --jobs {}`, on {cores} cores; all campaigns, one after the \
-         other, took {:.0} minutes. Medians of {CAMPAIGNS} campaigns of at most {} seeds each, those that found nothing counted as longer \
+        "`faultline fuzz --defects-table reports/defects.md{profile} --seed {} --jobs {}`, on {cores} cores; one core alone would \
+         have taken {:.0} minutes. Medians of {CAMPAIGNS} campaigns of at most {} seeds each, those that found nothing counted as longer \
          than all others. Each defect is looked for in the profile whose subject it spoils. CPU time is that of the search, without \
-         shrinking; shrinking is wall time. Faults are what is left of the schedule; a certificate is complete if the run passes \
+         shrinking; shrinking is wall time. A seed whose decisions never come to a defect was run once for all of them: it \
+         counts with what it took, as the same run would have been made again. \"Came to\" are the seeds among those tried whose \
+         decisions did. Faults are what is left of the schedule; a certificate is complete if the run passes \
          without any one of them. What fails without the defect too does not count. The rule is that of the first campaign that found it.\n",
         search.first_seed,
         search.jobs,
         seconds(wall_ms) / 60.0,
         search.seeds
     );
-    text.push_str("| Defect | Profile | Found | Seeds | CPU s | Broken rule | Faults | Shrinking s | Certificates |\n");
-    text.push_str("|---|---|---|---|---|---|---|---|---|\n");
+    text.push_str(
+        "| Defect | Profile | Found | Seeds | Came to | CPU s | Broken rule | Faults | Shrinking s | Certificates |\n",
+    );
+    text.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
     for defect in defects {
         text.push_str(&line(*defect, records, search));
     }
     text.push_str(&summary(&ours().collect::<Vec<_>>(), defects.len()));
+    text.push_str(&without(sweeps));
+    text
+}
+
+/// What the runs without any defect came to.
+fn without(sweeps: &[Sweep]) -> String {
+    let mut text =
+        String::from("\nWithout any defect, the same seeds:\n\n| Profile | Runs | Failing |\n|---|---|---|\n");
+    for profile in Profile::ALL {
+        let of_profile = || sweeps.iter().filter(move |sweep| sweep.profile == profile.name());
+        let runs: u64 = of_profile().map(|sweep| sweep.tried).sum();
+        let failing = of_profile().flat_map(|sweep| &sweep.failing);
+        let failing: Vec<String> = failing.map(|(seed, signature)| format!("{signature} (seed {seed})")).collect();
+        let failing = if failing.is_empty() { "0".to_owned() } else { failing.join(", ") };
+        let _ = writeln!(text, "| {} | {runs} | {failing} |", profile.name());
+    }
     text
 }
 
@@ -352,9 +518,11 @@ fn line(defect: Defect, records: &[Record], search: &Search) -> String {
     let hits = hits(defect, records);
     let found: Vec<&Hit> = hits.values().filter_map(|hit| *hit).collect();
     let all = hits.len();
+    let own = records.iter().filter(|record| record.defect == defect.name());
+    let asked = median(own.map(|record| record.asked)).map_or_else(String::new, |asked| asked.to_string());
     let Some(first) = found.first() else {
         let seeds = if all == 0 { "no campaign is over".to_owned() } else { format!("not within {seeds_max}") };
-        return format!("| `{name}` | {profile} | 0 of {all} | {seeds} | | | | | |\n");
+        return format!("| `{name}` | {profile} | 0 of {all} | {seeds} | {asked} | | | | | |\n");
     };
     let cost = |of: fn(&Hit) -> u64| median(hits.values().map(|hit| hit.map_or(u64::MAX, of))).unwrap_or(u64::MAX);
     let (seeds, cpu_ms) = (cost(|hit| hit.seeds), cost(|hit| hit.cpu_ms));
@@ -366,7 +534,7 @@ fn line(defect: Defect, records: &[Record], search: &Search) -> String {
     let shrinking = seconds(median(found.iter().map(|hit| hit.shrinking_ms)).unwrap_or(0));
     let certified = found.iter().filter(|hit| hit.is_certified).count();
     format!(
-        "| `{name}` | {profile} | {} of {all} | {seeds} | {cpu} | {} | {faults} | {shrinking:.1} | {certified} of {} |\n",
+        "| `{name}` | {profile} | {} of {all} | {seeds} | {asked} | {cpu} | {} | {faults} | {shrinking:.1} | {certified} of {} |\n",
         found.len(),
         first.signature,
         found.len()

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::groups::GroupFigures;
 use crate::client::ResetReason;
+use crate::defect::Defects;
 use crate::history::HistoryEvent;
 use crate::observe::Observation;
 use crate::protocol::BrokerId;
@@ -174,6 +175,8 @@ pub struct RunOutcome {
     pub wall_ms: u64,
     /// What the run's thread used, where the system tells.
     pub cpu: Option<Duration>,
+    /// The defects that its decisions came to; any other, switched on, gives the same run ([`defect::asked`]).
+    pub asked: Defects,
     /// Frames delivered by the network.
     pub messages: u64,
     /// Events in the trace.

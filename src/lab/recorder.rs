@@ -110,6 +110,7 @@ impl Recorder {
                 | Observation::LatestOffset { .. }
                 | Observation::ProducersExpired { .. }
                 | Observation::GroupDeleted { .. }
+                | Observation::Unwatched { .. }
                 | Observation::Unclaimed { .. }
                 | Observation::Registered { .. } => false,
             };

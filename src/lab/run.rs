@@ -16,6 +16,7 @@ use super::outcome::{End, Phase, RunOutcome};
 use super::recorder::{Recorder, State};
 use super::workload::{ConsumeProcess, ProduceProcess, ProduceSpec};
 use crate::config::{ConsumerConfig, ProducerConfig};
+use crate::defect::{self, Defects};
 use crate::protocol::TopicPartition;
 use crate::scenario::{Action, Scenario, Topic, Variant, Workload};
 use crate::world::Time;
@@ -51,17 +52,17 @@ pub fn run_one(scenario: &Scenario, variant: usize, seed: u64) -> RunOutcome {
         .stack_size(8 << 20)
         .spawn(move || {
             let result = panic::catch_unwind(AssertUnwindSafe(|| simulate(&variant, duration, seed, inside)));
-            (result.map_err(|_| panic_text()), thread_cpu_time())
+            (result.map_err(|_| panic_text()), thread_cpu_time(), defect::asked())
         })
         .expect("a thread can be spawned");
-    let (result, cpu) = thread.join().expect("panics are caught inside");
+    let (result, cpu, asked) = thread.join().expect("panics are caught inside");
     let wall_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
     let (end, facts) = match result {
         Ok((end, facts)) => (end, facts),
         Err(text) => (End::Panicked(text), Facts::default()),
     };
     let state = std::mem::take(&mut *recorder.lock());
-    RunOutcome { cpu, ..outcome(seed, end, facts, state, wall_ms) }
+    RunOutcome { cpu, asked, ..outcome(seed, end, facts, state, wall_ms) }
 }
 
 /// What this thread has used so far, where the system tells (Linux: the first number of `schedstat`, in nanoseconds).
@@ -108,6 +109,7 @@ fn outcome(seed: u64, end: End, facts: Facts, state: State, wall_ms: u64) -> Run
         ended_at: facts.ended_at,
         wall_ms,
         cpu: None,
+        asked: Defects::NONE,
         messages: facts.messages,
     }
 }

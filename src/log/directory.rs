@@ -74,16 +74,14 @@ impl LogDirectory {
     ) -> io::Result<(LogDirectory, Vec<LoadedLog>)> {
         create_durable_dir(&disk, path)?;
         let directory_id = load_directory_id(&disk, path, new_id)?;
-        // KAFKA-10471: deleted once the start is over, when it has been trusted for as long.
-        let keeps_marker = defects.has(Defect::DeleteMarkerLate);
-        let marker = take_clean_shutdown_marker(&disk, path, keeps_marker)?;
+        let (marker, keeps_marker) = take_clean_shutdown_marker(&disk, path, defects)?;
         let mut directory = LogDirectory {
             disk,
             path: path.to_owned(),
             directory_id,
             previous_broker_epoch: marker.unwrap_or(BrokerEpoch::NONE),
             cleaned_to: BTreeMap::new(),
-            keeps_marker: keeps_marker && marker.is_some(),
+            keeps_marker,
         };
         directory.cleaned_to = directory.read_offsets(CLEANED);
         let logs = directory.load_logs(marker.is_some(), config)?;
@@ -340,17 +338,20 @@ fn property<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 /// Reads the marker and deletes it at once, so that a crash while the logs are loaded is not taken for an
 /// orderly stop (KAFKA-10471). The removal is made durable for the same reason; Kafka leaves that to the file
 /// system. `None`: unclean stop. A marker that cannot be read still means clean, of no known epoch.
-fn take_clean_shutdown_marker(disk: &Disk, path: &str, keeps_marker: bool) -> io::Result<Option<BrokerEpoch>> {
+/// The broker epoch in the marker, if it is there, and whether it was left.
+fn take_clean_shutdown_marker(disk: &Disk, path: &str, defects: Defects) -> io::Result<(Option<BrokerEpoch>, bool)> {
     let file = format!("{path}/{CLEAN_SHUTDOWN}");
     if !disk.exists(&file) {
-        return Ok(None);
+        return Ok((None, false));
     }
+    // KAFKA-10471: deleted once the start is over, when it has been trusted for as long.
+    let keeps_marker = defects.has(Defect::DeleteMarkerLate);
     let text = checkpoint::content(disk, &file).ok().flatten().unwrap_or_default();
     if !keeps_marker {
         remove_clean_shutdown_marker(disk, path)?;
     }
     let epoch = serde_json::from_str::<CleanShutdown>(&text).map(|content| BrokerEpoch(content.broker_epoch));
-    Ok(Some(epoch.unwrap_or(BrokerEpoch::NONE)))
+    Ok((Some(epoch.unwrap_or(BrokerEpoch::NONE)), keeps_marker))
 }
 
 fn remove_clean_shutdown_marker(disk: &Disk, path: &str) -> io::Result<()> {

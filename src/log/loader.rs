@@ -139,12 +139,13 @@ impl Loader {
         if is_suspect {
             return segment.rebuild_indexes(self.config.indexes());
         }
-        if self.defects.has(Defect::TrustTimeindexTail) {
+        let is_sane = segment.indexes_are_sane()?;
+        if !(is_sane && segment.time_index_is_complete()?) && self.defects.has(Defect::TrustTimeindexTail) {
             segment.trust_time_index()?;
             segment.set_durable();
             return Ok(());
         }
-        if !segment.indexes_are_sane()? {
+        if !is_sane {
             segment.rebuild_indexes(self.config.indexes())?;
             return segment.sync();
         }

@@ -355,9 +355,9 @@ impl Log {
         let (mut start, mut end) = (0, 0);
         let mut next = self.log_end;
         // What is bad on the leader's disk, or became so on the way, must not spread.
-        let checks_crc = !self.config.defects.has(Defect::AppendUnchecked);
+        let is_trusted = || self.config.defects.has(Defect::AppendUnchecked);
         while batch::is_whole(&records[end..]) {
-            let header = batch::checked(&records[end..], checks_crc)?;
+            let header = batch::checked_unless(&records[end..], is_trusted)?;
             if header.last_offset() < self.log_end && self.staged.is_empty() {
                 start = end + header.size_bytes;
             } else if header.base_offset < next {

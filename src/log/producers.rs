@@ -97,6 +97,11 @@ pub struct ProducerEntry {
 }
 
 impl ProducerEntry {
+    /// Whether all of its batches lie below that.
+    fn is_below(&self, log_start: Offset) -> bool {
+        self.batches.back().is_some_and(|batch| batch.last_offset < log_start)
+    }
+
     fn new(epoch: i16) -> ProducerEntry {
         ProducerEntry { epoch, last_timestamp: batch::NO_TIMESTAMP, batches: VecDeque::new() }
     }
@@ -177,7 +182,7 @@ impl Producers {
     /// Of a producer that is not known any sequence is taken: its records, or its state, may have gone with time.
     pub(super) fn check(&self, header: &Header, defects: Defects) -> Result<Checked, ProducerError> {
         let Some((slot, _, entry)) = self.entries.get_full(&header.producer_id) else {
-            if defects.has(Defect::ProducerStateDropsWithRecords) && header.base_sequence != 0 {
+            if header.base_sequence != 0 && defects.has(Defect::ProducerStateDropsWithRecords) {
                 let Header { producer_id, base_sequence: got, .. } = *header;
                 return Err(ProducerError::UnknownProducerId { producer_id, got });
             }
@@ -217,7 +222,12 @@ impl Producers {
 
     /// Forgets producers all of whose batches lie below the log start: what Kafka did until 2.5 (KIP-360).
     pub(super) fn remove_below(&mut self, log_start: Offset) {
-        self.entries.retain(|_, entry| entry.batches.back().is_none_or(|batch| batch.last_offset >= log_start));
+        self.entries.retain(|_, entry| !entry.is_below(log_start));
+    }
+
+    /// Whether [`Producers::remove_below`] would forget anyone.
+    pub(super) fn any_below(&self, log_start: Offset) -> bool {
+        self.entries.values().any(|entry| entry.is_below(log_start))
     }
 
     /// The state at the end of a log that has just been loaded. A snapshot beyond its end, or that cannot be read, is

@@ -36,7 +36,7 @@ impl Log {
             return Ok(None);
         }
         self.log_start = to;
-        if self.config.defects.has(Defect::ProducerStateDropsWithRecords) {
+        if self.producers.any_below(to) && self.config.defects.has(Defect::ProducerStateDropsWithRecords) {
             self.producers.remove_below(to);
         }
         if self.epochs.truncate_from_start(to) {

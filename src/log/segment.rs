@@ -357,6 +357,11 @@ impl Segment {
         self.indexes.are_sane(self.next_offset(), self.size_bytes, self.max_timestamp)
     }
 
+    /// Whether the time index ends with the segment's largest timestamp.
+    pub fn time_index_is_complete(&self) -> io::Result<bool> {
+        Ok(self.indexes.last_time()? == Some(self.max_timestamp))
+    }
+
     /// With [`Defect::TrustTimeindexTail`](crate::defect::Defect::TrustTimeindexTail): keeps the indexes as they are, and
     /// takes the largest timestamp from the last entry of the time index.
     pub fn trust_time_index(&mut self) -> io::Result<()> {

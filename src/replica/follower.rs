@@ -158,12 +158,11 @@ impl Partition {
 
     fn still_asks(&self, asked: AskedFetch) -> bool {
         // An answer that was on its way while leadership or our log changed belongs to another log (v3_5:1022).
-        let takes_any = self.defects().has(Defect::AcceptStaleFetchResponse);
         // v3_5:281: the fetch goes on, although the leader epoch that it was sent in is over.
         let is_same_session =
             self.leader_epoch == asked.leader_epoch || self.defects().has(Defect::KeepOldFetchSession);
-        takes_any && self.fetch_state().is_some()
-            || is_same_session && self.fetch_state().is_some_and(|f| f.offset == asked.offset)
+        let Some(fetch) = self.fetch_state() else { return false };
+        is_same_session && fetch.offset == asked.offset || self.defects().has(Defect::AcceptStaleFetchResponse)
     }
 
     /// Applies the leader's answer to `asked` (`processFetchRequest`). `wall_clock_ms`: when it is appended.

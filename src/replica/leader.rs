@@ -7,7 +7,7 @@ use super::partition::{Effects, Partition, Role};
 use super::read::ReadRequest;
 use super::remote::RemoteReplica;
 use super::{Environment, ReplicaError};
-use crate::defect::Defect;
+use crate::defect::{Defect, Defects};
 use crate::log::{AppendError, Appended};
 use crate::observe::Observation;
 use crate::protocol::{BrokerEpoch, BrokerId, ErrorCode, Offset};
@@ -37,14 +37,14 @@ impl LeaderState {
     }
 
     /// May this replica be proposed for the ISR, as far as the cluster metadata says (`isReplicaIsrEligible`)?
-    /// `reads_epoch_later`: [`Defect::IsrCheckTwoReads`].
-    fn is_isr_eligible(&self, env: &Environment, id: BrokerId, reads_epoch_later: bool) -> bool {
+    fn is_isr_eligible(&self, env: &Environment, id: BrokerId, defects: Defects) -> bool {
         let stored_epoch = self.remote(id).and_then(|r| r.broker_epoch);
         env.image.brokers.get(&id).is_some_and(|broker| {
             !broker.fenced
                 && !broker.in_controlled_shutdown
                 // KIP-903: what we know of its log is about the incarnation that is registered now.
-                && (stored_epoch.is_some_and(|e| e == BrokerEpoch::NONE || e == broker.epoch) || reads_epoch_later)
+                && (stored_epoch.is_some_and(|e| e == BrokerEpoch::NONE || e == broker.epoch)
+                    || defects.has(Defect::IsrCheckTwoReads))
         })
     }
 }
@@ -95,11 +95,6 @@ impl Partition {
 
     fn min_insync_replicas(&self) -> i32 {
         if self.defects().has(Defect::IgnoreMinIsr) { 1 } else { self.min_insync_replicas }
-    }
-
-    /// Kafka takes two reads of a follower's broker epoch for one (KAFKA-15221).
-    fn reads_epoch_twice(&self) -> bool {
-        self.defects().has(Defect::IsrCheckTwoReads)
     }
 
     /// Appends a producer's record set (`appendRecordsToLeader`).
@@ -177,7 +172,7 @@ impl Partition {
             // Without waiting for a follower that keeps up, it would chase the high watermark and never join.
             let is_about_to_join = || {
                 remote.is_caught_up(log_end, now, env.replica_lag_time_max)
-                    && leader.is_isr_eligible(env, remote.id, self.reads_epoch_twice())
+                    && leader.is_isr_eligible(env, remote.id, self.defects())
             };
             let counts = if self.defects().has(Defect::HwIsrCommitted) {
                 // Before KIP-497 was got right (AsyncIsr.tla): who is not confirmed does not count.
@@ -208,15 +203,17 @@ impl Partition {
         request: &ReadRequest,
         leader_log_end: Offset,
     ) -> Result<Effects, ErrorCode> {
-        let takes_any_epoch = self.reads_epoch_twice();
+        let defects = self.defects();
         let log_end = self.log.reading_offset(request.offset);
         let remotes = self.leader_state_mut().map(|l| &mut l.remotes);
         let Some(remote) = remotes.and_then(|r| r.iter_mut().find(|r| r.id == follower)) else {
             return Err(ErrorCode::NotLeaderOrFollower);
         };
         let previous_log_end = remote.log_end;
-        if !takes_any_epoch {
-            remote.check_incarnation(env, follower_epoch)?;
+        if let Err(error) = remote.check_incarnation(env, follower_epoch)
+            && !defects.has(Defect::IsrCheckTwoReads)
+        {
+            return Err(error);
         }
         remote.update_fetch_state(now, log_end, leader_log_end, follower_epoch);
         let low_watermark_advanced = std::mem::replace(&mut remote.log_start, request.log_start) < request.log_start;
@@ -229,7 +226,7 @@ impl Partition {
         let Role::Leader(leader) = &self.role else { return None };
         let can_add = leader.isr.in_flight().is_none()
             && !leader.isr.isr().contains(&follower)
-            && leader.is_isr_eligible(env, follower, self.reads_epoch_twice());
+            && leader.is_isr_eligible(env, follower, self.defects());
         if !can_add || !self.is_follower_in_sync(leader, follower) {
             return None;
         }
@@ -285,11 +282,11 @@ impl Partition {
             if id == env.id {
                 return env.broker_epoch;
             }
+            let known = self.leader_state().and_then(|l| l.remote(id)).and_then(|r| r.broker_epoch);
+            let (known, registered) = (known.unwrap_or(BrokerEpoch::NONE), env.image.brokers.get(&id).map(|b| b.epoch));
             // KAFKA-15221: the second read. A new incarnation may have come since the first.
-            if self.reads_epoch_twice() {
-                return env.image.brokers.get(&id).map_or(BrokerEpoch::NONE, |b| b.epoch);
-            }
-            self.leader_state().and_then(|l| l.remote(id)).and_then(|r| r.broker_epoch).unwrap_or(BrokerEpoch::NONE)
+            let registered = registered.unwrap_or(BrokerEpoch::NONE);
+            if registered != known && self.defects().has(Defect::IsrCheckTwoReads) { registered } else { known }
         };
         IsrProposal {
             id: self.proposals,

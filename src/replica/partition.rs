@@ -30,7 +30,7 @@ pub struct Partition {
     pub(super) partition_epoch: PartitionEpoch,
     pub(super) role: Role,
     pub(super) proposals: u64,
-    /// With [`Defect::KeepOldFollowerState`]: what we knew of our followers when we led last.
+    /// What we knew of our followers when we led last: for [`Defect::KeepOldFollowerState`].
     former_remotes: Vec<RemoteReplica>,
 }
 
@@ -143,9 +143,10 @@ impl Partition {
             Role::Follower(_) => LeaderState::new(),
         };
         // Vanlightly's CHECK at v3_5:346: what was known of a follower in an earlier leadership says nothing now.
-        let keeps_old_state = is_new_leader && self.defects().has(Defect::KeepOldFollowerState);
+        let former = std::mem::take(&mut self.former_remotes);
+        let keeps_old_state = is_new_leader && !former.is_empty() && self.defects().has(Defect::KeepOldFollowerState);
         if keeps_old_state {
-            leader.remotes = std::mem::take(&mut self.former_remotes);
+            leader.remotes = former;
         }
         leader.remotes.retain(|r| state.replicas.contains(&r.id));
         for &id in state.replicas.iter().filter(|id| **id != env.id) {
@@ -191,9 +192,7 @@ impl Partition {
         self.leader_epoch = state.leader_epoch;
         self.partition_epoch = state.partition_epoch;
         if let Role::Leader(leader) = &mut self.role {
-            if self.log.config().defects.has(Defect::KeepOldFollowerState) {
-                self.former_remotes = std::mem::take(&mut leader.remotes);
-            }
+            self.former_remotes = std::mem::take(&mut leader.remotes);
             self.role = Role::Follower(FollowerState::default());
         }
         if is_new_leader_epoch {

@@ -115,7 +115,9 @@ impl Partition {
     /// Is the reader's view of the leadership ours (`localLogWithEpochOrThrow`)?
     pub(super) fn check_readable(&self, epoch: Option<LeaderEpoch>, requires_leader: bool) -> Result<(), ReplicaError> {
         // Before KIP-320 nobody said which leader it took us for.
-        let epoch = epoch.filter(|_| !self.defects().has(Defect::FetchNoEpochCheck));
+        let is_ours =
+            |epoch: &LeaderEpoch| *epoch == self.leader_epoch || !self.defects().has(Defect::FetchNoEpochCheck);
+        let epoch = epoch.filter(is_ours);
         match epoch {
             // The reader missed a leader change, or we did (KIP-320).
             Some(epoch) if epoch < self.leader_epoch => Err(ReplicaError::Refused(ErrorCode::FencedLeaderEpoch)),

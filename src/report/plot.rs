@@ -98,6 +98,7 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
+            | Observation::Unwatched { .. }
             | Observation::Unclaimed { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }

@@ -2,6 +2,7 @@
 
 use super::files::{self, Kept};
 use super::{Look, Report, RunReport, Verdict, human, judge, junit};
+use crate::defect::Defects;
 use crate::history::{EventType, Function, HistoryEvent, MicroOp, Value};
 use crate::lab::outcome::{End, FiredFault, Phase, RunOutcome, TraceEvent, TraceKind, Violation};
 use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason};
@@ -75,6 +76,7 @@ impl RunOf {
             ended_at: Time::from_millis(9_000),
             wall_ms: 12,
             cpu: None,
+            asked: Defects::NONE,
             messages: 345,
         }
     }

@@ -110,6 +110,7 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         Observation::Registered { .. }
         | Observation::Fenced { .. }
         | Observation::GroupDeleted { .. }
+        | Observation::Unwatched { .. }
         | Observation::LogDirFailed { .. }
         | Observation::CleanShutdown => true,
         Observation::HighWatermark { as_leader: false, .. }
@@ -242,8 +243,11 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             write!(f, ", partition epoch {partition_epoch}{}", if *unclean { ", unclean" } else { "" })
         }
         Observation::GroupDeleted { group } => write!(f, "deleted group {group}"),
+        Observation::Unwatched { group } => {
+            write!(f, "group {group} keeps a member that leaves: that cannot be stored, and its session is not watched")
+        }
         Observation::Unclaimed { group, partition } => {
-            write!(f, "group {group} gives {partition} to others: who was assigned it does not say that it has it")
+            write!(f, "group {group} gives {partition} to others: who may have it has not let go of it")
         }
         Observation::LogDirFailed { log_dir } => write!(f, "log directory {log_dir} failed"),
         Observation::CleanShutdown => f.write_str("shut down cleanly"),

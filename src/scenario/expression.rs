@@ -327,7 +327,7 @@ pub(super) fn defects(text: &str) -> Result<Defects, Slip> {
                 None => slip.help("`faultline defects` lists them; `none` is none of them"),
             });
         };
-        if defects.has(found) {
+        if defects.contains(found) {
             return Err(Slip::new(at, format!("defect `{name}` is named twice")));
         }
         defects = defects.with(found);

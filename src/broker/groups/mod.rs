@@ -195,6 +195,7 @@ impl Broker {
         for news in self.groups.coordinator.take_news() {
             let observation = match news {
                 GroupNews::Deleted(group) => Observation::GroupDeleted { group: group.to_string() },
+                GroupNews::Unwatched(group) => Observation::Unwatched { group: group.to_string() },
                 GroupNews::Unclaimed { group, topic, partition } => Observation::Unclaimed {
                     group: group.to_string(),
                     partition: TopicPartition::new(topic.as_str(), partition),

@@ -221,11 +221,8 @@ fn what_a_member_was_assigned_and_does_not_name_goes_to_others_at_once() {
     one.has_news = true;
     assert_eq!((bench.beat(&mut one), one.epoch), (0, 2), "it is not asked to give anything up");
     let gone = early.assigned.difference(&one.assigned);
-    let unclaimed = |partition: &i32| GroupNews::Unclaimed {
-        group: group_id().0,
-        topic: text("orders"),
-        partition: *partition,
-    };
+    let unclaimed =
+        |partition: &i32| GroupNews::Unclaimed { group: group_id().0, topic: text("orders"), partition: *partition };
     assert_eq!(bench.coordinator.take_news(), gone.map(unclaimed).collect::<Vec<_>>());
     assert_eq!(bench.beat(&mut two), 0);
     assert_eq!(&one.assigned | &two.assigned, set(0..PARTITIONS));
@@ -650,12 +647,29 @@ fn a_classic_group_becomes_a_consumer_group_and_a_classic_one_again() {
 }
 
 #[test]
+fn a_downgrade_in_the_middle_of_a_rebalance_gives_to_one_what_another_still_has() {
+    let (mut bench, old) = classic_with_everything(GroupCoordinatorConfig::default());
+    let mut new = Modern::new("new");
+    assert_eq!(bench.beat(&mut new), 0);
+    let (third, joining) = bench.join_new();
+    let epoch = bench.joined(joining).generation_id;
+    assert_eq!(classic_assignment(&mut bench, &third, epoch), Ok(set([])), "the first has not heard of anything");
+    assert_eq!(bench.heartbeat(&old, 1), ErrorCode::RebalanceInProgress.code());
+    assert_eq!(bench.coordinator.take_news(), []);
+    assert_eq!(bench.leave_as(&new, -1), 0);
+    let news = bench.coordinator.take_news();
+    let is_unclaimed = |news: &GroupNews| matches!(news, GroupNews::Unclaimed { .. });
+    assert!(!news.is_empty() && news.iter().all(is_unclaimed), "{news:?}");
+}
+
+#[test]
 fn a_downgrade_that_cannot_be_stored_has_not_happened() {
     let (mut bench, old) = classic_with_everything(GroupCoordinatorConfig::default());
     let mut new = Modern::new("new");
     assert_eq!(bench.beat(&mut new), 0);
     bench.log.refuses = Some(ErrorCode::NotEnoughReplicas);
     assert_eq!(bench.leave_as(&new, -1), ErrorCode::CoordinatorNotAvailable.code());
+    assert_eq!(bench.coordinator.take_news(), [GroupNews::Unwatched(group_id().0)]);
     bench.log.refuses = None;
     assert_eq!(bench.described().members.len(), 2);
     assert_eq!(bench.leave_as(&new, -1), 0);

@@ -22,14 +22,13 @@ mod registrations;
 mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use crate::config::GroupProtocol;
 use crate::coordinator;
 use crate::lab::outcome::{RunOutcome, Violation};
 use crate::observe::LogStartReason;
 use crate::protocol::{Offset, TopicPartition};
-use crate::scenario::{EndingKind, Topic, Variant, Workload};
+use crate::scenario::{Topic, Variant, Workload};
 use crate::world::Time;
 
 use super::topic_of;
@@ -60,12 +59,13 @@ pub enum Excuse {
     /// A static leader that comes back to its group takes its topics as they are then for what was shared out
     /// (`ConsumerCoordinator.onLeaderElected`, KIP-814).
     ReturningLeader,
-    /// A member of the consumer protocol left while `__consumer_offsets` took nothing: it stays in its group, and its
+    /// A member of a consumer group left while `__consumer_offsets` took nothing: it stays in its group, and its
     /// session is not watched any more (`GroupMetadataManager.consumerGroupFenceMember` cancels timers before it writes).
     LeaveRefused,
-    /// A member of the consumer protocol said what it had taken up of an earlier assignment, in the epoch of a later one that
-    /// it was about to take up: what it did not name was given to others (`CurrentAssignmentBuilder.ownsRevokedPartitions`).
-    LateAcknowledgement,
+    /// A consumer group gave away what a member had not let go of. It said what it had taken up of an earlier assignment, in
+    /// the epoch of a later one that it was about to take up (`CurrentAssignmentBuilder.ownsRevokedPartitions`); or the group
+    /// moved to the classic protocol in the middle of a rebalance, and back (`ConsumerGroup.fromClassicGroup`).
+    NotLetGo,
     /// Retention deleted it in its time, or a client did.
     Expired,
     Compacted,
@@ -92,9 +92,7 @@ impl Excuse {
             Excuse::LeaveRefused => {
                 "a member left while that could not be stored, and its session is not watched any more"
             }
-            Excuse::LateAcknowledgement => {
-                "a member acknowledged an earlier assignment in the epoch of a later one, and took that up as well"
-            }
+            Excuse::NotLetGo => "its group gave a partition to others before who had it let go of it",
             Excuse::Expired => "it had expired",
             Excuse::Compacted => "compaction removed it",
         }
@@ -130,18 +128,6 @@ fn static_member(workload: &Workload) -> Option<String> {
     }
 }
 
-/// When a member of the consumer protocol closes, in the schedule.
-fn leaves_at(workload: &Workload) -> Option<Duration> {
-    match workload {
-        Workload::Consume { config, membership: Some(membership), .. }
-            if config.group_protocol == GroupProtocol::Consumer =>
-        {
-            membership.ending.filter(|ending| ending.kind != EndingKind::Crash).map(|ending| ending.at)
-        }
-        Workload::Consume { .. } | Workload::Produce { .. } => None,
-    }
-}
-
 fn may_elect_uncleanly(topic: &Topic, variant: &Variant) -> bool {
     topic.effective_config(&variant.cluster.config).unclean_leader_election_enable
 }
@@ -169,8 +155,6 @@ pub struct Guard {
     has_offsets: bool,
     /// Static members of the classic protocol.
     static_members: BTreeSet<String>,
-    /// When the first member of the consumer protocol closes, in the schedule.
-    leaves_at: Option<Duration>,
 }
 
 impl Guard {
@@ -194,7 +178,6 @@ impl Guard {
             has_plain_time: has_plain_time(variant),
             has_offsets: has_offsets(variant),
             static_members: variant.workloads.iter().filter_map(static_member).collect(),
-            leaves_at: variant.workloads.iter().filter_map(leaves_at).min(),
         };
         let of_offsets = usize::try_from(variant.cluster.config.min_insync_replicas).unwrap_or(1);
         guard.min_insync_replicas.insert(coordinator::TOPIC.to_owned(), of_offsets);
@@ -276,13 +259,6 @@ impl Guard {
         starts.into_iter().any(has_returned).then_some(Excuse::ReturningLeader)
     }
 
-    /// Why a member that is gone may keep its share.
-    fn excuse_unremoved(&self) -> Option<Excuse> {
-        let leaves_at = Time::ZERO + self.leaves_at?;
-        let is_late = |partition: &Partition| partition.refused_at.is_some_and(|at| leaves_at <= at);
-        self.offsets_partitions().any(is_late).then_some(Excuse::LeaveRefused)
-    }
-
     /// Why a group may begin anew, or go back: what `__consumer_offsets` held is lost.
     fn excuse_forgetful_coordinator(&self) -> Option<Excuse> {
         self.offsets_partitions().find_map(Partition::gap)
@@ -299,7 +275,7 @@ impl Guard {
             return self
                 .excuse_stuck_coordinator()
                 .or_else(|| self.excuse_unnoticed(&violation.partition))
-                .or_else(|| self.excuse_unremoved());
+                .or(self.replay.has_unwatched.then_some(Excuse::LeaveRefused));
         }
         let partition = self.partition(&violation.partition)?;
         match violation.name {
@@ -316,7 +292,7 @@ impl Guard {
                 return partition
                     .gap()
                     .or_else(|| self.excuse_forgetful_coordinator())
-                    .or(is_unclaimed.then_some(Excuse::LateAcknowledgement));
+                    .or(is_unclaimed.then_some(Excuse::NotLetGo));
             }
             _ => {}
         }

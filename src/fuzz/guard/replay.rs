@@ -193,9 +193,7 @@ pub(super) struct Partition {
     pub leader: Option<String>,
     pub leader_epoch: LeaderEpoch,
     pub created_at: Option<Time>,
-    /// When it last took nothing.
-    pub refused_at: Option<Time>,
-    /// When a group first gave it to others before who was assigned it had taken it up.
+    /// When a group first gave it to others without who may have had it letting go of it.
     pub unclaimed_at: Option<Time>,
     pub isr: Vec<String>,
     /// Who led while everything was read once more; `None` before.
@@ -246,7 +244,6 @@ impl Default for Partition {
             leader: None,
             leader_epoch: LeaderEpoch::NONE,
             created_at: None,
-            refused_at: None,
             unclaimed_at: None,
             isr: Vec::new(),
             final_leaders: None,
@@ -290,6 +287,8 @@ pub(super) struct Replay {
     pub registrations: Registrations,
     /// When each client's processes started.
     pub processes: BTreeMap<String, Vec<Time>>,
+    /// A group keeps a member that has left.
+    pub has_unwatched: bool,
 }
 
 impl Replay {
@@ -426,7 +425,7 @@ impl Replay {
             Observation::Unclaimed { partition, .. } => {
                 self.partition(partition).unclaimed_at.get_or_insert(at);
             }
-            Observation::Refused { partition, .. } => self.partition(partition).refused_at = Some(at),
+            Observation::Unwatched { .. } => self.has_unwatched = true,
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
                 let replica = self.replica(partition, machine);
                 let (leader_epoch, holds) =
@@ -454,6 +453,7 @@ impl Replay {
                 }
             }
             Observation::IsrView { .. }
+            | Observation::Refused { .. }
             | Observation::Served { .. }
             | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }

@@ -108,7 +108,6 @@ impl Told {
             has_plain_time: true,
             has_offsets: true,
             static_members: ["static-1".to_owned()].into(),
-            leaves_at: Some(std::time::Duration::ZERO),
         }
     }
 
@@ -483,20 +482,17 @@ fn a_returning_static_leader_may_overlook_a_partition_that_is_new() {
 fn what_nobody_claims_may_be_owned_twice_from_then_on() {
     let unclaimed = |partition| Observation::Unclaimed { group: "billing".to_owned(), partition };
     let of_orders = Told::default().observed("broker-1", unclaimed(orders()));
-    assert_eq!(of_orders.breaks("owned-twice"), Some(Excuse::LateAcknowledgement));
+    assert_eq!(of_orders.breaks("owned-twice"), Some(Excuse::NotLetGo));
     let other = Told::default().observed("broker-1", unclaimed(TopicPartition::new("orders", 7)));
     assert_eq!(other.breaks("owned-twice"), None, "it is another partition");
 }
 
 #[test]
 fn a_member_whose_leave_was_refused_may_keep_its_share() {
-    let refused = |partition| Told::default().observed("broker-1", Observation::Refused { partition, error_code: 19 });
-    let of_offsets = refused(TopicPartition::new(coordinator::TOPIC, 0));
-    assert_eq!(of_offsets.breaks("stuck-group"), Some(Excuse::LeaveRefused));
-    assert_eq!(refused(orders()).breaks("stuck-group"), None, "leaving is not stored there");
-    let mut guard = of_offsets.guard();
-    guard.leaves_at = None;
-    assert_eq!(guard.excuse_unremoved(), None, "nobody has left");
+    let unwatched = Observation::Unwatched { group: "billing".to_owned() };
+    assert_eq!(Told::default().observed("broker-1", unwatched).breaks("stuck-group"), Some(Excuse::LeaveRefused));
+    let refused = Observation::Refused { partition: TopicPartition::new(coordinator::TOPIC, 0), error_code: 19 };
+    assert_eq!(Told::default().observed("broker-1", refused).breaks("stuck-group"), None, "nobody leaves");
 }
 
 #[test]

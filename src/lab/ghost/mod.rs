@@ -286,6 +286,7 @@ impl Ghost {
             | Observation::ReferredTo { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
+            | Observation::Unwatched { .. }
             | Observation::Unclaimed { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
