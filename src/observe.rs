@@ -176,6 +176,12 @@ pub enum Observation {
         partition: TopicPartition,
         error_code: i16,
     },
+    /// Broker, as leader: a producer's batch was refused with OUT_OF_ORDER_SEQUENCE_NUMBER.
+    OutOfSequence {
+        partition: TopicPartition,
+        /// CRC-32C from its header.
+        crc: u32,
+    },
     /// Broker: record bytes [from, to) were handed to a consumer.
     Served {
         partition: TopicPartition,

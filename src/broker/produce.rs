@@ -14,6 +14,7 @@ use super::delayed::Delayed;
 use super::log_dirs::not_here;
 use super::{Broker, Key, Partitions, Touched};
 use crate::defect::Defect;
+use crate::log::batch::Header;
 use crate::observe::Observation;
 use crate::protocol::{ErrorCode, Offset, TopicPartition, duration_of};
 use crate::replica::{Acknowledgement, ReplicaError};
@@ -169,7 +170,15 @@ impl Broker {
                     is_pending: true,
                 })
             }
-            Err(ReplicaError::Refused(error)) => Err(error),
+            Err(ReplicaError::Refused(error)) => {
+                if error == ErrorCode::OutOfOrderSequenceNumber
+                    && let Ok(Header { crc, .. }) = Header::parse(records)
+                {
+                    let partition = hosted.partition.topic_partition().clone();
+                    self.env.observe(now, Observation::OutOfSequence { partition, crc });
+                }
+                Err(error)
+            }
             Err(ReplicaError::Io(error)) => Err(self.storage_failed(now, key, error)),
         }
     }

@@ -374,6 +374,7 @@ impl Follower<'_> {
             | Observation::Flushed { .. }
             | Observation::IsrView { .. }
             | Observation::Refused { .. }
+            | Observation::OutOfSequence { .. }
             | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }

@@ -209,6 +209,7 @@ impl<'a> Replay<'a> {
             | Observation::IsrView { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
+            | Observation::OutOfSequence { .. }
             | Observation::Served { .. }
             | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }

@@ -365,7 +365,8 @@ fn rule(name: &str) -> &'static str {
         "leader-epoch-went-back" => "leader epochs never go back",
         "high-watermark-went-back" => "the high watermark of a leader never goes back",
         "producer-sequence" => {
-            "the committed batches of an idempotent producer follow on one another: no gap and no repeat in its sequences"
+            "the committed batches of an idempotent producer follow on one another: no gap and no repeat in its sequences, and \
+             a leader knows its latest ones again"
         }
         "liveness" => "a cluster in which every fault has ended gets all replicas back in sync",
         "unreadable" => "a cluster in which every fault has ended can be read to the end",

@@ -105,6 +105,7 @@ impl Recorder {
                 | Observation::IsrView { .. }
                 | Observation::Acknowledged { .. }
                 | Observation::Refused { .. }
+                | Observation::OutOfSequence { .. }
                 | Observation::Served { .. }
                 | Observation::ReferredTo { .. }
                 | Observation::LatestOffset { .. }

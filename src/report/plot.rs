@@ -93,6 +93,7 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             | Observation::IsrView { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
+            | Observation::OutOfSequence { .. }
             | Observation::Served { .. }
             | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }

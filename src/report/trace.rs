@@ -117,6 +117,7 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::Flushed { .. }
         | Observation::Acknowledged { .. }
         | Observation::Refused { .. }
+        | Observation::OutOfSequence { .. }
         | Observation::Served { .. }
         | Observation::LatestOffset { .. } => false,
     }
@@ -220,6 +221,9 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         }
         Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
             write!(f, "acknowledged {partition} {base_offset} to {last_offset} (acks={required_acks})")
+        }
+        Observation::OutOfSequence { partition, crc } => {
+            write!(f, "refused batch {crc:08x} for {partition}: it is out of sequence")
         }
         Observation::Refused { partition, error_code } => {
             write!(f, "refused to append to {partition}: error {error_code}")

@@ -454,6 +454,7 @@ impl Replay {
             }
             Observation::IsrView { .. }
             | Observation::Refused { .. }
+            | Observation::OutOfSequence { .. }
             | Observation::Served { .. }
             | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }

@@ -17,6 +17,9 @@ use crate::observe::{BatchInfo, LogStartReason, Observation};
 use crate::protocol::{BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicPartition};
 use crate::world::Time;
 
+/// How many of a producer's batches its leader knows again (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
+const KNOWN_BATCHES: usize = 5;
+
 /// Ghost state of a whole run.
 #[derive(Default)]
 pub struct Ghost {
@@ -271,6 +274,16 @@ impl Ghost {
                 if *to > high_watermark {
                     let detail = format!("{machine} served records below {to}, its high watermark is {high_watermark}");
                     self.violate("served-uncommitted", at, partition, detail);
+                }
+            }
+            Observation::OutOfSequence { partition, crc } => {
+                let latest = self.replica(partition, machine).batches.iter().rev().take(KNOWN_BATCHES);
+                if let Some(known) = latest.copied().find(|batch| batch.crc == *crc) {
+                    let detail = format!(
+                        "{machine} refused a batch as out of sequence that it has at offset {}",
+                        known.base_offset
+                    );
+                    self.violate("producer-sequence", at, partition, detail);
                 }
             }
             Observation::LatestOffset { partition, offset } => {

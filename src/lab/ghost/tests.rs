@@ -319,6 +319,16 @@ fn what_a_log_held_before_is_compared_once_its_high_watermark_is_above_it() {
 }
 
 #[test]
+fn a_batch_that_the_leader_has_is_not_out_of_sequence() {
+    let refused = |told: Told, crc| told.observes("broker-1", Observation::OutOfSequence { partition: orders(), crc });
+    assert_eq!(refused(healthy(), 10).violations(), ["producer-sequence"]);
+    assert!(refused(healthy(), 12).violations().is_empty(), "it does not have it");
+    let later: Vec<BatchInfo> = (2..6).map(|offset| batch(offset, 0, 10 + offset as u32)).collect();
+    assert!(refused(healthy().appends(1, &later), 10).violations().is_empty(), "it knows the last five");
+    assert_eq!(refused(healthy().appends(1, &later), 11).violations(), ["producer-sequence"]);
+}
+
+#[test]
 fn a_high_watermark_that_goes_down_with_the_log_shows_nothing() {
     // Broker 2 is elected uncleanly and commits another second record. Broker 3 has yet to find that its own is none.
     let (second, third) = ([batch(1, 1, 21)], [batch(2, 1, 22)]);
