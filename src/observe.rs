@@ -182,6 +182,10 @@ pub enum Observation {
         /// CRC-32C from its header.
         crc: u32,
     },
+    /// Broker, as follower: what its leader sent is larger than a segment may be, and it gives the partition up.
+    BeyondSegment {
+        partition: TopicPartition,
+    },
     /// Broker: record bytes [from, to) were handed to a consumer.
     Served {
         partition: TopicPartition,

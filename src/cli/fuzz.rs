@@ -293,14 +293,20 @@ fn defects_table(args: &FuzzArgs, file: &Path) -> anyhow::Result<Exit> {
     }
     let path = file.with_extension("jsonl");
     let kept = what_is_kept(&path, &search)?;
+    let bar = spinner(None, "{spinner} {pos} seeds tried, {msg}");
     let kept = table::search(&defects, &search, kept, stop, |kept, ended| {
-        for record in ended {
-            let _ = writeln!(io::stderr(), "{}", record.line());
-        }
+        bar.suspend(|| {
+            for record in ended {
+                let _ = writeln!(io::stderr(), "{}", record.line());
+            }
+        });
+        bar.set_position(kept.tried());
+        bar.set_message(format!("{} of {} campaigns are over", kept.ended(), defects.len() as u64 * table::CAMPAIGNS));
         if let Err(error) = std::fs::write(&path, kept.to_text()) {
             let _ = writeln!(io::stderr(), "{}: {error}", path.display());
         }
     });
+    bar.finish_and_clear();
     let text = table::markdown(&defects, &kept, &search, cores());
     std::fs::write(file, &text).with_context(|| file.display().to_string())?;
     print(&text)?;
@@ -313,8 +319,10 @@ fn what_is_kept(path: &Path, search: &table::Search) -> anyhow::Result<table::Ke
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         text => text.with_context(|| path.display().to_string())?,
     };
-    let kept = table::Kept::parse(&text, search);
-    kept.map_err(|(line, error)| anyhow::Error::new(error).context(format!("{}, line {line}", path.display())))
+    table::Kept::parse(&text, search).map_err(|(line, error)| {
+        let place = format!("{}, line {line} (delete the file to start anew)", path.display());
+        anyhow::Error::new(error).context(place)
+    })
 }
 
 /// Set by Ctrl-C or SIGTERM.
@@ -331,6 +339,16 @@ fn stop_on_signal() -> &'static AtomicBool {
 }
 
 /// A line on stderr if that is a terminal.
+fn spinner(length: Option<u64>, template: &str) -> ProgressBar {
+    let bar = match io::stderr().is_terminal() {
+        true => ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr()),
+        false => ProgressBar::hidden(),
+    };
+    bar.set_style(ProgressStyle::with_template(template).expect("templates are constant and valid"));
+    bar
+}
+
+/// What a campaign has come to, on one line.
 struct Progress {
     bar: ProgressBar,
     shown: Mutex<u64>,
@@ -338,15 +356,8 @@ struct Progress {
 
 impl Progress {
     fn new(campaign: &Campaign) -> Progress {
-        let bar = if io::stderr().is_terminal() {
-            let length = (campaign.seeds < u64::MAX).then_some(campaign.seeds);
-            ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr())
-        } else {
-            ProgressBar::hidden()
-        };
-        let style = ProgressStyle::with_template("{spinner} {pos} runs, {msg}");
-        bar.set_style(style.expect("the template is constant and valid"));
-        Progress { bar, shown: Mutex::new(0) }
+        let length = (campaign.seeds < u64::MAX).then_some(campaign.seeds);
+        Progress { bar: spinner(length, "{spinner} {pos} runs, {msg}"), shown: Mutex::new(0) }
     }
 
     fn show(&self, tally: &Tally) {

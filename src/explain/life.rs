@@ -375,6 +375,7 @@ impl Follower<'_> {
             | Observation::IsrView { .. }
             | Observation::Refused { .. }
             | Observation::OutOfSequence { .. }
+            | Observation::BeyondSegment { .. }
             | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }

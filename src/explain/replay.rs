@@ -210,6 +210,7 @@ impl<'a> Replay<'a> {
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::OutOfSequence { .. }
+            | Observation::BeyondSegment { .. }
             | Observation::Served { .. }
             | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }

@@ -233,6 +233,16 @@ impl Kept {
         lines.map(|line| serde_json::to_string(&line).expect("plain data") + "\n").collect()
     }
 
+    /// Seeds.
+    pub fn tried(&self) -> u64 {
+        self.sweeps.iter().map(|sweep| sweep.tried).sum()
+    }
+
+    /// Campaigns.
+    pub fn ended(&self) -> usize {
+        self.records.len()
+    }
+
     fn is_known(&self, defect: Defect, campaign: u64) -> bool {
         self.records.iter().any(|record| record.defect == defect.name() && record.campaign == campaign)
     }

@@ -106,6 +106,7 @@ impl Recorder {
                 | Observation::Acknowledged { .. }
                 | Observation::Refused { .. }
                 | Observation::OutOfSequence { .. }
+                | Observation::BeyondSegment { .. }
                 | Observation::Served { .. }
                 | Observation::ReferredTo { .. }
                 | Observation::LatestOffset { .. }

@@ -212,11 +212,14 @@ impl Partition {
             Err(AppendError::Batch(_)) => return Ok(FetchOutcome::Retry),
             // Of producers only leaders say something.
             Err(
-                AppendError::TooLarge { .. }
+                error @ (AppendError::TooLarge { .. }
                 | AppendError::BeyondSegment { .. }
                 | AppendError::OutOfOrder { .. }
-                | AppendError::Producer(_),
+                | AppendError::Producer(_)),
             ) => {
+                if let AppendError::BeyondSegment { .. } = error {
+                    env.observe(now, Observation::BeyondSegment { partition: self.topic_partition.clone() });
+                }
                 self.set_phase(FetchPhase::Failed);
                 return Ok(FetchOutcome::Failed);
             }

@@ -94,6 +94,7 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::OutOfSequence { .. }
+            | Observation::BeyondSegment { .. }
             | Observation::Served { .. }
             | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }

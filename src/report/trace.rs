@@ -118,6 +118,7 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::Acknowledged { .. }
         | Observation::Refused { .. }
         | Observation::OutOfSequence { .. }
+        | Observation::BeyondSegment { .. }
         | Observation::Served { .. }
         | Observation::LatestOffset { .. } => false,
     }
@@ -221,6 +222,9 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         }
         Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
             write!(f, "acknowledged {partition} {base_offset} to {last_offset} (acks={required_acks})")
+        }
+        Observation::BeyondSegment { partition } => {
+            write!(f, "gave {partition} up: what its leader sends is larger than segment.bytes")
         }
         Observation::OutOfSequence { partition, crc } => {
             write!(f, "refused batch {crc:08x} for {partition}: it is out of sequence")

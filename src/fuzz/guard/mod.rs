@@ -66,6 +66,9 @@ pub enum Excuse {
     /// the epoch of a later one that it was about to take up (`CurrentAssignmentBuilder.ownsRevokedPartitions`); or the group
     /// moved to the classic protocol in the middle of a rebalance, and back (`ConsumerGroup.fromClassicGroup`).
     NotLetGo,
+    /// A cleaned segment of the leader is larger than `segment.bytes`: a tombstone takes more bytes once it knows when it
+    /// may go (`RecordBatch.deleteHorizonMs`). No follower takes what one fetch reads of it (`UnifiedLog.append`).
+    GrownByCleaning,
     /// Retention deleted it in its time, or a client did.
     Expired,
     Compacted,
@@ -93,6 +96,7 @@ impl Excuse {
                 "a member left while that could not be stored, and its session is not watched any more"
             }
             Excuse::NotLetGo => "its group gave a partition to others before who had it let go of it",
+            Excuse::GrownByCleaning => "the leader's segment grew beyond segment.bytes when it was cleaned",
             Excuse::Expired => "it had expired",
             Excuse::Compacted => "compaction removed it",
         }
@@ -234,7 +238,11 @@ impl Guard {
     /// or their own, so that they may not even start.
     fn excuse_missing(&self, partition: &Partition) -> Option<Excuse> {
         let missing = partition.assigned.iter().filter(|machine| !partition.isr.contains(machine));
-        let excuses: Option<Vec<Excuse>> = missing.map(|machine| self.excuse_absent(machine)).collect();
+        let has_grown = |machine: &String| !partition.compacted.is_empty() && partition.gave_up.contains(machine);
+        let excuse = |machine: &String| {
+            self.excuse_absent(machine).or_else(|| has_grown(machine).then_some(Excuse::GrownByCleaning))
+        };
+        let excuses: Option<Vec<Excuse>> = missing.map(excuse).collect();
         self.excuse_stuck(partition).or(excuses.and_then(|excuses| excuses.first().copied()))
     }
 

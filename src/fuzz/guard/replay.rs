@@ -193,6 +193,8 @@ pub(super) struct Partition {
     pub leader: Option<String>,
     pub leader_epoch: LeaderEpoch,
     pub created_at: Option<Time>,
+    /// The followers that gave it up, because what their leader sent was larger than a segment may be.
+    pub gave_up: BTreeSet<String>,
     /// When a group first gave it to others without who may have had it letting go of it.
     pub unclaimed_at: Option<Time>,
     pub isr: Vec<String>,
@@ -244,6 +246,7 @@ impl Default for Partition {
             leader: None,
             leader_epoch: LeaderEpoch::NONE,
             created_at: None,
+            gave_up: BTreeSet::new(),
             unclaimed_at: None,
             isr: Vec::new(),
             final_leaders: None,
@@ -424,6 +427,9 @@ impl Replay {
             }
             Observation::Unclaimed { partition, .. } => {
                 self.partition(partition).unclaimed_at.get_or_insert(at);
+            }
+            Observation::BeyondSegment { partition } => {
+                self.partition(partition).gave_up.insert(machine.to_owned());
             }
             Observation::Unwatched { .. } => self.has_unwatched = true,
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {

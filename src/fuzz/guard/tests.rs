@@ -479,6 +479,19 @@ fn a_returning_static_leader_may_overlook_a_partition_that_is_new() {
 }
 
 #[test]
+fn a_follower_may_give_up_what_cleaning_has_made_too_large() {
+    let too_large = |told: Told| {
+        let told = told.observed("broker-3", Observation::BeyondSegment { partition: orders() });
+        told.changes(1, 0, &[1, 2], false).breaks("liveness")
+    };
+    let (from, to) = (Offset::ZERO, Offset(1));
+    let compacted = Observation::Compacted { partition: orders(), from, to, batches: Vec::new() };
+    let cleaned = healthy(-1).observed("broker-1", compacted);
+    assert_eq!(too_large(cleaned), Some(Excuse::GrownByCleaning));
+    assert_eq!(too_large(healthy(-1)), None, "nothing was cleaned");
+}
+
+#[test]
 fn what_nobody_claims_may_be_owned_twice_from_then_on() {
     let unclaimed = |partition| Observation::Unclaimed { group: "billing".to_owned(), partition };
     let of_orders = Told::default().observed("broker-1", unclaimed(orders()));

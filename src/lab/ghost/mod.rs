@@ -303,6 +303,7 @@ impl Ghost {
             | Observation::Unclaimed { .. }
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
+            | Observation::BeyondSegment { .. }
             | Observation::Registered { .. }
             | Observation::CleanShutdown => {}
             Observation::LogDirFailed { .. } => {
