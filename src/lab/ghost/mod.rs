@@ -667,9 +667,11 @@ impl PartitionGhost {
         self.isr_machines.iter().filter_map(|machine| self.differs(machine, from, end, news)).collect()
     }
 
-    /// The same for one replica and all that is committed.
+    /// The same for one replica and all that is committed. Not what the leader has deleted, as in [`Self::compare`].
     fn weakness(&self, machine: &str, end: Offset) -> Option<(&'static str, String)> {
-        let from = self.logs.get(machine).map_or(Offset::ZERO, |replica| Offset(replica.compared));
+        let led_from = self.logs.get(&self.leader_machine).map_or(0, |leader| leader.log_start);
+        let compared = self.logs.get(machine).map_or(0, |replica| replica.compared);
+        let from = Offset(compared.max(led_from)).min(end);
         self.differs(machine, from, end, range(&self.committed, from, end))
     }
 

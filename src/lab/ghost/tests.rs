@@ -153,6 +153,13 @@ fn another_record_below_the_high_watermark_breaks_log_matching() {
     };
     assert!(deleted(1).violations().is_empty());
     assert_eq!(deleted(2).violations(), ["log-matching"], "another follower's deletion means nothing");
+    // Nor does it keep anyone out of the ISR.
+    let joined = |by| {
+        let told = healthy().has_isr(1, 0, &[1, 2]).truncates(3, 2, 1).appends(3, &[batch(1, 0, 99)]);
+        told.moves_log_start(by, 2, LogStartReason::RetentionTime).has_isr(1, 0, &[1, 2, 3])
+    };
+    assert!(joined(1).violations().is_empty(), "{:?}", joined(1).0.violations);
+    assert_eq!(joined(2).violations(), ["strong-isr"]);
     // A follower that begins its log anew where the leader's begins, within a batch.
     let whole = BatchInfo { last_offset: Offset(1), ..batch(0, 0, 10) };
     let told = Told::default().elects(1, 0, &[1]).appends(1, &[whole]).high_watermark(1, 2, true);
