@@ -116,9 +116,8 @@ pub(super) fn advance(
 fn let_go(group: &ConsumerGroup, current: &CurrentAssignment, next: &CurrentAssignment) -> Vec<(StrBytes, i32)> {
     let mut partitions = Vec::new();
     for (name, TopicMetadata { id, .. }) in &group.topics {
-        let has = |all: &Partitions, index: &i32| all.get(id).is_some_and(|of_topic| of_topic.contains(index));
         let before = current.assigned.get(id).into_iter().flatten();
-        let gone = before.filter(|index| !has(&next.assigned, index) && !has(&next.pending_revocation, index));
+        let gone = before.filter(|index| !next.holds(id, **index));
         partitions.extend(gone.map(|index| (name.clone(), *index)));
     }
     partitions

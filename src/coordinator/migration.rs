@@ -377,9 +377,8 @@ fn supports_protocols(group: &ConsumerGroup, kind: &StrBytes, protocols: &classi
 fn waits_for_others(group: &ConsumerGroup, member: &Member) -> bool {
     let Some(target) = group.target.get(&member.id) else { return false };
     let owned = group.owned_partitions();
-    let is_assigned = |topic, index| member.current.assigned.get(topic).is_some_and(|of| of.contains(index));
     target.iter().any(|(topic, of_topic)| {
-        of_topic.iter().any(|index| !is_assigned(topic, index) && owned.contains(&(*topic, *index)))
+        of_topic.iter().any(|index| !member.current.is_assigned(topic, *index) && owned.contains(&(*topic, *index)))
     })
 }
 

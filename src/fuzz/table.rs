@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -56,10 +56,16 @@ impl Search {
 }
 
 /// Tells one generator from another: a change of what it draws makes what was measured before worthless.
-fn fingerprint(profile: Profile) -> String {
+fn fingerprint(profile: Profile) -> &'static str {
     const SEEDS: u64 = 16;
-    let drawn: String = (1..=SEEDS).map(|seed| render(&generate::scenario(profile, seed), &[])).collect();
-    format!("{:016x}", xxh3_64(drawn.as_bytes()))
+    static DRAWN: LazyLock<BTreeMap<&str, String>> = LazyLock::new(|| {
+        let of = |profile: Profile| {
+            let drawn: String = (1..=SEEDS).map(|seed| render(&generate::scenario(profile, seed), &[])).collect();
+            (profile.name(), format!("{:016x}", xxh3_64(drawn.as_bytes())))
+        };
+        Profile::ALL.map(of).into()
+    });
+    &DRAWN[profile.name()]
 }
 
 /// The profile whose subject a defect spoils.
@@ -247,8 +253,8 @@ impl Kept {
         self.records.iter().any(|record| record.defect == defect.name() && record.campaign == campaign)
     }
 
-    fn note(&mut self, sweep: &Sweep, records: Vec<Record>) {
-        self.records.extend(records);
+    fn note(&mut self, sweep: &Sweep, records: &[Record]) {
+        self.records.extend_from_slice(records);
         self.records.sort_by(|a, b| (&a.defect, a.campaign).cmp(&(&b.defect, b.campaign)));
         self.sweeps.retain(|known| (&known.profile, known.campaign) != (&sweep.profile, sweep.campaign));
         self.sweeps.push(sweep.clone());
@@ -284,7 +290,7 @@ pub fn search(
                     let records = sweep.go_on(search, stop);
                     {
                         let mut kept = lock(&kept);
-                        kept.note(&sweep, records.clone());
+                        kept.note(&sweep, &records);
                         done(&kept, &records);
                     }
                     match sweep.open.is_empty() {
@@ -325,7 +331,7 @@ impl Sweep {
             profile: profile.name().to_owned(),
             campaign,
             first_seed: search.first_seed,
-            generator: fingerprint(profile),
+            generator: fingerprint(profile).to_owned(),
             tried: 0,
             failing: Vec::new(),
             open: open.iter().map(|defect| (defect.name().to_owned(), Tried::default())).collect(),

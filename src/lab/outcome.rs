@@ -175,7 +175,7 @@ pub struct RunOutcome {
     pub wall_ms: u64,
     /// What the run's thread used, where the system tells.
     pub cpu: Option<Duration>,
-    /// The defects that its decisions came to; any other, switched on, gives the same run ([`defect::asked`]).
+    /// The defects that its decisions came to; any other, switched on, gives the same run ([`asked`](crate::defect::asked)).
     pub asked: Defects,
     /// Frames delivered by the network.
     pub messages: u64,

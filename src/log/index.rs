@@ -187,10 +187,11 @@ impl Indexes {
         Ok(Some(TimestampOffset { timestamp: i64::from_be_bytes(*timestamp), offset }))
     }
 
-    /// Goes on after the last entries that are there.
-    pub fn keep(&mut self) -> io::Result<()> {
-        self.last_timestamp = self.last_time()?.map_or(NO_TIMESTAMP, |last| last.timestamp);
-        Ok(())
+    /// Goes on after the last entries that are there. Returns that of the time index.
+    pub fn keep(&mut self) -> io::Result<Option<TimestampOffset>> {
+        let last = self.last_time()?;
+        self.last_timestamp = last.map_or(NO_TIMESTAMP, |last| last.timestamp);
+        Ok(last)
     }
 
     /// Writes both files anew from the segment's batches (`LogSegment.recover`); the log file has `size_bytes`.

@@ -139,17 +139,14 @@ impl Loader {
         if is_suspect {
             return segment.rebuild_indexes(self.config.indexes());
         }
-        let is_sane = segment.indexes_are_sane()?;
-        if !(is_sane && segment.time_index_is_complete()?) && self.defects.has(Defect::TrustTimeindexTail) {
-            segment.trust_time_index()?;
-            segment.set_durable();
-            return Ok(());
-        }
-        if !is_sane {
+        let trusts = || self.defects.has(Defect::TrustTimeindexTail);
+        if !segment.indexes_are_sane()? && !trusts() {
             segment.rebuild_indexes(self.config.indexes())?;
             return segment.sync();
         }
-        segment.keep_indexes()?;
+        if !segment.keep_indexes()? && trusts() {
+            segment.trust_time_index()?;
+        }
         segment.set_durable();
         Ok(())
     }

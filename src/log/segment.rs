@@ -357,21 +357,17 @@ impl Segment {
         self.indexes.are_sane(self.next_offset(), self.size_bytes, self.max_timestamp)
     }
 
-    /// Whether the time index ends with the segment's largest timestamp.
-    pub fn time_index_is_complete(&self) -> io::Result<bool> {
-        Ok(self.indexes.last_time()? == Some(self.max_timestamp))
+    /// Goes on after the last index entries that are there. Returns whether the time index ends with the segment's largest
+    /// timestamp.
+    pub fn keep_indexes(&mut self) -> io::Result<bool> {
+        Ok(self.indexes.keep()? == Some(self.max_timestamp))
     }
 
-    /// With [`Defect::TrustTimeindexTail`](crate::defect::Defect::TrustTimeindexTail): keeps the indexes as they are, and
-    /// takes the largest timestamp from the last entry of the time index.
+    /// With [`Defect::TrustTimeindexTail`](crate::defect::Defect::TrustTimeindexTail): takes the largest timestamp from the
+    /// last entry of the time index.
     pub fn trust_time_index(&mut self) -> io::Result<()> {
         self.max_timestamp = self.indexes.last_time()?.unwrap_or(TimestampOffset::none(self.base_offset));
-        self.indexes.keep()
-    }
-
-    /// Goes on after the last index entries that are there.
-    pub fn keep_indexes(&mut self) -> io::Result<()> {
-        self.indexes.keep()
+        Ok(())
     }
 
     /// Writes both indexes anew from the list of batches, and takes the largest timestamp from it.

@@ -215,27 +215,23 @@ impl Group {
         }
         let Some(under_way) = self.modern().reconciliation.take() else { return };
         let Reconciliation { to, assigned, step } = under_way;
-        match step {
+        let step = match step {
             Step::Begun => {
                 let commits = self.config.enable_auto_commit && self.is_in_generation();
                 match commits.then(|| self.commit_positions(now, true, net, view)).flatten() {
-                    Some(id) => {
-                        let step = Step::Committing(id, now + self.config.max_poll_interval);
-                        self.modern().reconciliation = Some(Reconciliation { to, assigned, step });
-                    }
-                    None => self.revoke_and_assign(now, to, assigned, view),
+                    Some(id) => Step::Committing(id, now + self.config.max_poll_interval),
+                    None => return self.revoke_and_assign(now, to, assigned, view),
                 }
             }
             Step::Committing(id, deadline) if self.is_committing(id) && deadline > now => {
                 self.wake_by(deadline);
-                self.modern().reconciliation = Some(Reconciliation { to, assigned, step });
+                step
             }
-            Step::Committing(..) => self.revoke_and_assign(now, to, assigned, view),
-            Step::Telling if self.is_committing_by_hand() => {
-                self.modern().reconciliation = Some(Reconciliation { to, assigned, step });
-            }
-            Step::Telling => self.take_up_assignment(now, to, assigned, view),
-        }
+            Step::Committing(..) => return self.revoke_and_assign(now, to, assigned, view),
+            Step::Telling if self.is_committing_by_hand() => step,
+            Step::Telling => return self.take_up_assignment(now, to, assigned, view),
+        };
+        self.modern().reconciliation = Some(Reconciliation { to, assigned, step });
     }
 
     /// What is assigned is taken up as of now, whatever is assigned while that lasts. It begins as soon as the assignment

@@ -99,13 +99,9 @@ impl ConsumerGroup {
         let mut promised = Vec::new();
         for (name, TopicMetadata { id, .. }) in &self.topics {
             for (member, target) in self.target.iter().filter(|(member, _)| of(member)) {
-                let has = |other: &Member, index: &i32| {
-                    let Member { current: CurrentAssignment { assigned, pending_revocation, .. }, .. } = other;
-                    [assigned, pending_revocation].iter().any(|all| all.get(id).is_some_and(|all| all.contains(index)))
-                };
                 let others = || self.members.values().filter(|other| other.id != *member && of(&other.id));
                 let indexes = target.get(id).into_iter().flatten();
-                let taken = indexes.filter(|index| others().any(|other| has(other, index)));
+                let taken = indexes.filter(|index| others().any(|other| other.current.holds(id, **index)));
                 promised.extend(taken.map(|index| (name.clone(), *index)));
             }
         }

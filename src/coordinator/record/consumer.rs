@@ -141,6 +141,21 @@ pub struct CurrentAssignment {
     pub pending_revocation: Partitions,
 }
 
+impl CurrentAssignment {
+    pub fn is_assigned(&self, topic: &Uuid, index: i32) -> bool {
+        contains(&self.assigned, topic, index)
+    }
+
+    /// Whether it may be consuming it: assigned, or yet to be given up.
+    pub fn holds(&self, topic: &Uuid, index: i32) -> bool {
+        self.is_assigned(topic, index) || contains(&self.pending_revocation, topic, index)
+    }
+}
+
+fn contains(partitions: &Partitions, topic: &Uuid, index: i32) -> bool {
+    partitions.get(topic).is_some_and(|of_topic| of_topic.contains(&index))
+}
+
 impl Default for CurrentAssignment {
     /// A member that has just joined.
     fn default() -> Self {

@@ -636,7 +636,7 @@ impl PartitionGhost {
     /// (`LeaderEpochFileCache.truncateFromStart`), so a follower that diverged below keeps that until it hears where the
     /// log begins, with the same fetch.
     fn compare(&mut self, machine: &str, end: Offset) -> Option<Offset> {
-        let led_from = self.logs.get(&self.leader_machine).map_or(0, |leader| leader.log_start);
+        let led_from = self.led_from();
         let replica = self.logs.get_mut(machine).expect("a replica that was heard of");
         if replica.compared >= end.0 {
             return None;
@@ -647,6 +647,11 @@ impl PartitionGhost {
             return None;
         }
         first_difference(range(&replica.batches, from, end), range(&self.committed, from, end), &self.compacted)
+    }
+
+    /// Where the leader's log begins: what lies below is deleted.
+    fn led_from(&self) -> i64 {
+        self.logs.get(&self.leader_machine).map_or(0, |leader| leader.log_start)
     }
 
     /// Up to where a deposed leader that has not heard of it yet extends the committed log when its high watermark
@@ -669,9 +674,8 @@ impl PartitionGhost {
 
     /// The same for one replica and all that is committed. Not what the leader has deleted, as in [`Self::compare`].
     fn weakness(&self, machine: &str, end: Offset) -> Option<(&'static str, String)> {
-        let led_from = self.logs.get(&self.leader_machine).map_or(0, |leader| leader.log_start);
         let compared = self.logs.get(machine).map_or(0, |replica| replica.compared);
-        let from = Offset(compared.max(led_from)).min(end);
+        let from = Offset(compared.max(self.led_from())).min(end);
         self.differs(machine, from, end, range(&self.committed, from, end))
     }
 
