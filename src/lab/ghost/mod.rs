@@ -53,6 +53,10 @@ pub struct PartitionGhost {
     producers: ProducerGhost,
     /// The highest log start that retention or DeleteRecords made on any replica.
     expired_to: Offset,
+    /// The highest log start of a leader, below which nothing is compared any more: one that crashes may forget where its
+    /// log began, but not that it has dropped the epochs below (`LeaderEpochFileCache.truncateFromStart`), and then tells
+    /// no follower there that their logs have parted.
+    led_from: Offset,
     /// What some replica's compaction did to a batch, by base offset: any replica may have it so.
     compacted: BTreeMap<Offset, Compacted>,
     logs: BTreeMap<String, ReplicaGhost>,
@@ -76,6 +80,7 @@ impl Default for PartitionGhost {
             committed: Vec::new(),
             producers: ProducerGhost::default(),
             expired_to: Offset::ZERO,
+            led_from: Offset::ZERO,
             compacted: BTreeMap::new(),
             logs: BTreeMap::new(),
             leaders: BTreeMap::new(),
@@ -396,12 +401,15 @@ impl Ghost {
         replica.log_start = to.0;
         replica.batches.retain(|b| b.last_offset >= to);
         replica.log_end = replica.log_end.max(to.0);
+        let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
         match reason {
             LogStartReason::RetentionTime | LogStartReason::RetentionSize | LogStartReason::DeleteRecords => {
-                let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
                 ghost.expired_to = ghost.expired_to.max(to);
             }
             LogStartReason::Leader => {}
+        }
+        if ghost.leader_machine == machine {
+            ghost.led_from = ghost.led_from.max(to);
         }
     }
 
@@ -575,8 +583,9 @@ impl Ghost {
         let other = ghost.leaders.insert(epoch, machine.to_owned()).filter(|m| m != machine);
         let replica = &ghost.logs[machine];
         // A log may begin where retention or a client made some replica's begin, and no later.
-        let start = ghost.expired_to.min(Offset(replica.log_start));
-        let end = ghost.true_high_watermark;
+        let log_start = ghost.expired_to.min(Offset(replica.log_start));
+        ghost.led_from = ghost.led_from.max(log_start);
+        let (start, end) = (ghost.led_from, ghost.true_high_watermark);
         let missing =
             first_difference(replica.range(start, end), range(&ghost.committed, start, end), &ghost.compacted);
         // Compaction leaves holes, but never moves where a log ends.
@@ -588,7 +597,7 @@ impl Ghost {
         if let Some(from) = missing.into_iter().chain(is_short).min()
             && epoch >= ghost.elected_epoch
         {
-            // A crash may forget where the log begins: what was deleted below is missed by nobody.
+            // What was deleted is missed by nobody.
             let missed_from = from.max(ghost.expired_to);
             lost = (missed_from < end).then_some((missed_from, end));
             ghost.go_on_from(from);
@@ -636,22 +645,16 @@ impl PartitionGhost {
     /// (`LeaderEpochFileCache.truncateFromStart`), so a follower that diverged below keeps that until it hears where the
     /// log begins, with the same fetch.
     fn compare(&mut self, machine: &str, end: Offset) -> Option<Offset> {
-        let led_from = self.led_from();
         let replica = self.logs.get_mut(machine).expect("a replica that was heard of");
         if replica.compared >= end.0 {
             return None;
         }
-        let from = Offset(std::mem::replace(&mut replica.compared, end.0).max(replica.log_start).max(led_from));
+        let from = Offset(std::mem::replace(&mut replica.compared, end.0).max(replica.log_start)).max(self.led_from);
         // A log may begin within a batch.
         if from >= end {
             return None;
         }
         first_difference(range(&replica.batches, from, end), range(&self.committed, from, end), &self.compacted)
-    }
-
-    /// Where the leader's log begins: what lies below is deleted.
-    fn led_from(&self) -> i64 {
-        self.logs.get(&self.leader_machine).map_or(0, |leader| leader.log_start)
     }
 
     /// Up to where a deposed leader that has not heard of it yet extends the committed log when its high watermark
@@ -675,7 +678,7 @@ impl PartitionGhost {
     /// The same for one replica and all that is committed. Not what the leader has deleted, as in [`Self::compare`].
     fn weakness(&self, machine: &str, end: Offset) -> Option<(&'static str, String)> {
         let compared = self.logs.get(machine).map_or(0, |replica| replica.compared);
-        let from = Offset(compared.max(self.led_from())).min(end);
+        let from = Offset(compared).max(self.led_from).min(end);
         self.differs(machine, from, end, range(&self.committed, from, end))
     }
 
@@ -698,6 +701,7 @@ impl PartitionGhost {
         self.producers.go_on_from(from);
         self.true_high_watermark = from;
         self.expired_to = self.expired_to.min(from);
+        self.led_from = self.led_from.min(from);
         for replica in self.logs.values_mut() {
             replica.compared = replica.compared.min(from.0);
         }

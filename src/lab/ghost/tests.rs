@@ -313,6 +313,37 @@ fn a_broker_epoch_never_goes_back() {
 }
 
 #[test]
+fn what_a_leader_has_deleted_is_compared_no_more_when_it_has_forgotten_that() {
+    // The leader's log begins at 0 again after its crash, and a follower has another second record.
+    let comes_back = |told: Told, batches: &[BatchInfo]| {
+        let loaded = Observation::LogLoaded {
+            partition: orders(),
+            log_start: Offset(0),
+            log_end: Offset(3),
+            high_watermark: Offset(3),
+            batches: batches.to_vec(),
+            dropped_bytes: 0,
+            clean: false,
+        };
+        told.observes("broker-1", loaded).elects(1, 1, &[1])
+    };
+    let third = batch(2, 0, 12);
+    let diverged = || {
+        let told = healthy().appends(1, &[third]).appends(2, &[third]).has_isr(1, 0, &[1, 2]);
+        told.high_watermark(1, 3, true).truncates(3, 2, 1).appends(3, &[batch(1, 0, 99), third])
+    };
+    let deleted = || diverged().moves_log_start(1, 2, LogStartReason::DeleteRecords);
+    let all = [batch(0, 0, 10), batch(1, 0, 11), third];
+    let learns = |told: Told| comes_back(told, &all).high_watermark(3, 3, false).violations();
+    assert_eq!(learns(diverged()), ["log-matching"]);
+    assert!(learns(deleted()).is_empty());
+    // Nor is it missed where the leader itself cannot read it any more.
+    let rots = |told: Told| comes_back(told, &[batch(0, 0, 10), third]).high_watermark(3, 3, false).violations();
+    assert_eq!(rots(diverged()), ["leader-completeness"]);
+    assert!(rots(deleted()).is_empty());
+}
+
+#[test]
 fn what_a_log_held_before_is_compared_once_its_high_watermark_is_above_it() {
     // Broker 3 comes back with another second record, goes on behind it, and then learns that all is committed.
     let diverged = |content| {
