@@ -4,6 +4,9 @@
 //! run without any defect first, which tells which defects its decisions came to ([`RunOutcome::asked`]). Switched on, any
 //! other defect would give the same run, byte for byte: it costs what that did, and found nothing. Only the rest is run.
 //!
+//! Of a seed that comes to a defect which is hard to find, variations are tried too ([`generate::variation`]): what is rare
+//! is near to what came close to it.
+//!
 //! Sweeps take turns, some seeds at a time, one per core: what is easy to find is in the table early. How far they have come
 //! is kept in a file of its own next to the report ([`Kept`]), so that a search that was ended goes on where it stopped.
 
@@ -17,12 +20,12 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::campaign;
-use super::examine::examine;
+use super::examine::{Failure, examine};
 use super::shrink::{self, Budget};
 use super::{Profile, generate};
 use crate::defect::{Defect, Defects};
 use crate::lab::run::{run_one, thread_cpu_time};
-use crate::scenario::render;
+use crate::scenario::{Scenario, render};
 
 /// Campaigns per defect: medians are of these.
 pub const CAMPAIGNS: u64 = 5;
@@ -30,8 +33,11 @@ pub const CAMPAIGNS: u64 = 5;
 pub const SEEDS_MAX: u64 = 20_000;
 /// Seeds before it is another sweep's turn.
 const SEEDS_PER_TURN: u64 = 250;
-/// After so many seeds a sweep goes on to its end before the next one does.
+/// What has not shown within so many seeds is hard: a sweep goes on to its end then before the next one does, and tries
+/// variations of the seeds that come to it.
 const EASY: u64 = 500;
+/// Of one seed.
+const VARIATIONS: u16 = 20;
 /// Campaigns are this many seeds apart.
 const SEEDS_APART: u64 = 1_000_000;
 /// What one failure's shrinking may cost.
@@ -60,7 +66,8 @@ fn fingerprint(profile: Profile) -> &'static str {
     const SEEDS: u64 = 16;
     static DRAWN: LazyLock<BTreeMap<&str, String>> = LazyLock::new(|| {
         let of = |profile: Profile| {
-            let drawn: String = (1..=SEEDS).map(|seed| render(&generate::scenario(profile, seed), &[])).collect();
+            let seeds = (1..=SEEDS).flat_map(|seed| [seed, generate::variation(seed, 1)]);
+            let drawn: String = seeds.map(|seed| render(&generate::scenario(profile, seed), &[])).collect();
             (profile.name(), format!("{:016x}", xxh3_64(drawn.as_bytes())))
         };
         Profile::ALL.map(of).into()
@@ -143,7 +150,7 @@ pub struct Record {
 /// What a campaign found first.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hit {
-    /// Tried, until it showed.
+    /// Tried, until it showed, variations included.
     seeds: u64,
     cpu_ms: u64,
     signature: String,
@@ -203,6 +210,8 @@ struct Tried {
     cpu_us: u64,
     /// Those in which a decision came to it.
     asked: u64,
+    /// Variations of these.
+    variations: u64,
 }
 
 /// What a search has come to: what is in the file next to the report, a line each.
@@ -309,14 +318,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What `work` gives, and the CPU time that it took: a run has a thread of its own.
-fn costed<T>(work: impl FnOnce() -> (T, Duration)) -> (T, Duration) {
-    let before = thread_cpu_time();
-    let (made, of_run) = work();
-    let own = thread_cpu_time().zip(before).map_or(Duration::ZERO, |(after, before)| after.saturating_sub(before));
-    (made, of_run + own)
-}
-
 impl Sweep {
     /// Where `known` stopped, if all that is open is among what was open there.
     fn new(search: &Search, profile: Profile, campaign: u64, open: &[Defect], known: &[Sweep]) -> Sweep {
@@ -356,14 +357,10 @@ impl Sweep {
         let clock = std::time::Instant::now();
         let mut records = Vec::new();
         for _ in 0..SEEDS_PER_TURN {
-            if stop.load(Ordering::Relaxed) || self.open.is_empty() || self.tried >= search.seeds {
+            if stop.load(Ordering::Relaxed) || self.open.is_empty() {
                 break;
             }
             records.extend(self.try_seed(search, profile, first_seed + self.tried));
-        }
-        if self.tried >= search.seeds {
-            let missed = std::mem::take(&mut self.open).into_iter();
-            records.extend(missed.map(|(defect, tried)| self.record(search, defect, tried.asked, None)));
         }
         self.wall_ms += clock.elapsed().as_millis() as u64;
         records
@@ -384,51 +381,103 @@ impl Sweep {
 
     /// One seed without any defect, and with each that it makes a difference for.
     fn try_seed(&mut self, search: &Search, profile: Profile, seed: u64) -> Vec<Record> {
-        let run = |defects| {
-            costed(|| {
-                let scenario = campaign::scenario(profile, defects, seed);
-                let outcome = run_one(&scenario, 0, seed);
-                let cpu = outcome.cpu.unwrap_or(Duration::from_millis(outcome.wall_ms));
-                let failure = examine(&scenario.variants[0], &outcome);
-                ((scenario, outcome.asked, failure), cpu)
-            })
-        };
-        let ((_, asked, without), cost_without) = run(Defects::NONE);
-        let without = without.map(|failure| failure.signature);
+        let without = Trial::of(profile, Defects::NONE, seed);
         self.tried += 1;
-        self.failing.extend(without.iter().map(|signature| (seed, signature.to_string())));
+        self.note_failing(seed, &without);
         let mut records = Vec::new();
         for (name, mut tried) in std::mem::take(&mut self.open) {
             let defect = Defect::named(&name).expect("it was named by one");
-            if !asked.contains(defect) {
-                tried.cpu_us += cost_without.as_micros() as u64;
+            let found = if without.asked.contains(defect) {
+                tried.asked += 1;
+                self.try_defect(profile, defect, seed, &without, &mut tried)
+            } else {
+                tried.cpu_us += without.cpu_us;
+                None
+            };
+            let scenarios = self.tried + tried.variations;
+            if let Some((scenario, failure)) = found {
+                let signature = failure.signature.to_string();
+                let shrunk = shrink::shrink(&scenario, failure, &shrink::unexcused, search.shrinking);
+                let hit = Hit {
+                    seeds: scenarios,
+                    cpu_ms: tried.cpu_us / 1000,
+                    signature,
+                    faults: shrunk.faults_after,
+                    shrinking_ms: shrunk.time.as_millis() as u64,
+                    is_certified: shrunk.is_certified(),
+                };
+                records.push(self.record(search, name, tried.asked, Some(hit)));
+            } else if scenarios >= search.seeds {
+                records.push(self.record(search, name, tried.asked, None));
+            } else {
                 self.open.insert(name, tried);
-                continue;
-            }
-            let ((scenario, _, failure), cost) = run(Defects::NONE.with(defect));
-            tried.cpu_us += cost.as_micros() as u64;
-            tried.asked += 1;
-            // What fails without the defect too says nothing of it.
-            match failure.filter(|failure| without.as_ref() != Some(&failure.signature)) {
-                None => {
-                    self.open.insert(name, tried);
-                }
-                Some(failure) => {
-                    let signature = failure.signature.to_string();
-                    let shrunk = shrink::shrink(&scenario, failure, &shrink::unexcused, search.shrinking);
-                    let hit = Hit {
-                        seeds: self.tried,
-                        cpu_ms: tried.cpu_us / 1000,
-                        signature,
-                        faults: shrunk.faults_after,
-                        shrinking_ms: shrunk.time.as_millis() as u64,
-                        is_certified: shrunk.is_certified(),
-                    };
-                    records.push(self.record(search, name, tried.asked, Some(hit)));
-                }
             }
         }
         records
+    }
+
+    /// A seed that comes to a defect, and its variations where that is rare, until it shows.
+    fn try_defect(
+        &mut self,
+        profile: Profile,
+        defect: Defect,
+        seed: u64,
+        without: &Trial,
+        tried: &mut Tried,
+    ) -> Option<(Scenario, Failure)> {
+        // No more of them than seeds: what came to it by chance first is not all that comes to it.
+        let is_rare = self.tried > EASY && tried.variations + u64::from(VARIATIONS) <= self.tried;
+        let variations = if is_rare { VARIATIONS } else { 0 };
+        for number in 0..=variations {
+            let seed = generate::variation(seed, number);
+            let with = Trial::of(profile, Defects::NONE.with(defect), seed);
+            tried.cpu_us += with.cpu_us;
+            tried.variations += u64::from(number > 0);
+            let Some(failure) = with.failure else { continue };
+            // What fails without the defect too says nothing of it.
+            let fails_anyway = if number == 0 {
+                without.fails_like(&failure)
+            } else {
+                let without = Trial::of(profile, Defects::NONE, seed);
+                tried.cpu_us += without.cpu_us;
+                self.note_failing(seed, &without);
+                without.fails_like(&failure)
+            };
+            if !fails_anyway {
+                return Some((with.scenario, failure));
+            }
+        }
+        None
+    }
+
+    fn note_failing(&mut self, seed: u64, without: &Trial) {
+        self.failing.extend(without.failure.iter().map(|failure| (seed, failure.signature.to_string())));
+    }
+}
+
+/// One run, judged.
+struct Trial {
+    scenario: Scenario,
+    /// The defects that its decisions came to.
+    asked: Defects,
+    failure: Option<Failure>,
+    /// A run has a thread of its own: of that and of this one.
+    cpu_us: u64,
+}
+
+impl Trial {
+    fn of(profile: Profile, defects: Defects, seed: u64) -> Trial {
+        let before = thread_cpu_time();
+        let scenario = campaign::scenario(profile, defects, seed);
+        let outcome = run_one(&scenario, 0, seed);
+        let failure = examine(&scenario.variants[0], &outcome);
+        let own = thread_cpu_time().zip(before).map_or(Duration::ZERO, |(after, before)| after.saturating_sub(before));
+        let cpu = outcome.cpu.unwrap_or(Duration::from_millis(outcome.wall_ms)) + own;
+        Trial { scenario, asked: outcome.asked, failure, cpu_us: cpu.as_micros() as u64 }
+    }
+
+    fn fails_like(&self, other: &Failure) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.signature == other.signature)
     }
 }
 
@@ -465,7 +514,8 @@ pub fn markdown(defects: &[Defect], kept: &Kept, search: &Search, cores: usize) 
          have taken {:.0} minutes. Medians of {CAMPAIGNS} campaigns of at most {} seeds each, those that found nothing counted as longer \
          than all others. Each defect is looked for in the profile whose subject it spoils. CPU time is that of the search, without \
          shrinking; shrinking is wall time. A seed whose decisions never come to a defect was run once for all of them: it \
-         counts with what it took, as the same run would have been made again. \"Came to\" are the seeds among those tried whose \
+         counts with what it took, as the same run would have been made again. Of what has not shown after {EASY} seeds, {VARIATIONS} \
+         variations of each seed that comes to it are tried too, as many as seeds at most; they count as seeds. \"Came to\" are the seeds among those tried whose \
          decisions did. Faults are what is left of the schedule; a certificate is complete if the run passes \
          without any one of them. What fails without the defect too does not count. The rule is that of the first campaign that found it.\n",
         search.first_seed,

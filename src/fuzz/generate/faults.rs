@@ -10,7 +10,7 @@ use std::time::Duration;
 use kafka_protocol::messages::ApiKey;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::sample::{select, subsequence};
+use proptest::sample::{Index, select, subsequence};
 
 use super::aim::{Aim, aim};
 use super::{Pace, Profile, Shape};
@@ -126,19 +126,53 @@ pub(super) fn regime() -> BoxedStrategy<Regime> {
     prop_oneof![2 => Just(Regime::ManyShort), 4 => Just(Regime::Mixed), 2 => Just(Regime::FewLong)].boxed()
 }
 
-/// A schedule for a cluster of this shape with these clients.
-pub(super) fn schedule(shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<Fault>> {
+/// What a schedule for a cluster of this shape with these clients is made of.
+pub(super) fn drafts(shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<Draft>> {
     let count = match shape.regime {
         Regime::ManyShort => 6..=16_usize,
         Regime::Mixed => 2..=8,
         Regime::FewLong => 1..=4,
     };
-    let draft = (start(shape), select(shape.kinds.clone()), aim(shape, clients), duration(shape));
-    let drafts = vec(draft, count);
-    let strikes: Vec<Kind> = Kind::STRIKES.into_iter().filter(|kind| shape.kinds.contains(kind)).collect();
-    (weather(shape, clients), drafts)
-        .prop_map(move |(weather, drafts)| assemble(weather.into_iter().chain(drafts).collect(), &strikes))
+    (weather(shape, clients), vec(draft(shape, clients), count))
+        .prop_map(|(weather, drafts)| weather.into_iter().chain(drafts).collect())
         .boxed()
+}
+
+fn draft(shape: &Shape, clients: &[String]) -> BoxedStrategy<Draft> {
+    (start(shape), select(shape.kinds.clone()), aim(shape, clients), duration(shape)).boxed()
+}
+
+/// Nearly the same: some of it gone, longer, shorter, sooner or later, and up to three new ones in between.
+pub(super) fn varied(drafts: Vec<Draft>, shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<Draft>> {
+    let percent = || prop_oneof![1 => Just(100_u32), 1 => 50..=200_u32];
+    let start = prop_oneof![1 => Just(100_u32), 1 => 85..=105_u32];
+    let change = (prop::bool::weighted(0.9), start, [percent(), percent(), percent()]);
+    let new = vec((any::<Index>(), draft(shape, clients)), 0..=3);
+    (vec(change, drafts.len()), new)
+        .prop_map(move |(changes, new)| {
+            let kept = drafts.iter().cloned().zip(changes).filter(|(_, (stays, ..))| *stays);
+            let changed = kept.map(|((start, kind, mut aim, duration), (_, at, [wait, by, lasts]))| {
+                let start = match start {
+                    Start::At(time) => Start::At(time * at / 100),
+                    Start::After { back, ended, by } => Start::After { back, ended, by: by * wait / 100 },
+                    Start::On { state, after } => Start::On { state, after: after * wait / 100 },
+                };
+                aim.by = aim.by * by / 100;
+                (start, kind, aim, duration.map(|duration| duration * lasts / 100))
+            });
+            let mut varied: Vec<Draft> = changed.collect();
+            for (place, draft) in &new {
+                varied.insert(place.index(varied.len() + 1), draft.clone());
+            }
+            varied
+        })
+        .boxed()
+}
+
+/// The schedule that it comes to.
+pub(super) fn schedule(drafts: Vec<Draft>, shape: &Shape) -> Vec<Fault> {
+    let strikes: Vec<Kind> = Kind::STRIKES.into_iter().filter(|kind| shape.kinds.contains(kind)).collect();
+    assemble(drafts, &strikes)
 }
 
 /// What some scenarios go through from the start: requests of one kind or two are late, all the time, so that whatever
@@ -171,7 +205,7 @@ fn weather(shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<Draft>> {
 
 /// When a fault starts, before it is known which faults are before it.
 #[derive(Clone, Debug)]
-enum Start {
+pub(super) enum Start {
     At(Duration),
     /// So long after an earlier fault, counted backwards from this one, started or ended.
     After {
@@ -187,7 +221,7 @@ enum Start {
 
 /// A state of the first partition that a fault waits for.
 #[derive(Clone, Copy, Debug)]
-enum State {
+pub(super) enum State {
     Committed(u64),
     IsrBelow(u64),
     IsrBack,
@@ -235,7 +269,8 @@ fn duration(shape: &Shape) -> BoxedStrategy<Option<Duration>> {
     prop_oneof![12 => length, 1 => Just(None)].boxed()
 }
 
-type Draft = (Start, Kind, Aim, Option<Duration>);
+/// A fault that does not know yet which faults are before it.
+pub(super) type Draft = (Start, Kind, Aim, Option<Duration>);
 
 /// `strikes`: the enabled kinds among [`Kind::STRIKES`].
 fn assemble(drafts: Vec<Draft>, strikes: &[Kind]) -> Vec<Fault> {

@@ -92,30 +92,70 @@ impl Shape {
 }
 
 /// The scenario that `seed` means in `profile`; its own seed is `seed` too.
+///
+/// Seeds from 2^48 on are variations ([`variation`]).
 pub fn scenario(profile: Profile, seed: u64) -> Scenario {
+    let drawn = draw(&drafts(profile), profile, seed % VARIATION);
+    let drawn = if seed < VARIATION { drawn } else { draw(&drawn.varied(), profile, seed) };
+    Scenario { seed, ..drawn.scenario() }
+}
+
+/// The seed of variation `number` of the scenario of `seed`: the same cluster and clients under nearly the same faults.
+/// Where a scenario comes to a decision that is rare, they come to it again, and a bit otherwise.
+pub fn variation(seed: u64, number: u16) -> u64 {
+    seed % VARIATION + u64::from(number) * VARIATION
+}
+
+const VARIATION: u64 = 1 << 48;
+
+fn draw<T: std::fmt::Debug>(from: &BoxedStrategy<T>, profile: Profile, seed: u64) -> T {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&xxh3_64(profile.name().as_bytes()).to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &key);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    let drawn = scenarios(profile).new_tree(&mut runner).expect("no strategy filters").current();
-    Scenario { seed, ..drawn }
+    from.new_tree(&mut runner).expect("no strategy filters").current()
 }
 
 /// Every scenario of a profile.
 pub fn scenarios(profile: Profile) -> BoxedStrategy<Scenario> {
+    drafts(profile).prop_map(Draft::scenario).boxed()
+}
+
+/// The parts of a scenario, as they are drawn.
+#[derive(Clone, Debug)]
+struct Draft {
+    shape: Shape,
+    cluster: Cluster,
+    workloads: Vec<Workload>,
+    faults: Vec<faults::Draft>,
+}
+
+fn drafts(profile: Profile) -> BoxedStrategy<Draft> {
     let parts = shape(profile).prop_flat_map(|shape| {
         let workloads = workloads::workloads(&shape);
         (Just(shape.clone()), cluster::cluster(&shape), workloads)
     });
     let parts = parts.boxed();
     let parts = parts.prop_flat_map(|(shape, cluster, workloads)| {
-        let faults = faults::schedule(&shape, &clients(&workloads));
+        let faults = faults::drafts(&shape, &clients(&workloads));
         (Just(shape), Just(cluster), Just(workloads), faults)
     });
-    let drawn = parts.boxed().prop_map(|(shape, mut cluster, mut workloads, faults)| {
-        groups::allow_for_the_way(&mut cluster, &mut workloads);
-        read_from_the_closest(&mut cluster, &mut workloads);
+    parts.prop_map(|(shape, cluster, workloads, faults)| Draft { shape, cluster, workloads, faults }).boxed()
+}
+
+impl Draft {
+    /// Under nearly the same faults.
+    fn varied(self) -> BoxedStrategy<Draft> {
+        let faults = faults::varied(self.faults.clone(), &self.shape, &clients(&self.workloads));
+        faults.prop_map(move |faults| Draft { faults, ..self.clone() }).boxed()
+    }
+
+    fn scenario(mut self) -> Scenario {
+        groups::allow_for_the_way(&mut self.cluster, &mut self.workloads);
+        read_from_the_closest(&mut self.cluster, &mut self.workloads);
+        let Draft { shape, cluster, workloads, faults } = self;
+        let faults = faults::schedule(faults, &shape);
         let variant =
             Variant { point: Vec::new(), cluster, topics: shape.topics, workloads, faults, expect: Vec::new() };
         let drawn = Scenario {
@@ -130,8 +170,7 @@ pub fn scenarios(profile: Profile) -> BoxedStrategy<Scenario> {
         let text = crate::scenario::render(&drawn, &[]);
         crate::scenario::parse(&drawn.name, &drawn.file, &text)
             .unwrap_or_else(|error| panic!("a drawn scenario is valid: {}\n{text}", error.render(false, 120)))
-    });
-    drawn.boxed()
+    }
 }
 
 /// Where brokers know their racks, consumers stand in them in turn and read from the replica there (KIP-392).
