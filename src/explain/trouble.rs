@@ -365,8 +365,8 @@ fn rule(name: &str) -> &'static str {
         "leader-epoch-went-back" => "leader epochs never go back",
         "high-watermark-went-back" => "the high watermark of a leader never goes back",
         "producer-sequence" => {
-            "the committed batches of an idempotent producer follow on one another: no gap and no repeat in its sequences, and \
-             a leader knows its latest ones again"
+            "the committed batches of an idempotent producer follow on one another: no gap and no repeat in its sequences, \
+             in an epoch records in the order of their sends, and a leader knows its latest ones again"
         }
         "liveness" => "a cluster in which every fault has ended gets all replicas back in sync",
         "unreadable" => "a cluster in which every fault has ended can be read to the end",

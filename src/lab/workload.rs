@@ -157,7 +157,7 @@ impl ProduceProcess {
             }
         }
         for attempt in self.producer.take_attempts() {
-            let what = trace_of(attempt, &self.outstanding, &mut state);
+            let what = trace_of(attempt, self.spec.config.enable_idempotence, &self.outstanding, &mut state);
             state.push(now, machine, what);
         }
         let mut acked = false;
@@ -227,12 +227,17 @@ impl Process for ProduceProcess {
 /// batch waited for an answer is in no list any more.
 fn trace_of(
     attempt: Attempt,
+    is_idempotent: bool,
     outstanding: &BTreeMap<RecordId, (Sent, ProcessId, Option<TopicPartition>)>,
     state: &mut State,
 ) -> TraceKind {
     match attempt {
         Attempt::Sent { partition, crc, ids, number, broker, restated } => {
-            let values = ids.iter().filter_map(|id| outstanding.get(id)).map(|(sent, ..)| sent.value).collect();
+            let values: Vec<u64> =
+                ids.iter().filter_map(|id| outstanding.get(id)).map(|(sent, ..)| sent.value).collect();
+            if let Some(first) = values.first().filter(|_| is_idempotent) {
+                state.ghost.batch_sent(&partition, crc, *first);
+            }
             TraceKind::BatchSent { partition: state.key(&partition), crc, values, attempt: number, broker, restated }
         }
         Attempt::Failed { partition, crc, number, error } => {

@@ -558,6 +558,11 @@ impl Ghost {
         }
     }
 
+    /// An idempotent producer sends a batch, whose first record is its `number`th.
+    pub fn batch_sent(&mut self, partition: &TopicPartition, crc: u32, number: u64) {
+        self.partitions.entry(partition.clone()).or_default().producers.sent(crc, number);
+    }
+
     fn learnt_epoch(&mut self, at: Time, machine: &str, partition: &TopicPartition, epoch: LeaderEpoch) {
         let known = self.replica(partition, machine).leader_epoch.replace(epoch);
         if let Some(known) = known.filter(|known| epoch < *known) {

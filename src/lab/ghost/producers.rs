@@ -1,4 +1,5 @@
-//! What the committed log says of idempotent producers: no gap and no repeat in (producer id, epoch, sequence).
+//! What the committed log says of idempotent producers: no gap and no repeat in (producer id, epoch, sequence), and within
+//! an epoch the records in the order in which they were sent.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +10,23 @@ use crate::protocol::Offset;
 pub(super) struct ProducerGhost {
     /// By the CRC-32C of a batch that a leader appended; none for those of other producers, from the first of these on.
     stated: BTreeMap<u32, Option<Sequences>>,
+    /// By the CRC-32C of a batch that an idempotent producer sent: the number of its first record.
+    sent: BTreeMap<u32, u64>,
     /// In the order of the committed log: the offset of the batch, and what it says.
-    committed: Vec<(Offset, Sequences)>,
+    committed: Vec<(Offset, Stated)>,
     /// Of each producer what it said last.
-    last: BTreeMap<i64, Sequences>,
+    last: BTreeMap<i64, Stated>,
 }
 
+/// What a batch says, and the number of its first record as far as it is known.
+type Stated = (Sequences, Option<u64>);
+
 impl ProducerGhost {
+    /// An idempotent producer sends a batch, whose first record is its `number`th.
+    pub fn sent(&mut self, crc: u32, number: u64) {
+        self.sent.insert(crc, number);
+    }
+
     /// A leader appended a batch.
     pub fn appended(&mut self, batch: &BatchInfo, sequences: Option<Sequences>) {
         if sequences.is_some() || !self.stated.is_empty() {
@@ -37,16 +48,25 @@ impl ProducerGhost {
                 continue;
             };
             let Some(stated) = stated else { continue };
-            self.committed.push((batch.base_offset, stated));
-            let Some(last) = self.last.insert(stated.producer_id, stated) else { continue };
+            let number = self.sent.get(&batch.crc).copied();
+            self.committed.push((batch.base_offset, (stated, number)));
+            let Some((last, earlier)) = self.last.insert(stated.producer_id, (stated, number)) else { continue };
             let expected = match stated.producer_epoch == last.producer_epoch {
                 true => last.last.checked_add(1).unwrap_or(0),
                 false => 0,
             };
+            let Sequences { producer_id, producer_epoch, first, last: end } = stated;
+            let at = batch.base_offset;
+            if stated.producer_epoch == last.producer_epoch
+                && number.zip(earlier).is_some_and(|(number, earlier)| number < earlier)
+            {
+                broken.push(format!(
+                    "sequences {first} to {end} in epoch {producer_epoch} of producer {producer_id} at offset {at} are of \
+                     records that were sent before those of the sequences before them"
+                ));
+            }
             if stated.producer_epoch < last.producer_epoch || stated.first != expected {
-                let Sequences { producer_id, producer_epoch, first, last: end } = stated;
                 let (last_epoch, last) = (last.producer_epoch, last.last);
-                let at = batch.base_offset;
                 broken.push(format!(
                     "sequences {first} to {end} in epoch {producer_epoch} of producer {producer_id} at offset {at} \
                      follow on {last} in epoch {last_epoch}"
@@ -61,7 +81,7 @@ impl ProducerGhost {
         let keep = self.committed.partition_point(|(offset, _)| *offset < from);
         if keep < self.committed.len() {
             self.committed.truncate(keep);
-            self.last = self.committed.iter().map(|(_, stated)| (stated.producer_id, *stated)).collect();
+            self.last = self.committed.iter().map(|(_, stated)| (stated.0.producer_id, *stated)).collect();
         }
     }
 }
@@ -105,6 +125,31 @@ mod tests {
         ] {
             assert_eq!(broken(batches).len(), 1, "{batches:?}");
         }
+    }
+
+    #[test]
+    fn records_of_an_epoch_stand_in_the_order_of_their_sends() {
+        // (epoch, number of the record) of batches of one record each.
+        let broken = |batches: &[(i16, u64)]| {
+            let mut ghost = ProducerGhost::default();
+            let mut sequences = BTreeMap::new();
+            let mut infos = Vec::new();
+            for (offset, &(producer_epoch, number)) in (0..).zip(batches) {
+                let next = sequences.entry(producer_epoch).or_insert(0);
+                let stated = Sequences { producer_id: 7, producer_epoch, first: *next, last: *next };
+                *next += 1;
+                let base_offset = Offset(i64::from(offset));
+                let info =
+                    BatchInfo { base_offset, last_offset: base_offset, leader_epoch: LeaderEpoch(0), crc: offset };
+                ghost.sent(offset, number);
+                ghost.appended(&info, Some(stated));
+                infos.push(info);
+            }
+            ghost.commit(&infos).len()
+        };
+        assert_eq!(broken(&[(0, 1), (0, 2), (0, 5)]), 0);
+        assert_eq!(broken(&[(0, 1), (0, 5), (0, 2)]), 1);
+        assert_eq!(broken(&[(0, 1), (0, 5), (1, 2), (1, 5)]), 0, "a new epoch may say again what is in the log");
     }
 
     #[test]
