@@ -192,6 +192,13 @@ fn a_search_for_defects_goes_on_where_it_stopped() {
     assert!(text.contains("| `owned-partitions-no-generation` | replication | 0 of 5 | not within 1 |"), "{text}");
     assert!(text.contains("| replication | 5 | 0 |"), "{text}");
     let later = Search { first_seed: 2, ..search };
-    assert_eq!(Kept::parse(&whole.to_text(), &later).expect("it was written by us").to_text(), "");
+    // What another search has found is not this one's, and not lost.
+    let other = Kept::parse(&whole.to_text(), &later).expect("it was written by us");
+    assert_eq!((other.tried(), other.ended()), (0, 0));
+    assert_eq!(other.to_text(), whole.to_text());
+    assert_eq!(
+        Kept::parse(&whole.to_text().replace("\"generator\":\"", "\"generator\":\"0"), &search).expect("").to_text(),
+        ""
+    );
     assert_eq!(Kept::parse("{}\n{", &search).expect_err("no such line").0, 1);
 }

@@ -33,6 +33,10 @@ pub enum Profile {
 impl Profile {
     pub const ALL: [Profile; 4] = [Profile::Replication, Profile::Storage, Profile::Groups, Profile::All];
 
+    pub fn named(name: &str) -> Option<Profile> {
+        Profile::ALL.into_iter().find(|profile| profile.name() == name)
+    }
+
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {

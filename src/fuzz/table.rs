@@ -161,10 +161,8 @@ pub struct Hit {
 
 impl Record {
     /// Whether it answers what this search asks.
-    pub fn is_of(&self, search: &Search) -> bool {
-        let Some(profile) = Defect::named(&self.defect).map(|defect| search.profile_of(defect)) else { return false };
-        profile.name() == self.profile
-            && self.generator == fingerprint(profile)
+    fn is_of(&self, search: &Search) -> bool {
+        Defect::named(&self.defect).is_some_and(|defect| search.profile_of(defect).name() == self.profile)
             && self.first_seed == search.first_seed
             && self.seeds == search.seeds
     }
@@ -219,24 +217,35 @@ struct Tried {
 pub struct Kept {
     records: Vec<Record>,
     sweeps: Vec<Sweep>,
+    /// Of searches from other seeds on, or of another length.
+    others: Vec<Line>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Line {
     Campaign(Record),
     Sweep(Sweep),
 }
 
+impl Line {
+    /// Whether what it tells is of scenarios that are still drawn like this.
+    fn is_current(&self) -> bool {
+        let (Line::Campaign(Record { profile, generator, .. }) | Line::Sweep(Sweep { profile, generator, .. })) = self;
+        Profile::named(profile).is_some_and(|profile| *generator == fingerprint(profile))
+    }
+}
+
 impl Kept {
-    /// What of it answers what this search asks. Errors: with the number of the line.
+    /// What this search, or another, has come to with the generator of now. Errors: with the number of the line.
     pub fn parse(text: &str, search: &Search) -> Result<Kept, (usize, serde_json::Error)> {
         let mut kept = Kept::default();
         for (number, line) in text.lines().enumerate() {
             match serde_json::from_str(line).map_err(|error| (number + 1, error))? {
+                line if !Line::is_current(&line) => {}
                 Line::Campaign(record) if record.is_of(search) => kept.records.push(record),
-                Line::Sweep(sweep) if sweep.is_of(search) => kept.sweeps.push(sweep),
-                Line::Campaign(_) | Line::Sweep(_) => {}
+                Line::Sweep(sweep) if sweep.first_seed == search.first_seed => kept.sweeps.push(sweep),
+                line => kept.others.push(line),
             }
         }
         Ok(kept)
@@ -244,7 +253,7 @@ impl Kept {
 
     pub fn to_text(&self) -> String {
         let records = self.records.iter().cloned().map(Line::Campaign);
-        let lines = records.chain(self.sweeps.iter().cloned().map(Line::Sweep));
+        let lines = records.chain(self.sweeps.iter().cloned().map(Line::Sweep)).chain(self.others.iter().cloned());
         lines.map(|line| serde_json::to_string(&line).expect("plain data") + "\n").collect()
     }
 
@@ -340,19 +349,10 @@ impl Sweep {
         }
     }
 
-    fn profile(&self) -> Option<Profile> {
-        Profile::ALL.into_iter().find(|profile| profile.name() == self.profile)
-    }
-
-    fn is_of(&self, search: &Search) -> bool {
-        let is_current = |profile| self.generator == fingerprint(profile);
-        self.profile().is_some_and(is_current) && self.first_seed == search.first_seed
-    }
-
     /// One turn: the campaigns that are over with it.
     #[allow(clippy::disallowed_types, reason = "what a search takes is real time")]
     fn go_on(&mut self, search: &Search, stop: &AtomicBool) -> Vec<Record> {
-        let profile = self.profile().expect("it was made for a profile");
+        let profile = Profile::named(&self.profile).expect("it was made for a profile");
         let first_seed = search.first_seed + self.campaign * SEEDS_APART;
         let clock = std::time::Instant::now();
         let mut records = Vec::new();
@@ -503,7 +503,7 @@ pub fn all_found(defects: &[Defect], kept: &Kept) -> bool {
 
 /// The report. `cores`: of the machine.
 pub fn markdown(defects: &[Defect], kept: &Kept, search: &Search, cores: usize) -> String {
-    let Kept { records, sweeps } = kept;
+    let Kept { records, sweeps, others: _ } = kept;
     let mut text = String::from("# How long the fuzzer takes to find each known defect\n\n");
     let profile = search.profile.map_or_else(String::new, |profile| format!(" --profile {}", profile.name()));
     let ours = || records.iter().filter(|record| defects.iter().any(|defect| defect.name() == record.defect));
