@@ -126,6 +126,10 @@ pub enum Observation {
         from: Offset,
         to: Offset,
         batches: Vec<BatchInfo>,
+        /// `delete.retention.ms`: for so long the tombstones stay that it has seen first.
+        delete_retention_ms: i64,
+        /// Those that it took out although they were the latest of their keys.
+        tombstones: Vec<Offset>,
     },
     /// Broker: the log begins at `to` now, what lies below is not served any more.
     LogStartMoved {

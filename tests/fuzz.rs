@@ -9,12 +9,12 @@ use faultline::fuzz::Profile;
 use faultline::fuzz::campaign::{self, try_seed};
 use faultline::fuzz::examine::examine;
 use faultline::fuzz::found::{self, Origin};
-use faultline::fuzz::generate::{scenario, scenarios};
+use faultline::fuzz::generate::{scenario, scenarios, variation};
 use faultline::fuzz::shrink::{Budget, Shrunk, shrink, unexcused};
 use faultline::fuzz::table::{self, Kept, Record, Search};
 use faultline::lab::run::run_one;
 use faultline::report::{Verdict, judge};
-use faultline::scenario::{Scenario, find_files, load, parse, render};
+use faultline::scenario::{Scenario, Workload, find_files, load, parse, render};
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed};
 
@@ -68,6 +68,22 @@ fn a_seed_means_one_scenario() {
         assert_eq!(texts, again);
         let distinct: std::collections::BTreeSet<&String> = texts.iter().collect();
         assert_eq!(distinct.len(), texts.len(), "two seeds of {} mean one scenario", profile.name());
+    }
+}
+
+#[test]
+fn a_variation_has_the_same_brokers_topics_and_clients() {
+    for profile in Profile::ALL {
+        let mut with_other_faults = 0;
+        for (seed, number) in (1..=20).flat_map(|seed| [(seed, 1), (seed, 2)]) {
+            let (original, varied) = (scenario(profile, seed), scenario(profile, variation(seed, number)));
+            let (one, other) = (&original.variants[0], &varied.variants[0]);
+            assert_eq!(one.cluster.brokers, other.cluster.brokers);
+            assert_eq!(one.topics, other.topics);
+            assert!(one.workloads.iter().map(Workload::name).eq(other.workloads.iter().map(Workload::name)));
+            with_other_faults += u32::from(one.faults != other.faults);
+        }
+        assert!(with_other_faults >= 35, "{with_other_faults} of 40 in profile {}", profile.name());
     }
 }
 

@@ -384,7 +384,9 @@ impl Broker {
 /// A compaction that a crash had interrupted, and that loading the log finished.
 fn finished_swap(loaded: &LoadedLog) -> Option<Observation> {
     let Rewritten { from, to, batches } = loaded.recovery.finished_swap.clone()?;
-    Some(Observation::Compacted { partition: loaded.partition.clone(), from, to, batches })
+    let partition = loaded.partition.clone();
+    // When it began, and what it took out, is not known any more.
+    Some(Observation::Compacted { partition, from, to, batches, delete_retention_ms: 0, tombstones: Vec::new() })
 }
 
 fn log_loaded(loaded: &LoadedLog) -> Observation {

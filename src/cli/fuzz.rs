@@ -54,7 +54,7 @@ pub struct FuzzArgs {
     /// Switch on a known defect; may be given several times. See `faultline defects`.
     #[arg(long = "defect", value_name = "NAME", value_parser = parse_defect)]
     defects: Vec<Defect>,
-    /// The first seed.
+    /// The first seed. Seeds from 2^48 on are variations of the scenario that the rest of their bits means.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Runs at the same time [default: one per core]

@@ -162,7 +162,7 @@ impl<'a> Replay<'a> {
                 replica.log_start = *to;
             }
             // A batch that was rewritten is still the same to this story: its records that were kept are in it.
-            Observation::Compacted { partition, from, to, batches } if partition == self.partition => {
+            Observation::Compacted { partition, from, to, batches, .. } if partition == self.partition => {
                 let Some(replica) = self.replica(event) else { return };
                 let is_kept = |b: &BatchInfo| {
                     batches.iter().any(|new| new.base_offset <= b.base_offset && b.last_offset <= new.last_offset)

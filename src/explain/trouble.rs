@@ -368,6 +368,9 @@ fn rule(name: &str) -> &'static str {
             "the committed batches of an idempotent producer follow on one another: no gap and no repeat in its sequences, \
              in an epoch records in the order of their sends, and a leader knows its latest ones again"
         }
+        "tombstone-too-early" => {
+            "a tombstone stays for delete.retention.ms from the first compaction on that has kept it (KIP-534)"
+        }
         "liveness" => "a cluster in which every fault has ended gets all replicas back in sync",
         "unreadable" => "a cluster in which every fault has ended can be read to the end",
         _ => "an invariant that the observer checks at every event",

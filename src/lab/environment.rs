@@ -72,9 +72,7 @@ fn names(target: &Target, variant: &Variant) -> Vec<String> {
             brokers().zip(&variant.cluster.racks).filter(|(_, of)| *of == rack).map(|(broker, _)| broker).collect()
         }
         Target::Machines => {
-            let clients = variant.workloads.iter().map(|workload| match workload {
-                Workload::Produce { name, .. } | Workload::Consume { name, .. } => name.clone(),
-            });
+            let clients = variant.workloads.iter().map(Workload::name).cloned();
             brokers().chain([CONTROLLER.to_owned()]).chain(clients).collect()
         }
         Target::Leader(_) | Target::Follower(..) | Target::Isr(_) | Target::Coordinator(_) | Target::SameAs(_) => {

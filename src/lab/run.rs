@@ -44,6 +44,7 @@ pub fn run_one(scenario: &Scenario, variant: usize, seed: u64) -> RunOutcome {
         state.groups.offsets_retention = Duration::from_secs(60 * u64::from(minutes));
         let moves_clocks = variant.faults.iter().any(|fault| fault.action.is_of_clocks());
         state.groups.moves_clocks = moves_clocks || !variant.cluster.clocks.is_empty();
+        state.ghost.moves_clocks = state.groups.moves_clocks;
     }
     let inside = recorder.clone();
     install_panic_hook();

@@ -18,7 +18,10 @@ impl Partition {
     ) -> Result<Offset, CleanError> {
         let cleaned = self.log.clean(dirt, wall_clock_ms, OFFSET_MAP_KEYS)?;
         let Rewritten { from, to, batches } = cleaned.rewritten;
-        env.observe(now, Observation::Compacted { partition: self.topic_partition.clone(), from, to, batches });
+        let partition = self.topic_partition.clone();
+        let delete_retention_ms = self.log.config().compaction.delete_retention.as_millis() as i64;
+        let tombstones = cleaned.tombstones;
+        env.observe(now, Observation::Compacted { partition, from, to, batches, delete_retention_ms, tombstones });
         Ok(cleaned.end)
     }
 }

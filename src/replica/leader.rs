@@ -203,18 +203,19 @@ impl Partition {
         request: &ReadRequest,
         leader_log_end: Offset,
     ) -> Result<Effects, ErrorCode> {
-        let defects = self.defects();
         let log_end = self.log.reading_offset(request.offset);
-        let remotes = self.leader_state_mut().map(|l| &mut l.remotes);
-        let Some(remote) = remotes.and_then(|r| r.iter_mut().find(|r| r.id == follower)) else {
-            return Err(ErrorCode::NotLeaderOrFollower);
-        };
-        let previous_log_end = remote.log_end;
+        let remotes = self.leader_state().map(|leader| (leader, leader.remote(follower)));
+        let Some((leader, Some(remote))) = remotes else { return Err(ErrorCode::NotLeaderOrFollower) };
         if let Err(error) = remote.check_incarnation(env, follower_epoch)
-            && !defects.has(Defect::IsrCheckTwoReads)
+            && !(self.may_join_isr(leader, follower, log_end) && self.defects().has(Defect::IsrCheckTwoReads))
         {
             return Err(error);
         }
+        let remotes = self.leader_state_mut().map(|leader| &mut leader.remotes);
+        let Some(remote) = remotes.and_then(|remotes| remotes.iter_mut().find(|remote| remote.id == follower)) else {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        };
+        let previous_log_end = remote.log_end;
         remote.update_fetch_state(now, log_end, leader_log_end, follower_epoch);
         let low_watermark_advanced = std::mem::replace(&mut remote.log_start, request.log_start) < request.log_start;
         let isr_proposal = self.maybe_expand_isr(now, env, follower);
@@ -224,10 +225,8 @@ impl Partition {
 
     fn maybe_expand_isr(&mut self, now: Time, env: &Environment, follower: BrokerId) -> Option<IsrProposal> {
         let Role::Leader(leader) = &self.role else { return None };
-        let can_add = leader.isr.in_flight().is_none()
-            && !leader.isr.isr().contains(&follower)
-            && leader.is_isr_eligible(env, follower, self.defects());
-        if !can_add || !self.is_follower_in_sync(leader, follower) {
+        let log_end = leader.remote(follower)?.log_end;
+        if !self.may_join_isr(leader, follower, log_end) || !leader.is_isr_eligible(env, follower, self.defects()) {
             return None;
         }
         let committed = leader.isr.isr().to_vec();
@@ -239,14 +238,15 @@ impl Partition {
         Some(proposal)
     }
 
-    fn is_follower_in_sync(&self, leader: &LeaderState, follower: BrokerId) -> bool {
-        leader.remote(follower).is_some_and(|remote| {
+    /// Whether a follower outside the ISR whose log ends there belongs into it (`isFollowerInSync`).
+    fn may_join_isr(&self, leader: &LeaderState, follower: BrokerId, log_end: Offset) -> bool {
+        leader.isr.in_flight().is_none()
+            && !leader.isr.isr().contains(&follower)
             // A member of the ISR can be elected, and must then have all that consumers have seen (v3_5:526).
-            (remote.log_end >= self.log.high_watermark() || self.defects().has(Defect::IsrJoinBelowHw))
-                // Our high watermark may lag behind the previous leader's: up to where our epoch begins,
-                // everything may be committed (KAFKA-7128, v3_5:528).
-                && (remote.log_end >= leader.epoch_start || self.defects().has(Defect::IsrNoLeso))
-        })
+            && (log_end >= self.log.high_watermark() || self.defects().has(Defect::IsrJoinBelowHw))
+            // Our high watermark may lag behind the previous leader's: up to where our epoch begins, everything may be
+            // committed (KAFKA-7128, v3_5:528).
+            && (log_end >= leader.epoch_start || self.defects().has(Defect::IsrNoLeso))
     }
 
     /// Proposes an ISR without the followers that fell behind, if there are any (`maybeShrinkIsr`).

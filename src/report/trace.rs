@@ -202,7 +202,7 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         Observation::LogStartMoved { partition, from, to, reason } => {
             write!(f, "moved the log start of {partition} from {from} to {to} ({})", log_start_text(*reason))
         }
-        Observation::Compacted { partition, from, to, batches } => {
+        Observation::Compacted { partition, from, to, batches, .. } => {
             write!(f, "compacted {partition} from {from} to {to}, {} batches are left", batches.len())
         }
         Observation::Flushed { partition, offset } => write!(f, "flushed {partition} below {offset}"),

@@ -158,6 +158,14 @@ pub enum Workload {
     },
 }
 
+impl Workload {
+    /// Of its machine.
+    pub fn name(&self) -> &String {
+        let (Workload::Produce { name, .. } | Workload::Consume { name, .. }) = self;
+        name
+    }
+}
+
 /// What the value of a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ValueFormat {

@@ -336,6 +336,7 @@ pub const METRICS: &[Metric] = &[
     metric_of("stuck-group", MetricKind::Violation),
     metric_of("stuck-consumer", MetricKind::Violation),
     metric_of("producer-sequence", MetricKind::Violation),
+    metric_of("tombstone-too-early", MetricKind::Violation),
     metric_of("liveness", MetricKind::Violation),
     metric_of("unreadable", MetricKind::Violation),
     metric_of("sent", MetricKind::Count),

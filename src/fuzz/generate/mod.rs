@@ -100,7 +100,8 @@ pub fn scenario(profile: Profile, seed: u64) -> Scenario {
     Scenario { seed, ..drawn.scenario() }
 }
 
-/// The seed of variation `number` of the scenario of `seed`: the same cluster and clients under nearly the same faults.
+/// The seed of variation `number` of the scenario of `seed`: the same brokers, topics and clients under nearly the same
+/// faults, in a third of them with another configuration.
 /// Where a scenario comes to a decision that is rare, they come to it again, and a bit otherwise.
 pub fn variation(seed: u64, number: u16) -> u64 {
     seed % VARIATION + u64::from(number) * VARIATION
@@ -145,10 +146,11 @@ fn drafts(profile: Profile) -> BoxedStrategy<Draft> {
 }
 
 impl Draft {
-    /// Under nearly the same faults.
+    /// Under nearly the same faults, now and then with other settings.
     fn varied(self) -> BoxedStrategy<Draft> {
         let faults = faults::varied(self.faults.clone(), &self.shape, &clients(&self.workloads));
-        faults.prop_map(move |faults| Draft { faults, ..self.clone() }).boxed()
+        let cluster = prop_oneof![2 => Just(self.cluster.clone()), 1 => cluster::cluster(&self.shape)];
+        (faults, cluster).prop_map(move |(faults, cluster)| Draft { faults, cluster, ..self.clone() }).boxed()
     }
 
     fn scenario(mut self) -> Scenario {
@@ -187,10 +189,7 @@ fn read_from_the_closest(cluster: &mut Cluster, workloads: &mut [Workload]) {
 }
 
 fn clients(workloads: &[Workload]) -> Vec<String> {
-    let name = |workload: &Workload| match workload {
-        Workload::Produce { name, .. } | Workload::Consume { name, .. } => name.clone(),
-    };
-    workloads.iter().map(name).collect()
+    workloads.iter().map(Workload::name).cloned().collect()
 }
 
 fn shape(profile: Profile) -> BoxedStrategy<Shape> {

@@ -368,7 +368,7 @@ impl Replay {
                     LogStartReason::Leader => {}
                 }
             }
-            Observation::Compacted { partition, from, to, batches } => {
+            Observation::Compacted { partition, from, to, batches, .. } => {
                 let replica = self.replica(partition, machine);
                 let changed = replica.batches.iter().filter(|old| old.last_offset >= *from && old.base_offset < *to);
                 let changed =

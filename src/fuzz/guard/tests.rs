@@ -485,7 +485,9 @@ fn a_follower_may_give_up_what_cleaning_has_made_too_large() {
         told.changes(1, 0, &[1, 2], false).breaks("liveness")
     };
     let (from, to) = (Offset::ZERO, Offset(1));
-    let compacted = Observation::Compacted { partition: orders(), from, to, batches: Vec::new() };
+    let (batches, tombstones) = (Vec::new(), Vec::new());
+    let compacted =
+        Observation::Compacted { partition: orders(), from, to, batches, delete_retention_ms: 0, tombstones };
     let cleaned = healthy(-1).observed("broker-1", compacted);
     assert_eq!(too_large(cleaned), Some(Excuse::GrownByCleaning));
     assert_eq!(too_large(healthy(-1)), None, "nothing was cleaned");

@@ -30,6 +30,8 @@ pub struct Ghost {
     pub violations: Vec<Violation>,
     /// `min.insync.replicas` by topic; a topic that is not here is not held to any.
     pub min_insync_replicas: BTreeMap<String, usize>,
+    /// Wall clocks are wrong, or may be: how long something was kept is not held against them.
+    pub moves_clocks: bool,
     /// Brokers with a log directory that failed: nothing but a restart brings it back.
     pub with_failed_dirs: BTreeSet<String>,
 }
@@ -59,6 +61,8 @@ pub struct PartitionGhost {
     led_from: Offset,
     /// What some replica's compaction did to a batch, by base offset: any replica may have it so.
     compacted: BTreeMap<Offset, Compacted>,
+    /// What each compaction of some replica went through, and until when (ms) the tombstones stay that it saw first.
+    compactions: Vec<(Range<Offset>, i64)>,
     logs: BTreeMap<String, ReplicaGhost>,
     leaders: BTreeMap<LeaderEpoch, String>,
     /// The epoch of the last leader that took over when it was the controller's.
@@ -82,6 +86,7 @@ impl Default for PartitionGhost {
             expired_to: Offset::ZERO,
             led_from: Offset::ZERO,
             compacted: BTreeMap::new(),
+            compactions: Vec::new(),
             logs: BTreeMap::new(),
             leaders: BTreeMap::new(),
             led_epoch: LeaderEpoch::NONE,
@@ -204,8 +209,10 @@ impl Ghost {
             Observation::LogStartMoved { partition, to, reason, .. } => {
                 self.log_start_moved(machine, partition, *to, *reason);
             }
-            Observation::Compacted { partition, from, to, batches } => {
-                self.compacted(at, machine, partition, *from..*to, batches);
+            Observation::Compacted { partition, from, to, batches, delete_retention_ms, tombstones } => {
+                let offsets = *from..*to;
+                self.compacted(at, machine, partition, offsets.clone(), batches);
+                self.expired_tombstones(at, machine, partition, (offsets, *delete_retention_ms), tombstones);
             }
             Observation::HighWatermark { partition, offset, as_leader } => {
                 self.high_watermark(at, machine, partition, *offset, *as_leader);
@@ -439,6 +446,33 @@ impl Ghost {
         if let Some(invented) = left.next() {
             let detail = format!("compaction on {machine} left a batch at {} that was not there", invented.base_offset);
             self.violate("log-matching", at, partition, detail);
+        }
+    }
+
+    /// A tombstone stays for delete.retention.ms from the first compaction on that has kept it, on whichever replica: the
+    /// batch that says until when is replicated (KIP-534).
+    fn expired_tombstones(
+        &mut self,
+        at: Time,
+        machine: &str,
+        partition: &TopicPartition,
+        (offsets, delete_retention_ms): (Range<Offset>, i64),
+        tombstones: &[Offset],
+    ) {
+        let ms = |time: Time| (time.as_nanos() / 1_000_000) as i64;
+        let ghost = self.partitions.entry(partition.clone()).or_default();
+        let is_over = |tombstone: &Offset| {
+            let mut earlier = ghost.compactions.iter().filter(|(offsets, _)| offsets.contains(tombstone));
+            earlier.any(|(_, until_ms)| *until_ms <= ms(at))
+        };
+        let early = tombstones.iter().copied().find(|tombstone| !is_over(tombstone));
+        ghost.compactions.push((offsets, ms(at).saturating_add(delete_retention_ms)));
+        if let Some(tombstone) = early.filter(|_| !self.moves_clocks) {
+            let detail = format!(
+                "compaction on {machine} took out the tombstone at offset {tombstone} less than delete.retention.ms after \
+                 the first that kept it"
+            );
+            self.violate("tombstone-too-early", at, partition, detail);
         }
     }
 

@@ -109,7 +109,8 @@ impl Told {
 
     fn compacts(self, broker: i32, to: i64, batches: &[BatchInfo]) -> Told {
         let (partition, from, batches) = (orders(), Offset::ZERO, batches.to_vec());
-        let fact = Observation::Compacted { partition, from, to: Offset(to), batches };
+        let (to, tombstones) = (Offset(to), Vec::new());
+        let fact = Observation::Compacted { partition, from, to, batches, delete_retention_ms: 0, tombstones };
         self.observes(&machine_of(BrokerId(broker)), fact)
     }
 
@@ -310,6 +311,32 @@ fn a_broker_epoch_never_goes_back() {
     };
     assert_eq!(then(6).violations(), ["broker-epoch-went-back"]);
     assert!(then(7).violations().is_empty());
+}
+
+#[test]
+fn a_tombstone_stays_for_its_retention_from_the_first_compaction_on() {
+    let compacts = |mut told: Told, broker: i32, at_ms: u64, tombstones: &[i64]| {
+        let fact = Observation::Compacted {
+            partition: orders(),
+            from: Offset(0),
+            to: Offset(2),
+            batches: vec![batch(0, 0, 10), batch(1, 0, 11)],
+            delete_retention_ms: 1_000,
+            tombstones: tombstones.iter().copied().map(Offset).collect(),
+        };
+        told.0.observe(Time::from_millis(at_ms), &machine_of(BrokerId(broker)), &fact);
+        told
+    };
+    // On one broker, or on the follower that was sent what the leader had compacted.
+    for broker in [1, 2] {
+        let goes = |at_ms| compacts(compacts(healthy(), 1, 5_000, &[]), broker, at_ms, &[1]);
+        assert_eq!(goes(5_999).violations(), ["tombstone-too-early"]);
+        assert!(goes(6_000).violations().is_empty());
+    }
+    assert_eq!(compacts(healthy(), 1, 9_000, &[1]).violations(), ["tombstone-too-early"], "with the first of all");
+    let mut with_wrong_clocks = healthy();
+    with_wrong_clocks.0.moves_clocks = true;
+    assert!(compacts(with_wrong_clocks, 1, 9_000, &[1]).violations().is_empty());
 }
 
 #[test]

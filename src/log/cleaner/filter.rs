@@ -26,6 +26,8 @@ pub(super) struct Filter {
     pub last_batch_of_producer: BTreeMap<i64, Offset>,
     pub records_before: u64,
     pub records_after: u64,
+    /// Tombstones that went for their age.
+    pub tombstones: Vec<Offset>,
 }
 
 impl Filter {
@@ -65,14 +67,18 @@ impl Filter {
     }
 
     /// `Cleaner.shouldRetainRecord`. Records without a key do not belong into a compacted log.
-    fn retains(&self, header: &Header, record: &Record, records: &Records) -> bool {
+    fn retains(&mut self, header: &Header, record: &Record, records: &Records) -> bool {
         let offset = header.offset_of(record);
         if self.map.latest.is_none_or(|latest| offset > latest) {
             return true;
         }
         let Some(key) = record.key.clone() else { return false };
         let is_latest = self.map.latest_of.get(&records.bytes()[key]).is_none_or(|latest| offset >= *latest);
-        is_latest && (record.value.is_some() || self.retains_tombstones(header))
+        if !is_latest || record.value.is_some() || self.retains_tombstones(header) {
+            return is_latest;
+        }
+        self.tombstones.push(offset);
+        false
     }
 
     /// A tombstone stays until the horizon that an earlier cleaning wrote into its batch (KIP-534).

@@ -41,6 +41,8 @@ pub struct Cleaned {
     pub rewritten: Rewritten,
     pub records_before: u64,
     pub records_after: u64,
+    /// Tombstones that went for their age, though they were the latest of their keys.
+    pub tombstones: Vec<Offset>,
 }
 
 /// The part of a log that was replaced by a compacted copy.
@@ -91,6 +93,7 @@ impl Log {
             last_batch_of_producer: self.producers.last_offsets(),
             records_before: 0,
             records_after: 0,
+            tombstones: Vec::new(),
         };
         let mut at = 0;
         for group in self.group_segments(end, dirt.first_uncleanable) {
@@ -99,7 +102,8 @@ impl Log {
             at += 1;
         }
         let rewritten = self.rewritten(at);
-        Ok(Cleaned { end, rewritten, records_before: filter.records_before, records_after: filter.records_after })
+        let Filter { records_before, records_after, tombstones, .. } = filter;
+        Ok(Cleaned { end, rewritten, records_before, records_after, tombstones })
     }
 
     /// With [`Defect::DeleteHorizonByMtime`]: tombstones in segments that were modified no later than this go
