@@ -237,6 +237,15 @@ pub enum Observation {
     Unwatched {
         group: String,
     },
+    /// Broker: a member of this classic group sent its first SyncGroup of the generation, for which the coordinator waited
+    /// no more: it would have waited without end for one that never comes.
+    UnawaitedSync {
+        group: String,
+    },
+    /// Broker: a member of this consumer group that joins was answered FENCED_MEMBER_EPOCH, which tells it to join.
+    RefusedJoin {
+        group: String,
+    },
     /// Broker: the coordinator of this consumer group (KIP-848) gives to others what a member may have, and has not said
     /// that it lets go of.
     Unclaimed {

@@ -120,7 +120,7 @@ fn holders(trace: &[TraceEvent], until: usize, partition: &str, batch: &BatchInf
                 logs.entry(machine).or_default().retain(|_, b| b.last_offset >= *to);
             }
             // What a rewritten batch covers is still there, though under another CRC.
-            TraceKind::Observed(Observation::Compacted { partition: p, from, to, batches })
+            TraceKind::Observed(Observation::Compacted { partition: p, from, to, batches, .. })
                 if p.to_string() == partition =>
             {
                 let covers = |old: &BatchInfo| {

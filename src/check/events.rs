@@ -91,6 +91,7 @@ impl Events {
                 | TraceKind::PositionReset { .. }
                 | TraceKind::ReadFailed { .. }
                 | TraceKind::Process { .. }
+                | TraceKind::Joined { .. }
                 | TraceKind::Violated { .. }
                 | TraceKind::Acked { .. }
                 | TraceKind::Failed { .. }

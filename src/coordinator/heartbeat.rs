@@ -52,7 +52,12 @@ impl Shard {
         };
         refuse_if_full(group, &member_id, self.config.consumer_max_size)?;
         let owned = request.topic_partitions.as_deref().map(partitions_of);
-        let found = find_member(group, request, member_id, owned.as_ref(), self.config.defects)?;
+        let found =
+            find_member(group, request, member_id, owned.as_ref(), self.config.defects).inspect_err(|refusal| {
+                if joins && refusal.error == ErrorCode::FencedMemberEpoch {
+                    self.news.push(GroupNews::RefusedJoin(group_id.clone()));
+                }
+            })?;
         let update = Update { member: updated(&found.member, context, request), owned: owned.as_ref() };
         let before = found.member.current.assigned.clone();
         let advance = advance(moment, &self.config, group, found, update)?;
@@ -342,14 +347,12 @@ pub(super) fn static_member<'a>(
 /// one, unless it owns what it has not been assigned.
 fn validate_epoch(member: &Member, epoch: i32, owned: Option<&Partitions>, defects: Defects) -> Result<(), Refusal> {
     let current = &member.current;
-    if epoch == 0 && !defects.has(Defect::RejoinStaysFenced) {
-        return Ok(());
-    }
     let may_have_missed =
         || epoch == current.previous_member_epoch && owned.is_some_and(|owned| is_subset(owned, &current.assigned));
     let how = match epoch.cmp(&current.member_epoch) {
         std::cmp::Ordering::Equal => return Ok(()),
         std::cmp::Ordering::Less if may_have_missed() => return Ok(()),
+        _ if epoch == 0 && !defects.has(Defect::RejoinStaysFenced) => return Ok(()),
         std::cmp::Ordering::Less => "smaller",
         std::cmp::Ordering::Greater => "greater",
     };

@@ -302,7 +302,8 @@ impl Shard {
 
     fn step<'a>(&'a mut self, moment: Moment<'a>, group: &StrBytes) -> Option<Step<'a>> {
         let group = self.groups.get_mut(group)?.classic_mut()?;
-        Some(Step { moment, group, timers: &mut self.timers, answers: &mut self.answers, config: &self.config })
+        let (timers, answers, news) = (&mut self.timers, &mut self.answers, &mut self.news);
+        Some(Step { moment, group, timers, answers, config: &self.config, news })
     }
 }
 
@@ -347,6 +348,7 @@ struct Step<'a> {
     timers: &'a mut Timers,
     answers: &'a mut Vec<(Ticket, Answer)>,
     config: &'a GroupCoordinatorConfig,
+    news: &'a mut Vec<GroupNews>,
 }
 
 impl Step<'_> {
@@ -618,7 +620,10 @@ impl Step<'_> {
 
     fn sync_while_completing(&mut self, request: &SyncGroupRequest, ticket: Ticket) -> Outcome {
         let id = &request.member_id;
-        self.group.members.get_mut(id).expect("validated").awaiting_sync = Some(ticket);
+        let earlier = self.group.members.get_mut(id).expect("validated").awaiting_sync.replace(ticket);
+        if earlier.is_none() && !self.group.pending_sync.contains(id) {
+            self.news.push(GroupNews::UnawaitedSync(self.group.id.clone()));
+        }
         self.remove_pending_sync(id);
         if !self.group.is_leader(id) {
             return Outcome::default();

@@ -58,6 +58,10 @@ pub enum GroupNews {
     Unclaimed { group: StrBytes, topic: StrBytes, partition: i32 },
     /// A member of a consumer group leaves, which cannot be stored: it stays, and its session is not watched any more.
     Unwatched(StrBytes),
+    /// A SyncGroup came of a member that had sent none in this generation, and it was not waited for any more.
+    UnawaitedSync(StrBytes),
+    /// A member of a consumer group that begins anew is told to begin anew.
+    RefusedJoin(StrBytes),
 }
 
 /// The partitions of `__consumer_offsets` that this broker leads (`PartitionWriter`, and what the loader reads).

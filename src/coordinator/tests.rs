@@ -20,6 +20,7 @@ use rand::SeedableRng;
 
 use super::*;
 use crate::config::GroupCoordinatorConfig;
+use crate::defect::{Defect, Defects};
 
 mod consumer;
 
@@ -329,7 +330,11 @@ impl Bench {
 
     /// A stable group of two, in generation 2; the first one leads.
     fn two() -> (Bench, String, String) {
-        let (mut bench, one) = Bench::stable(GroupCoordinatorConfig::default());
+        Bench::two_with(GroupCoordinatorConfig::default())
+    }
+
+    fn two_with(config: GroupCoordinatorConfig) -> (Bench, String, String) {
+        let (mut bench, one) = Bench::stable(config);
         let (two, joining) = bench.join_new();
         bench.join(&one);
         assert_eq!(bench.joined(joining).generation_id, 2);
@@ -440,6 +445,27 @@ fn a_member_that_only_heartbeats_and_never_syncs_does_not_hold_up_the_group() {
     }
     assert_eq!(bench.heartbeat(&two, 3), ErrorCode::UnknownMemberId.code());
     assert_eq!(bench.heartbeat(&one, 3), ErrorCode::RebalanceInProgress.code());
+}
+
+#[test]
+fn a_sync_that_was_not_waited_for_any_more_is_told() {
+    let told = |defects: Defects, beats: bool| {
+        let (mut bench, one, two) =
+            Bench::two_with(GroupCoordinatorConfig { defects, ..GroupCoordinatorConfig::default() });
+        bench.join(&one);
+        bench.join(&two);
+        if beats {
+            assert_eq!(bench.heartbeat(&two, 3), 0);
+        }
+        // Again, as after a disconnect.
+        bench.sync(&two, 3, &[]);
+        bench.sync(&two, 3, &[]);
+        bench.coordinator.take_news()
+    };
+    let defect: Defects = [Defect::HeartbeatCompletesSyncTimer].into_iter().collect();
+    assert_eq!(told(Defects::NONE, true), []);
+    assert_eq!(told(defect, false), []);
+    assert_eq!(told(defect, true), [GroupNews::UnawaitedSync(group_id().0)]);
 }
 
 #[test]

@@ -265,6 +265,7 @@ impl Follower<'_> {
             | TraceKind::PositionReset { .. }
             | TraceKind::ReadFailed { .. }
             | TraceKind::Process { .. }
+            | TraceKind::Joined { .. }
             | TraceKind::Violated { .. }
             | TraceKind::FaultHit { .. }
             | TraceKind::Phase(_) => self.replay.step(at),
@@ -381,6 +382,8 @@ impl Follower<'_> {
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
             | Observation::Unwatched { .. }
+            | Observation::UnawaitedSync { .. }
+            | Observation::RefusedJoin { .. }
             | Observation::Unclaimed { .. }
             | Observation::LogStartMoved { .. }
             | Observation::Compacted { .. }

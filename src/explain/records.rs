@@ -132,6 +132,7 @@ impl<'a> Records<'a> {
             TraceKind::Observed(_)
             | TraceKind::PositionReset { .. }
             | TraceKind::ReadFailed { .. }
+            | TraceKind::Joined { .. }
             | TraceKind::Violated { .. }
             | TraceKind::FaultStarted { .. }
             | TraceKind::FaultEnded { .. }

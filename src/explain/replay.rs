@@ -122,6 +122,7 @@ impl<'a> Replay<'a> {
             | TraceKind::PositionReset { .. }
             | TraceKind::ReadFailed { .. }
             | TraceKind::Process { .. }
+            | TraceKind::Joined { .. }
             | TraceKind::Violated { .. }
             | TraceKind::FaultStarted { .. }
             | TraceKind::FaultEnded { .. }
@@ -217,6 +218,8 @@ impl<'a> Replay<'a> {
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
             | Observation::Unwatched { .. }
+            | Observation::UnawaitedSync { .. }
+            | Observation::RefusedJoin { .. }
             | Observation::Unclaimed { .. }
             | Observation::LogDirFailed { .. }
             | Observation::Registered { .. }

@@ -368,6 +368,10 @@ fn rule(name: &str) -> &'static str {
             "the committed batches of an idempotent producer follow on one another: no gap and no repeat in its sequences, \
              in an epoch records in the order of their sends, and a leader knows its latest ones again"
         }
+        "unawaited-sync" => {
+            "until the rebalance timeout is over a coordinator waits for the SyncGroup of every member, and for no longer"
+        }
+        "refused-join" => "FENCED_MEMBER_EPOCH tells a member to join with epoch 0, and is no answer to that (KIP-848)",
         "tombstone-too-early" => {
             "a tombstone stays for delete.retention.ms from the first compaction on that has kept it (KIP-534)"
         }

@@ -369,6 +369,7 @@ impl MemberProcess {
                 let coordinator = self.consumer.coordinator();
                 let reign = coordinator.and_then(|broker| state.ghost.reign(self.who().0, broker));
                 state.groups.joined(self.who(), (joined, self.consumer.member_id()), reign);
+                state.push(now, &self.spec.name, TraceKind::Joined { generation: joined });
             }
             state.groups.stored(now, self.who(), stored, &mut state.ghost);
             state.trace_violations(violations);

@@ -80,6 +80,10 @@ pub enum TraceKind {
     Process {
         process: i64,
     },
+    /// A member of a group has joined a generation (with KIP-848: an epoch).
+    Joined {
+        generation: i32,
+    },
     /// The omniscient observer saw an invariant broken by the event before.
     Violated {
         name: String,

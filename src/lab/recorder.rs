@@ -113,6 +113,8 @@ impl Recorder {
                 | Observation::ProducersExpired { .. }
                 | Observation::GroupDeleted { .. }
                 | Observation::Unwatched { .. }
+                | Observation::UnawaitedSync { .. }
+                | Observation::RefusedJoin { .. }
                 | Observation::Unclaimed { .. }
                 | Observation::Registered { .. } => false,
             };

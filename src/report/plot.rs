@@ -101,6 +101,8 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
             | Observation::Unwatched { .. }
+            | Observation::UnawaitedSync { .. }
+            | Observation::RefusedJoin { .. }
             | Observation::Unclaimed { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }

@@ -79,6 +79,7 @@ pub fn leading_up_to(trace: &[TraceEvent], until: Time, partition: Option<&str>,
         | TraceKind::PositionReset { .. }
         | TraceKind::ReadFailed { .. }
         | TraceKind::Process { .. }
+        | TraceKind::Joined { .. }
         | TraceKind::Violated { .. } => false,
     };
     let mut lines: Vec<String> = trace[..trace.partition_point(|event| event.at <= until)]
@@ -111,6 +112,8 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::Fenced { .. }
         | Observation::GroupDeleted { .. }
         | Observation::Unwatched { .. }
+        | Observation::UnawaitedSync { .. }
+        | Observation::RefusedJoin { .. }
         | Observation::LogDirFailed { .. }
         | Observation::CleanShutdown => true,
         Observation::HighWatermark { as_leader: false, .. }
@@ -153,6 +156,7 @@ impl fmt::Display for What<'_> {
                 write!(f, "moved its position in {partition} from {from} to {to} ({})", reset_text(*reason))
             }
             TraceKind::ReadFailed { error } => write!(f, "cannot read on: {error}"),
+            TraceKind::Joined { generation } => write!(f, "joined generation {generation}"),
             TraceKind::Process { process } => write!(f, "is process {process} of the history"),
             TraceKind::Violated { name, partition, detail } => {
                 write!(f, "saw {name} violated in {partition}: {detail}")
@@ -254,6 +258,10 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         Observation::Unwatched { group } => {
             write!(f, "group {group} keeps a member that leaves: that cannot be stored, and its session is not watched")
         }
+        Observation::UnawaitedSync { group } => {
+            write!(f, "group {group} got the SyncGroup of a member for which it had ceased to wait")
+        }
+        Observation::RefusedJoin { group } => write!(f, "group {group} told a member to join that was joining"),
         Observation::Unclaimed { group, partition } => {
             write!(f, "group {group} gives {partition} to others: who may have it has not let go of it")
         }

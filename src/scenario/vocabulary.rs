@@ -335,6 +335,8 @@ pub const METRICS: &[Metric] = &[
     metric_of("skipped-record", MetricKind::Violation),
     metric_of("stuck-group", MetricKind::Violation),
     metric_of("stuck-consumer", MetricKind::Violation),
+    metric_of("unawaited-sync", MetricKind::Violation),
+    metric_of("refused-join", MetricKind::Violation),
     metric_of("producer-sequence", MetricKind::Violation),
     metric_of("tombstone-too-early", MetricKind::Violation),
     metric_of("liveness", MetricKind::Violation),

@@ -196,6 +196,8 @@ impl Broker {
             let observation = match news {
                 GroupNews::Deleted(group) => Observation::GroupDeleted { group: group.to_string() },
                 GroupNews::Unwatched(group) => Observation::Unwatched { group: group.to_string() },
+                GroupNews::UnawaitedSync(group) => Observation::UnawaitedSync { group: group.to_string() },
+                GroupNews::RefusedJoin(group) => Observation::RefusedJoin { group: group.to_string() },
                 GroupNews::Unclaimed { group, topic, partition } => Observation::Unclaimed {
                     group: group.to_string(),
                     partition: TopicPartition::new(topic.as_str(), partition),

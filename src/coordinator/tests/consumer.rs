@@ -11,7 +11,6 @@ use kafka_protocol::protocol::Decodable;
 
 use super::*;
 use crate::config::MigrationPolicy;
-use crate::defect::{Defect, Defects};
 
 const ORDERS: Uuid = Uuid::from_u128(11);
 const PARTITIONS: i32 = 4;
@@ -298,11 +297,12 @@ fn a_known_member_may_join_again_and_is_told_everything() {
         let before = two.owned.clone();
         let mut again = Modern::new("two");
         let error = bench.beat(&mut again);
-        (error, again.epoch == two.epoch && again.assigned == before)
+        (error, again.epoch == two.epoch && again.assigned == before, bench.coordinator.take_news())
     };
-    assert_eq!(rejoined(Defects::default()), (0, true));
+    assert_eq!(rejoined(Defects::default()), (0, true, vec![]));
     let fenced = ErrorCode::FencedMemberEpoch.code();
-    assert_eq!(rejoined([Defect::RejoinStaysFenced].into_iter().collect()), (fenced, false));
+    let told = vec![GroupNews::RefusedJoin(group_id().0)];
+    assert_eq!(rejoined([Defect::RejoinStaysFenced].into_iter().collect()), (fenced, false, told));
 }
 
 #[test]

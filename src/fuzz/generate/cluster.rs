@@ -230,7 +230,7 @@ fn replication(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
 fn retention(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
     let weight = match shape.profile {
         Profile::Replication | Profile::Groups => return Just(Vec::new()).boxed(),
-        Profile::Storage => 30,
+        Profile::Storage => 45,
         Profile::All => 15,
     };
     let set = |key, value: &str| Some((key, value.to_owned()));

@@ -87,8 +87,8 @@ pub(super) fn coordinators(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
         sometimes(40, "offsets.topic.segment.bytes", &["4000", "8000", "16000"]),
         sometimes(40, "log.cleaner.backoff.ms", &["200", "1000"]),
         sometimes(40, "log.cleaner.min.cleanable.ratio", &["0", "0.1"]),
-        sometimes(30, "offsets.retention.minutes", &["1", "1", "60"]),
-        sometimes(60, "offsets.retention.check.interval.ms", &["100", "500", "2000"]),
+        sometimes(50, "offsets.retention.minutes", &["1", "1", "60"]),
+        sometimes(80, "offsets.retention.check.interval.ms", &["100", "500", "2000"]),
         sometimes(40, "offsets.commit.timeout.ms", &["300", "1000"]),
         sometimes(10, "group.max.size", &["2", "3"]),
     );

@@ -32,7 +32,7 @@ use crate::scenario::{Topic, Variant, Workload};
 use crate::world::Time;
 
 use super::topic_of;
-use replay::{Ack, Loss, Partition, Replay};
+use replay::{Ack, ClientProcess, Loss, Partition, Replay};
 
 pub use replay::Gone;
 
@@ -257,14 +257,15 @@ impl Guard {
     }
 
     /// Why nobody may own a partition that its topic got later: a static member that knew the topic without it, and led
-    /// perhaps, has come back since.
+    /// perhaps, has come back, and into its group only since.
     fn excuse_unnoticed(&self, key: &str) -> Option<Excuse> {
         let created = self.partition(key)?.created_at?;
-        let starts = self.static_members.iter().filter_map(|member| self.replay.processes.get(member));
-        let has_returned = |starts: &Vec<Time>| {
-            starts.first().is_some_and(|first| *first < created) && starts.last().is_some_and(|last| created < *last)
+        let mut of_static = self.static_members.iter().filter_map(|member| self.replay.processes.get(member));
+        let has_returned = |processes: &Vec<ClientProcess>| {
+            let Some((first, later)) = processes.split_first() else { return false };
+            first.started_at < created && later.iter().any(|process| process.joined_at.is_none_or(|at| created < at))
         };
-        starts.into_iter().any(has_returned).then_some(Excuse::ReturningLeader)
+        of_static.any(has_returned).then_some(Excuse::ReturningLeader)
     }
 
     /// Why a group may begin anew, or go back: what `__consumer_offsets` held is lost.

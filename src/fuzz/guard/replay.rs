@@ -283,13 +283,20 @@ pub(super) fn identity(batch: &BatchInfo) -> (i64, i32, u32) {
     (batch.base_offset.0, batch.leader_epoch.0, batch.crc)
 }
 
+/// One process of a client.
+pub(super) struct ClientProcess {
+    pub started_at: Time,
+    /// When it first joined a generation of its group.
+    pub joined_at: Option<Time>,
+}
+
 #[derive(Default)]
 pub(super) struct Replay {
     pub partitions: BTreeMap<TopicPartition, Partition>,
     pub disks: Disks,
     pub registrations: Registrations,
-    /// When each client's processes started.
-    pub processes: BTreeMap<String, Vec<Time>>,
+    /// Each client's, one after the other.
+    pub processes: BTreeMap<String, Vec<ClientProcess>>,
     /// A group keeps a member that has left.
     pub has_unwatched: bool,
 }
@@ -320,7 +327,14 @@ impl Replay {
                         replay.partition(&partition).sent(*crc, values);
                     }
                 }
-                TraceKind::Process { .. } => replay.processes.entry(event.machine.clone()).or_default().push(event.at),
+                TraceKind::Process { .. } => {
+                    let process = ClientProcess { started_at: event.at, joined_at: None };
+                    replay.processes.entry(event.machine.clone()).or_default().push(process);
+                }
+                TraceKind::Joined { .. } => {
+                    let process = replay.processes.get_mut(&event.machine).and_then(|processes| processes.last_mut());
+                    process.map(|process| process.joined_at.get_or_insert(event.at));
+                }
                 TraceKind::Sent { .. }
                 | TraceKind::BatchRetried { .. }
                 | TraceKind::PositionReset { .. }
@@ -467,6 +481,8 @@ impl Replay {
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
             | Observation::LogDirFailed { .. }
+            | Observation::UnawaitedSync { .. }
+            | Observation::RefusedJoin { .. }
             | Observation::CleanShutdown => {}
         }
     }

@@ -474,6 +474,14 @@ fn a_returning_static_leader_may_overlook_a_partition_that_is_new() {
     assert_eq!(starts(began(), "static-1", 1).breaks("stuck-group"), Some(Excuse::ReturningLeader));
     assert_eq!(began().breaks("stuck-group"), None, "it has not come back");
     assert_eq!(starts(began(), "consumer-1", 1).breaks("stuck-group"), None, "whoever is not static joins anew");
+    // It was back before, but not in its group.
+    let back = |joins_first: bool| {
+        let joins = |told: Told| told.push("static-1", TraceKind::Joined { generation: 2 });
+        let told = starts(starts(Told::default(), "static-1", 0), "static-1", 1);
+        if joins_first { created(joins(told)) } else { joins(created(told)) }
+    };
+    assert_eq!(back(false).breaks("stuck-group"), Some(Excuse::ReturningLeader));
+    assert_eq!(back(true).breaks("stuck-group"), None, "it has looked at the topic already");
     let known = starts(starts(created(Told::default()), "static-1", 0), "static-1", 1);
     assert_eq!(known.breaks("stuck-group"), None, "it has never known the topic without the partition");
 }

@@ -113,6 +113,9 @@ struct ReplicaGhost {
     high_watermark: i64,
     /// Below it the log was compared with the committed one.
     compared: i64,
+    /// Of each producer's batches below it the replica knows the last one at least: snapshots hold no more
+    /// (`ProducerStateManager.writeSnapshot`).
+    known_from: i64,
     /// The highest leader epoch that it has known.
     leader_epoch: Option<LeaderEpoch>,
     /// Its maximal ISR while it leads.
@@ -180,6 +183,7 @@ impl Ghost {
                 replica.high_watermark = high_watermark.0;
                 replica.compared = 0;
                 replica.leads = None;
+                replica.known_from = log_end.0;
             }
             Observation::Appended { partition, as_leader, batches, sequences, .. } => {
                 let replica = self.replica(partition, machine);
@@ -205,6 +209,7 @@ impl Ghost {
                 replica.log_end = to.0;
                 replica.high_watermark = replica.high_watermark.min(to.0);
                 replica.compared = replica.compared.min(to.0);
+                replica.known_from = to.0;
             }
             Observation::LogStartMoved { partition, to, reason, .. } => {
                 self.log_start_moved(machine, partition, *to, *reason);
@@ -289,8 +294,11 @@ impl Ghost {
                 }
             }
             Observation::OutOfSequence { partition, crc } => {
-                let latest = self.replica(partition, machine).batches.iter().rev().take(KNOWN_BATCHES);
-                if let Some(known) = latest.copied().find(|batch| batch.crc == *crc) {
+                let replica = self.replica(partition, machine);
+                let mut latest = replica.batches.iter().rev().take(KNOWN_BATCHES).enumerate();
+                let is_known = |n: usize, batch: &BatchInfo| n == 0 || batch.base_offset.0 >= replica.known_from;
+                if let Some((_, known)) = latest.find(|(n, batch)| batch.crc == *crc && is_known(*n, batch)) {
+                    let known = *known;
                     let detail = format!(
                         "{machine} refused a batch as out of sequence that it has at offset {}",
                         known.base_offset
@@ -306,6 +314,14 @@ impl Ghost {
                         format!("{machine}, the leader, says that {offset} is the end; it was at {end} before");
                     self.violate("latest-offset-went-back", at, partition, detail);
                 }
+            }
+            Observation::UnawaitedSync { group } => {
+                let detail = format!("the coordinator on {machine} did not wait for a member's SyncGroup any more");
+                self.violate_of("unawaited-sync", at, group.clone(), detail);
+            }
+            Observation::RefusedJoin { group } => {
+                let detail = format!("the coordinator on {machine} told a member to join that was joining");
+                self.violate_of("refused-join", at, group.clone(), detail);
             }
             Observation::Flushed { .. }
             | Observation::ReferredTo { .. }

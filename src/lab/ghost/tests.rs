@@ -314,6 +314,15 @@ fn a_broker_epoch_never_goes_back() {
 }
 
 #[test]
+fn what_a_coordinator_does_to_a_member_against_the_protocol_breaks_a_rule() {
+    let group = || "billing".to_owned();
+    let told = |fact| Told::default().observes("broker-1", fact);
+    assert_eq!(told(Observation::UnawaitedSync { group: group() }).violations(), ["unawaited-sync"]);
+    assert_eq!(told(Observation::RefusedJoin { group: group() }).violations(), ["refused-join"]);
+    assert!(told(Observation::GroupDeleted { group: group() }).violations().is_empty());
+}
+
+#[test]
 fn a_tombstone_stays_for_its_retention_from_the_first_compaction_on() {
     let compacts = |mut told: Told, broker: i32, at_ms: u64, tombstones: &[i64]| {
         let fact = Observation::Compacted {
@@ -391,6 +400,22 @@ fn a_batch_that_the_leader_has_is_not_out_of_sequence() {
     let later: Vec<BatchInfo> = (2..6).map(|offset| batch(offset, 0, 10 + offset as u32)).collect();
     assert!(refused(healthy().appends(1, &later), 10).violations().is_empty(), "it knows the last five");
     assert_eq!(refused(healthy().appends(1, &later), 11).violations(), ["producer-sequence"]);
+    // After a start it knows the last one.
+    let restarted = || {
+        let loaded = Observation::LogLoaded {
+            partition: orders(),
+            log_start: Offset(0),
+            log_end: Offset(2),
+            high_watermark: Offset(2),
+            batches: vec![batch(0, 0, 10), batch(1, 0, 11)],
+            dropped_bytes: 0,
+            clean: true,
+        };
+        healthy().observes("broker-1", loaded)
+    };
+    assert!(refused(restarted(), 10).violations().is_empty());
+    assert_eq!(refused(restarted(), 11).violations(), ["producer-sequence"]);
+    assert_eq!(refused(restarted().appends(1, &later), 13).violations(), ["producer-sequence"]);
 }
 
 #[test]
