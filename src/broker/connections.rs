@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use kafka_protocol::protocol::Request;
+use kafka_protocol::protocol::{Request, StrBytes};
 use rustc_hash::FxHashMap;
 
 use crate::protocol::fetch::FetchAnswer;
@@ -26,8 +26,9 @@ pub(super) struct ReplyTo {
     pub api_version: i16,
 }
 
-#[derive(Default)]
 struct Connection {
+    /// Of the client, as Kafka prints an address: `/127.0.0.1` (`InetAddress.toString`).
+    client_host: StrBytes,
     is_muted: bool,
     waiting: VecDeque<Bytes>,
 }
@@ -122,8 +123,13 @@ impl Connections {
         self.finish(conn, None, net);
     }
 
-    pub fn open(&mut self, conn: ConnId) {
-        self.by_id.insert(conn, Connection::default());
+    pub fn open(&mut self, conn: ConnId, net: &Endpoint) {
+        let client_host = StrBytes::from_string(format!("/{}", net.peer_host(conn)));
+        self.by_id.insert(conn, Connection { client_host, is_muted: false, waiting: VecDeque::new() });
+    }
+
+    pub fn client_host(&self, conn: ConnId) -> StrBytes {
+        self.by_id.get(&conn).map(|connection| connection.client_host.clone()).unwrap_or_default()
     }
 
     pub fn owns(&self, conn: ConnId) -> bool {

@@ -274,7 +274,7 @@ impl Process for Broker {
     fn on_event(&mut self, event: Event, net: &mut Endpoint) {
         let now = self.world.now();
         match event {
-            Event::Accepted(conn) => self.connections.open(conn),
+            Event::Accepted(conn) => self.connections.open(conn, net),
             Event::Frame(conn, frame) if self.connections.owns(conn) => {
                 if let Some(frame) = self.connections.receive(conn, frame.into_bytes(), net) {
                     self.handle_request(now, conn, frame, net);

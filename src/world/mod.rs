@@ -151,6 +151,15 @@ impl Endpoint {
         }
     }
 
+    /// Where the peer of a connection is that was [`Event::Accepted`]: its address, in the simulated world its machine's
+    /// name. Empty once the connection is gone.
+    pub fn peer_host(&self, conn: ConnId) -> String {
+        match self {
+            Endpoint::Sim(e) => e.peer_host(conn),
+            Endpoint::Real(e) => e.peer_host(conn),
+        }
+    }
+
     /// The next event, or `None` once `deadline` is reached. Events that are due come before an expired
     /// deadline.
     pub async fn next(&mut self, deadline: Option<Time>) -> Option<Event> {

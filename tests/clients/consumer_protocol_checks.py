@@ -126,6 +126,7 @@ def assignors_and_topics():
     described = ADMIN.describe_consumer_groups(["ranged-848"])["ranged-848"].result(30)
     assert described.state.name == "STABLE" and described.type == ConsumerGroupType.CONSUMER, described.state
     assert described.partition_assignor == "range" and len(described.members) == 2, described.partition_assignor
+    assert {member.host for member in described.members} <= {"/127.0.0.1", "/::1"}, described.members[0].host
     for member in members:
         member.stop()
     for result in ADMIN.delete_consumer_groups(["ranged-848"]).values():

@@ -123,14 +123,21 @@ impl Broker {
     ) {
         let partition = partition_for(request.group_id(), self.offsets_partitions());
         let ticket = self.groups.ticket(Waiting::Whole(to, refused));
-        self.hand_over(now, frame, partition, &request, ticket);
+        self.hand_over(now, to, frame, (partition, &request), ticket);
     }
 
-    fn hand_over(&mut self, now: Time, frame: &RequestFrame, partition: i32, request: &GroupRequest, ticket: Ticket) {
+    fn hand_over(
+        &mut self,
+        now: Time,
+        to: ReplyTo,
+        frame: &RequestFrame,
+        (partition, request): (i32, &GroupRequest),
+        ticket: Ticket,
+    ) {
         let context = RequestContext {
             api_version: frame.api_version,
             client_id: frame.client_id.clone().unwrap_or_default(),
-            client_host: Default::default(),
+            client_host: self.connections.client_host(to.conn),
         };
         self.coordinate(now, |groups, clock, logs| groups.handle(clock, partition, &context, request, ticket, logs));
     }
@@ -152,7 +159,7 @@ impl Broker {
         let parts = tickets.iter().map(|ticket| (*ticket, None)).collect();
         self.groups.gathering.insert(id, Gathering { to, key, parts });
         for ((partition, request), ticket) in requests.iter().zip(tickets) {
-            self.hand_over(now, frame, *partition, request, ticket);
+            self.hand_over(now, to, frame, (*partition, request), ticket);
         }
     }
 

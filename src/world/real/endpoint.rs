@@ -58,6 +58,8 @@ struct Conn {
     /// Taken when the connection is established: until then frames wait here.
     queued: Option<mpsc::Receiver<Chain>>,
     connector: Option<AbortHandle>,
+    /// Of the peer.
+    host: String,
 }
 
 /// The real network as one process sees it. Dropping it closes everything; frames already sent are still written as
@@ -118,7 +120,7 @@ impl RealEndpoint {
         let id = next_id();
         let connector = tokio::spawn(connect(id, to.clone(), self.inbox.clone())).abort_handle();
         let (outbox, queued) = mpsc::channel(OUTBOX_LEN_MAX);
-        self.conns.insert(id, Conn { outbox, queued: Some(queued), connector: Some(connector) });
+        self.conns.insert(id, Conn { outbox, queued: Some(queued), connector: Some(connector), host: to.host.clone() });
         id
     }
 
@@ -144,6 +146,11 @@ impl RealEndpoint {
         if let Some(Conn { connector: Some(connector), .. }) = self.conns.remove(&id) {
             connector.abort();
         }
+    }
+
+    /// See [`Endpoint::peer_host`](super::super::Endpoint::peer_host).
+    pub fn peer_host(&self, id: ConnId) -> String {
+        self.conns.get(&id).map_or_else(String::new, |conn| conn.host.clone())
     }
 
     /// See [`Endpoint::next`](super::super::Endpoint::next).
@@ -176,7 +183,8 @@ impl RealEndpoint {
         match arrival {
             Arrival::Accepted(id, stream) => {
                 let (outbox, queued) = mpsc::channel(OUTBOX_LEN_MAX);
-                self.conns.insert(id, Conn { outbox, queued: None, connector: None });
+                let host = stream.peer_addr().map_or_else(|_| String::new(), |address| address.ip().to_string());
+                self.conns.insert(id, Conn { outbox, queued: None, connector: None, host });
                 tokio::spawn(converse(id, stream, queued, self.inbox.clone()));
                 Some(Event::Accepted(id))
             }

@@ -32,6 +32,11 @@ impl SimEndpoint {
         self.core.network().close(self.machine, conn);
     }
 
+    /// See [`Endpoint::peer_host`](super::super::Endpoint::peer_host).
+    pub fn peer_host(&self, conn: ConnId) -> String {
+        self.core.network().peer_host(conn)
+    }
+
     /// See [`Endpoint::next`](super::super::Endpoint::next).
     pub async fn next(&mut self, deadline: Option<Time>) -> Option<Event> {
         poll_fn(|context| self.core.network().poll_next(self.machine, self.incarnation, deadline, context)).await

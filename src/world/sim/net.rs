@@ -475,6 +475,10 @@ impl Network {
         tap.effect_on(conn, is_request, frame, [name(conn), name(peer(conn))], now)
     }
 
+    pub(super) fn peer_host(&self, conn: ConnId) -> String {
+        self.machines[self.end(peer(conn)).machine.index()].name.to_string()
+    }
+
     /// Ends a connection in place of what its end `conn` sends.
     fn reset(&mut self, conn: ConnId, now: Time) {
         let to = peer(conn);
