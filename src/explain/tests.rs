@@ -286,6 +286,30 @@ fn a_violation_without_a_loss_before_it_is_not_legal_and_has_its_cause() {
 }
 
 #[test]
+fn two_owners_are_traced_to_the_coordinator_that_gave_the_partition_away_or_to_their_joining() {
+    let told = |unclaimed: bool| {
+        let run = Run::with("all").event("consumer-1", TraceKind::Joined { generation: 3 });
+        let group = "billing".to_owned();
+        let run = if unclaimed { run.observes(1, Observation::Unclaimed { group, partition: orders() }) } else { run };
+        let run = run.event("consumer-2", TraceKind::Joined { generation: 3 });
+        let (name, partition) = ("owned-twice".to_owned(), "orders-0".to_owned());
+        let detail = "consumer-1 and consumer-2 own it, both in generation 3 of billing".to_owned();
+        run.event("lab", TraceKind::Violated { name, partition, detail }).only("owned-twice")
+    };
+    let cause = |told: &Explanation| {
+        let decisive = told.timeline.iter().find(|moment| moment.decisive).expect("there is a cause");
+        (decisive.machine.clone(), decisive.text.clone())
+    };
+    let by_coordinator = told(true);
+    assert_eq!(by_coordinator.ruling, Ruling::Legal);
+    assert_eq!(cause(&by_coordinator).0, "broker-1");
+    assert_eq!(by_coordinator.timeline.len(), 3);
+    let broken = told(false);
+    assert_eq!(broken.ruling, Ruling::RuleBroken);
+    assert_eq!(cause(&broken), ("consumer-2".to_owned(), "joined generation 3".to_owned()));
+}
+
+#[test]
 fn a_healthy_record_has_a_life_and_no_anomaly() {
     let run = Run::with("all").commits(0, 6).reads_back(&[(0, 6)]);
     assert_eq!(run.explain(&Wanted::All), Ok(Vec::new()));

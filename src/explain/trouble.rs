@@ -11,6 +11,8 @@ use crate::protocol::{BrokerId, ErrorCode, LeaderEpoch, TopicPartition};
 
 /// A pause between two acknowledgements is told beyond this.
 const UNAVAILABLE_BEYOND_NS: u64 = 1_000_000_000;
+/// Violations that are about the members of a group.
+const OF_GROUPS: [&str; 2] = ["owned-twice", "offset-rewind"];
 /// Events told of what led to a violation.
 const LEADING_MAX: usize = 12;
 
@@ -29,18 +31,27 @@ impl Facts<'_> {
     }
 
     fn explain_violation(&self, at: usize, name: &str, partition: &str, detail: &str) -> Explanation {
-        let mut moments = self.partition_moments(partition, 0, at);
+        let trace = self.case.trace;
+        let of_partition = |p: &TopicPartition| p.to_string() == partition;
+        let is_of_group = OF_GROUPS.contains(&name);
+        let unclaimed = trace[..at].iter().rposition(|event| {
+            matches!(&event.what, TraceKind::Observed(Observation::Unclaimed { partition: p, .. }) if of_partition(p))
+        });
+        let unclaimed = unclaimed.filter(|_| is_of_group);
+        let mut moments = match is_of_group {
+            true => (0..at).filter_map(|at| self.group_moment(partition, detail, at)).collect(),
+            false => self.partition_moments(partition, 0, at),
+        };
         let skipped = moments.len().saturating_sub(LEADING_MAX);
         moments.drain(..skipped);
-        let cause = at.saturating_sub(1);
+        let last = moments.last().map(|moment| moment.at).filter(|_| is_of_group);
+        let cause = unclaimed.or(last).unwrap_or(at.saturating_sub(1));
         if moments.iter().all(|moment| moment.at != cause) {
             moments.extend(self.any_moment(partition, cause));
         }
         for moment in &mut moments {
             moment.rank = 0;
         }
-        let trace = self.case.trace;
-        let of_partition = |p: &TopicPartition| p.to_string() == partition;
         let unclean = trace[..at].iter().rposition(|event| {
             matches!(&event.what, TraceKind::Observed(Observation::PartitionChanged { partition: p, unclean: true, .. }) if of_partition(p))
         });
@@ -51,6 +62,16 @@ impl Facts<'_> {
             .filter(|_| crate::check::VIOLATIONS_OF_LOSS.contains(&name));
         let when = |at: usize| seconds(self.moment(at, String::new()).ns);
         let (ruling, why) = match legitimate {
+            _ if let Some(from) = unclaimed => (
+                Ruling::Legal,
+                format!(
+                    "At {} the group's coordinator gave the partition to another member before who may have had it said that it \
+                     lets go of it: so does Kafka's when a member says what it has taken up of an earlier assignment in the epoch of \
+                     a later one (CurrentAssignmentBuilder.ownsRevokedPartitions), or the group leaves KIP-848 in the middle of a \
+                     rebalance (ConsumerGroup.fromClassicGroup).",
+                    when(from)
+                ),
+            ),
             Some((from, what)) => (
                 Ruling::Legal,
                 format!(
@@ -236,6 +257,21 @@ impl Facts<'_> {
         (from..to).filter_map(|at| self.any_moment(partition, at)).collect()
     }
 
+    /// What matters of an event to the members of a group that `detail` names.
+    fn group_moment(&self, partition: &str, detail: &str, at: usize) -> Option<Ranked> {
+        let event = &self.case.trace[at];
+        match &event.what {
+            TraceKind::Joined { generation } if detail.contains(&event.machine) => {
+                Some(Ranked::new(at, 0, format!("joined generation {generation}")))
+            }
+            TraceKind::Observed(Observation::Unclaimed { .. } | Observation::GroupDeleted { .. })
+            | TraceKind::Stopped { .. }
+            | TraceKind::FaultStarted { .. }
+            | TraceKind::FaultEnded { .. } => self.any_moment(partition, at),
+            _ => None,
+        }
+    }
+
     fn any_moment(&self, partition: &str, at: usize) -> Option<Ranked> {
         let is_it = |p: &TopicPartition| p.to_string() == partition;
         let (rank, text) = match &self.case.trace[at].what {
@@ -274,6 +310,10 @@ impl Facts<'_> {
                         matches!(self.case.trace.get(at + 1).map(|e| &e.what), Some(TraceKind::Violated { .. }))
                     });
                 }
+                Observation::Unclaimed { group, partition } if is_it(partition) => {
+                    (0, format!("gave the partition to another member of {group} before it was let go of"))
+                }
+                Observation::GroupDeleted { group } => (1, format!("deleted group {group}")),
                 Observation::Fenced { broker, fenced: true, .. } => (1, format!("fenced broker-{broker}")),
                 _ => return None,
             },

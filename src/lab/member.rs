@@ -425,7 +425,9 @@ impl MemberProcess {
             }
             RebalanceEvent::Assigned { partitions, generation } => {
                 let state = &mut *state;
+                let violations = state.ghost.violations.len();
                 state.groups.owned(now, self.who(), generation, &partitions, &mut state.ghost);
+                state.trace_violations(violations);
                 self.fresh.extend(partitions.iter().cloned());
                 partitions
             }
