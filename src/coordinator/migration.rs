@@ -387,11 +387,15 @@ fn upgraded(classic: &ClassicGroup, moment: Moment<'_>) -> Option<ConsumerGroup>
     let mut group = ConsumerGroup::new(classic.id.clone());
     group.epoch = classic.generation;
     group.assignment_epoch = classic.generation;
-    // A group that is in its first rebalance has no protocol yet.
-    let protocol = classic.protocol_name.clone().unwrap_or_else(|| classic.select_protocol());
+    // A group that is in its first rebalance has no protocol yet, and may have lost its members already.
+    let protocol = match &classic.protocol_name {
+        None if classic.members.is_empty() => None,
+        None => Some(classic.select_protocol()),
+        Some(known) => Some(known.clone()),
+    };
     for member in classic.members.values() {
         let assigned = decode_assignment(member.assignment.clone(), moment.topics)?;
-        let subscription = decode_subscription(member.metadata_of(Some(&protocol)))?;
+        let subscription = decode_subscription(member.metadata_of(protocol.as_ref()))?;
         let current = CurrentAssignment {
             member_epoch: classic.generation,
             previous_member_epoch: classic.generation,

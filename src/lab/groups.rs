@@ -161,6 +161,7 @@ struct Group {
     has_begun: bool,
     /// How often the group was deleted, and the generations in which somebody was assigned something.
     deletions: u32,
+    deleted_at: Option<Time>,
     generations: BTreeSet<(u32, i32)>,
     processed: BTreeMap<TopicPartition, BTreeMap<i64, u32>>,
     committed: BTreeMap<TopicPartition, i64>,
@@ -260,9 +261,10 @@ impl Groups {
 
     /// Its coordinator deleted a group that nobody was in: generations begin anew. Who still thinks that it is in it shares
     /// no generation with whoever comes.
-    pub fn deleted(&mut self, group: &str) {
+    pub fn deleted(&mut self, at: Time, group: &str) {
         let Some(group) = self.groups.get_mut(group) else { return };
         group.deletions += 1;
+        group.deleted_at = Some(at);
         group.suspicions.clear();
         group.stored.clear();
         let owned = group.owners.values_mut().flat_map(|owners| owners.members.values_mut());
@@ -273,9 +275,18 @@ impl Groups {
         }
     }
 
-    /// A member has joined a generation, under an id. What it owns already it owns in that generation too.
-    pub fn joined(&mut self, (group_id, member): (&str, &str), (generation, id): (i32, &str), reign: Option<Reign>) {
+    /// A member has joined a generation, under an id. What it owns already it owns in that generation too. It asked for that
+    /// at `asked_from` or later: if the group was deleted since, it may be the group before that it has joined.
+    pub fn joined(
+        &mut self,
+        (group_id, member): (&str, &str),
+        (generation, id): (i32, &str),
+        reign: Option<Reign>,
+        asked_from: Time,
+    ) {
         let Some(group) = self.groups.get_mut(group_id) else { return };
+        let may_be_gone = group.deleted_at.is_some_and(|deleted_at| asked_from <= deleted_at);
+        let generation = if may_be_gone { EARLIER } else { generation };
         if let Some(came_back) = group.came_back.get_mut(member).filter(|came_back| **came_back == EARLIER) {
             *came_back = generation;
         }
@@ -637,7 +648,7 @@ mod tests {
         groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
         groups.owned(at(1), ("g", "b"), 2, &[partition(0)], &mut ghost);
         assert!(ghost.violations.is_empty());
-        groups.joined(("g", "a"), (2, "a-1"), None);
+        groups.joined(("g", "a"), (2, "a-1"), None, at(1_000));
         assert!(ghost.violations.is_empty(), "another coordinator may have announced another generation 2");
         groups.stored(at(1), ("g", "a"), 2, &mut ghost);
         groups.owned(at(2), ("g", "b"), 2, &[partition(0)], &mut ghost);
@@ -652,8 +663,8 @@ mod tests {
             groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
             groups.owned(at(0), ("g", "b"), 0, &[partition(0)], &mut ghost);
             groups.stored(at(1), ("g", "b"), -1, &mut ghost);
-            groups.joined(("g", "a"), (2, "a-1"), reign(1));
-            groups.joined(("g", "b"), (2, "b-1"), reign(other));
+            groups.joined(("g", "a"), (2, "a-1"), reign(1), at(1_000));
+            groups.joined(("g", "b"), (2, "b-1"), reign(other), at(1_000));
             groups.stored(at(2), ("g", "b"), -1, &mut ghost);
             assert_eq!(ghost.violations.len(), violations);
         }
@@ -662,10 +673,10 @@ mod tests {
     #[test]
     fn generations_of_a_group_that_was_deleted_are_others() {
         let (mut groups, mut ghost) = announced();
-        groups.joined(("g", "a"), (1, "a-1"), None);
+        groups.joined(("g", "a"), (1, "a-1"), None, at(1_000));
         groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
-        groups.deleted("g");
-        groups.joined(("g", "b"), (1, "b-1"), None);
+        groups.deleted(at(500), "g");
+        groups.joined(("g", "b"), (1, "b-1"), None, at(1_000));
         groups.owned(at(1), ("g", "b"), 1, &[partition(0)], &mut ghost);
         groups.began(at(1), ("g", "b"), 1, &partition(0), Offset(0), &mut ghost);
         groups.committed(at(1), "g", &partition(0), Offset(10));
@@ -674,7 +685,7 @@ mod tests {
         groups.began(at(2), ("g", "a"), 1, &partition(0), Offset(0), &mut ghost);
         assert!(ghost.violations.is_empty(), "{:?}", ghost.violations);
         groups.released(at(3), ("g", "a"), None);
-        groups.joined(("g", "a"), (1, "a-2"), None);
+        groups.joined(("g", "a"), (1, "a-2"), None, at(1_000));
         groups.owned(at(3), ("g", "a"), 1, &[partition(0)], &mut ghost);
         assert_eq!(ghost.violations.iter().map(|v| v.name).collect::<Vec<_>>(), ["owned-twice"]);
         assert_eq!(groups.figures(&[]).expect("there is a group").rebalances, 2);
@@ -710,14 +721,14 @@ mod tests {
             let promise = Promise { keeps_up: true, is_at_least_once: true };
             let mut ghost = Ghost::default();
             groups.announce(("g", "a"), &[partition(0)], promise, keeps_place);
-            groups.joined(("g", "a"), (1, "a-1"), None);
+            groups.joined(("g", "a"), (1, "a-1"), None, at(1_000));
             groups.owned(at(0), ("g", "a"), 1, &[partition(0)], &mut ghost);
-            groups.joined(("g", "b"), (2, "b-1"), None);
+            groups.joined(("g", "b"), (2, "b-1"), None, at(1_000));
             groups.gone(at(2), ("g", "a"));
             groups.announce(("g", "a"), &[partition(0)], promise, keeps_place);
-            groups.joined(("g", "a"), (2, "a-2"), None);
+            groups.joined(("g", "a"), (2, "a-2"), None, at(1_000));
             if let Some(later) = later {
-                groups.joined(("g", "a"), (later, "a-2"), None);
+                groups.joined(("g", "a"), (later, "a-2"), None, at(1_000));
             }
             assert_eq!(groups.unsettled().len(), unsettled, "{keeps_place}, {later:?}");
         }
@@ -753,10 +764,10 @@ mod tests {
             ("never empty", "a-1", "a-1", 60_001, 1),
         ] {
             let (mut groups, mut ghost) = announced();
-            groups.joined(("g", "a"), (1, id_then), None);
+            groups.joined(("g", "a"), (1, id_then), None, at(1_000));
             groups.began(at(0), ("g", "a"), 1, &partition(0), Offset(0), &mut ghost);
             groups.committed(at(0), "g", &partition(0), Offset(20));
-            groups.joined(("g", "a"), (2, id_now), None);
+            groups.joined(("g", "a"), (2, id_now), None, at(1_000));
             groups.began(at(after), ("g", "a"), 2, &partition(0), Offset(0), &mut ghost);
             assert_eq!(ghost.violations.len(), violations, "{case}");
         }

@@ -368,7 +368,9 @@ impl MemberProcess {
             if joined >= 0 && joined != before.0 {
                 let coordinator = self.consumer.coordinator();
                 let reign = coordinator.and_then(|broker| state.ghost.reign(self.who().0, broker));
-                state.groups.joined(self.who(), (joined, self.consumer.member_id()), reign);
+                let timeout = self.spec.config.request_timeout.as_nanos() as u64;
+                let asked_from = Time::from_nanos(now.as_nanos().saturating_sub(timeout));
+                state.groups.joined(self.who(), (joined, self.consumer.member_id()), reign, asked_from);
                 state.push(now, &self.spec.name, TraceKind::Joined { generation: joined });
             }
             state.groups.stored(now, self.who(), stored, &mut state.ghost);
@@ -386,9 +388,17 @@ impl MemberProcess {
             }
             if result.is_ok() {
                 let mut state = self.recorder.lock();
+                let state = &mut *state;
+                let violations = state.ghost.violations.len();
+                let generation = self.consumer.generation();
                 for (partition, offset) in &offsets {
+                    // Automatic commits are of positions: nothing may have been handed out yet.
+                    if self.fresh.contains(partition) {
+                        state.groups.began(now, self.who(), generation, partition, *offset, &mut state.ghost);
+                    }
                     state.groups.committed(now, &self.spec.membership.group, partition, *offset);
                 }
+                state.trace_violations(violations);
                 self.committed.extend(offsets);
             } else if let Err(error) = result {
                 let what = TraceKind::ReadFailed { error: format!("commit: {error}") };

@@ -127,7 +127,7 @@ impl Recorder {
             }
             state.ghost.observe(at, machine, &observation);
             if let Observation::GroupDeleted { group } = &observation {
-                state.groups.deleted(group);
+                state.groups.deleted(at, group);
             }
             state.push(at, machine, TraceKind::Observed(observation));
             if state.ghost.violations.len() > violations {

@@ -647,6 +647,18 @@ fn a_classic_group_becomes_a_consumer_group_and_a_classic_one_again() {
 }
 
 #[test]
+fn a_group_whose_only_member_leaves_before_its_first_generation_may_be_upgraded() {
+    let mut bench = Bench::modern_with(GroupCoordinatorConfig::default());
+    let (gone, joining) = bench.join_new();
+    assert!(!bench.answered(joining), "others are waited for");
+    assert_eq!(bench.leave(&gone), 0);
+    assert_eq!(bench.state(), "PreparingRebalance");
+    let mut new = Modern::new("new");
+    bench.reconcile(&mut [&mut new]);
+    assert_eq!(new.owned, set(0..PARTITIONS));
+}
+
+#[test]
 fn a_downgrade_in_the_middle_of_a_rebalance_gives_to_one_what_another_still_has() {
     let (mut bench, old) = classic_with_everything(GroupCoordinatorConfig::default());
     let mut new = Modern::new("new");

@@ -18,6 +18,7 @@
 //! late registration of its predecessor locked out is waited for in vain.
 
 mod disks;
+mod proposals;
 mod registrations;
 mod replay;
 
@@ -69,6 +70,12 @@ pub enum Excuse {
     /// A cleaned segment of the leader is larger than `segment.bytes`: a tombstone takes more bytes once it knows when it
     /// may go (`RecordBatch.deleteHorizonMs`). No follower takes what one fetch reads of it (`UnifiedLog.append`).
     GrownByCleaning,
+    /// A leader took its proposal of an ISR for refused, and a copy of it that came late was granted (see [`proposals`]).
+    GrantedLate,
+    /// The leader's first record of an epoch is later than the epoch began: a compacted log was all that it could fetch.
+    /// Followers with logs that parted in between are not told so (`LeaderEpochFileCache.assign`, by the base offset of the
+    /// first batch that a follower appends).
+    EpochHidden,
     /// Retention deleted it in its time, or a client did.
     Expired,
     Compacted,
@@ -97,6 +104,8 @@ impl Excuse {
             }
             Excuse::NotLetGo => "its group gave a partition to others before who had it let go of it",
             Excuse::GrownByCleaning => "the leader's segment grew beyond segment.bytes when it was cleaned",
+            Excuse::GrantedLate => "the ISR was granted by a late copy of a proposal that the leader took for refused",
+            Excuse::EpochHidden => "compaction had hidden where an epoch began",
             Excuse::Expired => "it had expired",
             Excuse::Compacted => "compaction removed it",
         }
@@ -138,13 +147,12 @@ fn may_elect_uncleanly(topic: &Topic, variant: &Variant) -> bool {
 
 /// Who leads in which epoch, who counts, and what is handed out must be right whatever is lost; so must recovery once all
 /// is healed.
-const NEVER_EXCUSED: [&str; 6] = [
+const NEVER_EXCUSED: [&str; 5] = [
     "broker-epoch-went-back",
     "committed-under-min-isr",
     "leader-epoch-went-back",
     "one-leader-per-epoch",
     "partition-epoch-went-back",
-    "quorum-superset",
 ];
 
 /// What a run's trace tells of its losses.
@@ -263,7 +271,10 @@ impl Guard {
         let mut of_static = self.static_members.iter().filter_map(|member| self.replay.processes.get(member));
         let has_returned = |processes: &Vec<ClientProcess>| {
             let Some((first, later)) = processes.split_first() else { return false };
-            first.started_at < created && later.iter().any(|process| process.joined_at.is_none_or(|at| created < at))
+            let is_since = |at: Option<Time>| at.is_some_and(|at| created < at);
+            let has_rejoined = is_since(first.rejoined_at) || later.iter().any(|process| is_since(process.rejoined_at));
+            let has_restarted = later.iter().any(|process| process.joined.is_none_or(|(at, _)| created < at));
+            first.started_at < created && (has_rejoined || has_restarted)
         };
         of_static.any(has_returned).then_some(Excuse::ReturningLeader)
     }
@@ -315,7 +326,10 @@ impl Guard {
         if violation.name != "log-matching" && partition.unclean_at.is_some_and(|at| at <= violation.at) {
             return Some(Excuse::UncleanElection);
         }
+        let is_late = partition.proposals.is_late(violation.at);
         match violation.name {
+            "quorum-superset" => is_late.then_some(Excuse::GrantedLate),
+            "candidate-completeness" | "strong-isr" | "acknowledged-incomplete" if is_late => Some(Excuse::GrantedLate),
             "leader-completeness" => match partition.losses.iter().find(|loss| loss.at == violation.at) {
                 Some(loss) => loss.excuse,
                 // It has more than was committed by a leader that could not read all of its own log.
@@ -345,6 +359,7 @@ impl Guard {
                 partition.spoiled_members.contains(&violation.at).then_some(Excuse::UntrustedDisk)
             }
             "log-matching" if partition.spoiled_views.contains(&violation.at) => Some(Excuse::UntrustedDisk),
+            "log-matching" if partition.kept_under_compaction.contains(&violation.at) => Some(Excuse::EpochHidden),
             "log-matching" => partition.stale_views.contains(&violation.at).then_some(Excuse::NotHeardOfLoss),
             _ => None,
         }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::disks::Disks;
+use super::proposals::Proposals;
 use super::registrations::Registrations;
 use crate::lab::ghost::range;
 use crate::lab::outcome::{Phase, TraceEvent, TraceKind};
@@ -229,6 +230,9 @@ pub(super) struct Partition {
     pub stale_promises: BTreeSet<Time>,
     /// When a replica's high watermark moved, or it served, whose disk does not keep what it has.
     pub spoiled_views: BTreeSet<Time>,
+    /// When a replica's high watermark moved that has kept, where compaction has removed what was committed, what never was.
+    pub kept_under_compaction: BTreeSet<Time>,
+    pub proposals: Proposals,
     pub expiries: Vec<Expiry>,
     /// Up to where retention or a client has deleted records.
     expired_to: Offset,
@@ -268,6 +272,8 @@ impl Default for Partition {
             stale_views: BTreeSet::new(),
             stale_promises: BTreeSet::new(),
             spoiled_views: BTreeSet::new(),
+            kept_under_compaction: BTreeSet::new(),
+            proposals: Proposals::default(),
             expiries: Vec::new(),
             expired_to: Offset::ZERO,
             compacted: Vec::new(),
@@ -286,8 +292,20 @@ pub(super) fn identity(batch: &BatchInfo) -> (i64, i32, u32) {
 /// One process of a client.
 pub(super) struct ClientProcess {
     pub started_at: Time,
-    /// When it first joined a generation of its group.
-    pub joined_at: Option<Time>,
+    /// When it first joined its group, and the generation that it joined last.
+    pub joined: Option<(Time, i32)>,
+    /// When it last came back into a generation that it was in, under another id.
+    pub rejoined_at: Option<Time>,
+}
+
+impl ClientProcess {
+    fn joined(&mut self, at: Time, generation: i32) {
+        match &mut self.joined {
+            None => self.joined = Some((at, generation)),
+            Some((_, known)) if *known == generation => self.rejoined_at = Some(at),
+            Some((_, known)) => *known = generation,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -328,12 +346,14 @@ impl Replay {
                     }
                 }
                 TraceKind::Process { .. } => {
-                    let process = ClientProcess { started_at: event.at, joined_at: None };
+                    let process = ClientProcess { started_at: event.at, joined: None, rejoined_at: None };
                     replay.processes.entry(event.machine.clone()).or_default().push(process);
                 }
-                TraceKind::Joined { .. } => {
+                TraceKind::Joined { generation } => {
                     let process = replay.processes.get_mut(&event.machine).and_then(|processes| processes.last_mut());
-                    process.map(|process| process.joined_at.get_or_insert(event.at));
+                    if let Some(process) = process {
+                        process.joined(event.at, *generation);
+                    }
                 }
                 TraceKind::Sent { .. }
                 | TraceKind::BatchRetried { .. }
@@ -403,6 +423,9 @@ impl Replay {
                 if self.disks.is_spoiled(machine) {
                     partition.spoiled_views.insert(at);
                 }
+                if partition.holds_uncommitted_under_compaction(machine, *offset) {
+                    partition.kept_under_compaction.insert(at);
+                }
                 if *as_leader {
                     partition.advance(at, machine, *offset, &self.disks);
                 }
@@ -433,6 +456,7 @@ impl Replay {
                 let partition = self.partitions.entry(partition.clone()).or_default();
                 partition.created_at.get_or_insert(at);
                 partition.assigned = replicas.iter().map(|id| format!("broker-{id}")).collect();
+                partition.proposals.changed(at, *leader_epoch, isr);
                 partition.changed(at, *leader, *leader_epoch, isr, &self.disks);
                 if unclean {
                     partition.unclean_at.get_or_insert(at);
@@ -472,8 +496,10 @@ impl Replay {
                     self.registered_anew(&format!("broker-{broker}"));
                 }
             }
-            Observation::IsrView { .. }
-            | Observation::Refused { .. }
+            Observation::IsrView { partition, isr, maximal_isr, pending } => {
+                self.partition(partition).proposals.viewed(at, isr, maximal_isr, *pending);
+            }
+            Observation::Refused { .. }
             | Observation::OutOfSequence { .. }
             | Observation::Served { .. }
             | Observation::ReferredTo { .. }
@@ -603,6 +629,23 @@ impl Partition {
         if let Some(replica) = self.replicas.get_mut(machine) {
             replica.impaired |= may_lose && in_isr;
         }
+    }
+
+    /// The replica holds below `end` what was never committed, at an offset at which compaction has removed what was.
+    fn holds_uncommitted_under_compaction(&self, machine: &str, end: Offset) -> bool {
+        let is_compacted = |batch: &&BatchInfo| {
+            self.compacted.iter().any(|(from, to)| *from <= batch.base_offset && batch.base_offset < *to)
+        };
+        // What compaction has rewritten has another CRC, and may begin later.
+        let is_committed = |batch: &&BatchInfo| {
+            let at = self.committed.partition_point(|known| known.last_offset < batch.last_offset);
+            self.committed
+                .get(at)
+                .is_some_and(|known| known.last_offset == batch.last_offset && known.leader_epoch == batch.leader_epoch)
+        };
+        let Some(replica) = self.replicas.get(machine).filter(|_| !self.compacted.is_empty()) else { return false };
+        let mut below = replica.batches.iter().take_while(|batch| batch.base_offset < end).filter(is_compacted);
+        below.any(|batch| !is_committed(&batch))
     }
 
     fn note_stale_view(&mut self, at: Time, machine: &str) {

@@ -482,8 +482,53 @@ fn a_returning_static_leader_may_overlook_a_partition_that_is_new() {
     };
     assert_eq!(back(false).breaks("stuck-group"), Some(Excuse::ReturningLeader));
     assert_eq!(back(true).breaks("stuck-group"), None, "it has looked at the topic already");
+    // Its coordinator forgot it, and it came back under another id.
+    let joins = |told: Told, generation| told.push("static-1", TraceKind::Joined { generation });
+    let joined = || created(joins(starts(Told::default(), "static-1", 0), 2));
+    assert_eq!(joins(joined(), 2).breaks("stuck-group"), Some(Excuse::ReturningLeader));
+    assert_eq!(joins(joined(), 3).breaks("stuck-group"), None, "that is a rebalance");
     let known = starts(starts(created(Told::default()), "static-1", 0), "static-1", 1);
     assert_eq!(known.breaks("stuck-group"), None, "it has never known the topic without the partition");
+}
+
+#[test]
+fn a_proposal_that_was_taken_for_refused_may_be_granted_late() {
+    let views = |told: Told, isr: &[i32], maximal_isr: &[i32], pending| {
+        let ids = |ids: &[i32]| ids.iter().map(|id| BrokerId(*id)).collect();
+        let view = Observation::IsrView { partition: orders(), isr: ids(isr), maximal_isr: ids(maximal_isr), pending };
+        told.observed("broker-1", view)
+    };
+    let proposed = || views(healthy(-1).changes(1, 0, &[1, 2], false), &[1, 2], &[1, 2, 3], true);
+    let withdrawn = || views(proposed(), &[1, 2], &[1, 2], false);
+    let granted = |told: Told| told.changes(1, 0, &[1, 2, 3], false);
+    assert_eq!(granted(withdrawn()).breaks("quorum-superset"), Some(Excuse::GrantedLate));
+    assert_eq!(granted(withdrawn()).breaks("strong-isr"), Some(Excuse::GrantedLate));
+    assert_eq!(granted(proposed()).breaks("quorum-superset"), None, "the leader counts it");
+    assert_eq!(granted(healthy(-1)).breaks("quorum-superset"), None, "nobody proposed it");
+    assert_eq!(withdrawn().changes(1, 0, &[1, 3], false).breaks("quorum-superset"), None, "another one");
+    let heard = views(granted(withdrawn()), &[1, 2, 3], &[1, 2, 3], false);
+    assert_eq!(heard.high_watermark(1, 1).breaks("quorum-superset"), None, "it has heard of it");
+}
+
+#[test]
+fn compaction_may_hide_where_an_epoch_began() {
+    let compacts = |told: Told| {
+        let (from, to, tombstones) = (Offset::ZERO, Offset(1), Vec::new());
+        let batches = Vec::new();
+        told.observed(
+            "broker-1",
+            Observation::Compacted { partition: orders(), from, to, batches, delete_retention_ms: 0, tombstones },
+        )
+    };
+    // Broker 3 has a first record of epoch 7 that was never committed.
+    let other = BatchInfo { leader_epoch: LeaderEpoch(7), ..batch(0) };
+    let follows = |told: Told, with: BatchInfo| {
+        let moved = Observation::HighWatermark { partition: orders(), offset: Offset(1), as_leader: false };
+        told.loads(3, &[with]).observed("broker-3", moved).breaks("log-matching")
+    };
+    assert_eq!(follows(compacts(healthy(-1)), other), Some(Excuse::EpochHidden));
+    assert_eq!(follows(healthy(-1), other), None, "nothing was compacted");
+    assert_eq!(follows(compacts(healthy(-1)), BatchInfo { crc: 99, ..batch(0) }), None, "it was committed");
 }
 
 #[test]
