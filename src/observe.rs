@@ -190,6 +190,10 @@ pub enum Observation {
     BeyondSegment {
         partition: TopicPartition,
     },
+    /// Broker: a follower gives a partition up, because what its leader sent begins before its own log ends.
+    BeforeLogEnd {
+        partition: TopicPartition,
+    },
     /// Broker: record bytes [from, to) were handed to a consumer.
     Served {
         partition: TopicPartition,

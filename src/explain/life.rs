@@ -377,6 +377,7 @@ impl Follower<'_> {
             | Observation::Refused { .. }
             | Observation::OutOfSequence { .. }
             | Observation::BeyondSegment { .. }
+            | Observation::BeforeLogEnd { .. }
             | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }

@@ -212,6 +212,7 @@ impl<'a> Replay<'a> {
             | Observation::Refused { .. }
             | Observation::OutOfSequence { .. }
             | Observation::BeyondSegment { .. }
+            | Observation::BeforeLogEnd { .. }
             | Observation::Served { .. }
             | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }

@@ -107,6 +107,7 @@ impl Recorder {
                 | Observation::Refused { .. }
                 | Observation::OutOfSequence { .. }
                 | Observation::BeyondSegment { .. }
+                | Observation::BeforeLogEnd { .. }
                 | Observation::Served { .. }
                 | Observation::ReferredTo { .. }
                 | Observation::LatestOffset { .. }

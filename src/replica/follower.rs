@@ -217,8 +217,11 @@ impl Partition {
                 | AppendError::OutOfOrder { .. }
                 | AppendError::Producer(_)),
             ) => {
-                if let AppendError::BeyondSegment { .. } = error {
-                    env.observe(now, Observation::BeyondSegment { partition: self.topic_partition.clone() });
+                let partition = self.topic_partition.clone();
+                match error {
+                    AppendError::BeyondSegment { .. } => env.observe(now, Observation::BeyondSegment { partition }),
+                    AppendError::OutOfOrder { .. } => env.observe(now, Observation::BeforeLogEnd { partition }),
+                    _ => {}
                 }
                 self.set_phase(FetchPhase::Failed);
                 return Ok(FetchOutcome::Failed);

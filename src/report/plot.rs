@@ -95,6 +95,7 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             | Observation::Refused { .. }
             | Observation::OutOfSequence { .. }
             | Observation::BeyondSegment { .. }
+            | Observation::BeforeLogEnd { .. }
             | Observation::Served { .. }
             | Observation::ReferredTo { .. }
             | Observation::LatestOffset { .. }

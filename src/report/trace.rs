@@ -122,6 +122,7 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::Refused { .. }
         | Observation::OutOfSequence { .. }
         | Observation::BeyondSegment { .. }
+        | Observation::BeforeLogEnd { .. }
         | Observation::Served { .. }
         | Observation::LatestOffset { .. } => false,
     }
@@ -226,6 +227,9 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         }
         Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
             write!(f, "acknowledged {partition} {base_offset} to {last_offset} (acks={required_acks})")
+        }
+        Observation::BeforeLogEnd { partition } => {
+            write!(f, "gave {partition} up: what its leader sends begins before its own log ends")
         }
         Observation::BeyondSegment { partition } => {
             write!(f, "gave {partition} up: what its leader sends is larger than segment.bytes")

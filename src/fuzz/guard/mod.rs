@@ -70,6 +70,9 @@ pub enum Excuse {
     /// A cleaned segment of the leader is larger than `segment.bytes`: a tombstone takes more bytes once it knows when it
     /// may go (`RecordBatch.deleteHorizonMs`). No follower takes what one fetch reads of it (`UnifiedLog.append`).
     GrownByCleaning,
+    /// The leader's log begins within a batch, and with that its epochs: a follower whose log parted below is not told so,
+    /// and gives up when the batch that holds the next offset begins before its log ends (`UnexpectedAppendOffsetException`).
+    BeginsWithinBatch,
     /// A leader took its proposal of an ISR for refused, and a copy of it that came late was granted (see [`proposals`]).
     GrantedLate,
     /// The leader's first record of an epoch is later than the epoch began: a compacted log was all that it could fetch.
@@ -104,6 +107,7 @@ impl Excuse {
             }
             Excuse::NotLetGo => "its group gave a partition to others before who had it let go of it",
             Excuse::GrownByCleaning => "the leader's segment grew beyond segment.bytes when it was cleaned",
+            Excuse::BeginsWithinBatch => "the leader's log begins within a batch, and the follower's had parted below",
             Excuse::GrantedLate => "the ISR was granted by a late copy of a proposal that the leader took for refused",
             Excuse::EpochHidden => "compaction had hidden where an epoch began",
             Excuse::Expired => "it had expired",
@@ -246,10 +250,15 @@ impl Guard {
     /// or their own, so that they may not even start.
     fn excuse_missing(&self, partition: &Partition) -> Option<Excuse> {
         let missing = partition.assigned.iter().filter(|machine| !partition.isr.contains(machine));
-        let has_grown = |machine: &String| !partition.compacted.is_empty() && partition.gave_up.contains(machine);
-        let excuse = |machine: &String| {
-            self.excuse_absent(machine).or_else(|| has_grown(machine).then_some(Excuse::GrownByCleaning))
+        let gave_up = |machine: &String| {
+            let reason = *partition.gave_up.get(machine)?;
+            let is_possible = match reason {
+                Excuse::GrownByCleaning => !partition.compacted.is_empty(),
+                _ => partition.expired_to > Offset::ZERO,
+            };
+            is_possible.then_some(reason)
         };
+        let excuse = |machine: &String| self.excuse_absent(machine).or_else(|| gave_up(machine));
         let excuses: Option<Vec<Excuse>> = missing.map(excuse).collect();
         self.excuse_stuck(partition).or(excuses.and_then(|excuses| excuses.first().copied()))
     }

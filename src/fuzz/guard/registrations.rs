@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::lab::ghost::machine_of;
 use crate::protocol::{BrokerEpoch, BrokerId};
 
 #[derive(Clone, Copy, Default)]
@@ -35,7 +36,7 @@ impl Registrations {
 
     /// The controller fenced or unfenced a broker, or registered it anew. Whether it did the latter.
     pub fn fenced(&mut self, broker: BrokerId, epoch: BrokerEpoch, fenced: bool) -> bool {
-        let registration = self.of(&format!("broker-{broker}"));
+        let registration = self.of(&machine_of(broker));
         let before = registration.held.replace((epoch, fenced));
         let replaced = before.filter(|(known, _)| *known != epoch);
         if let Some((_, was_fenced)) = replaced {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::disks::Disks;
 use super::proposals::Proposals;
 use super::registrations::Registrations;
-use crate::lab::ghost::range;
+use crate::lab::ghost::{machine_of, range};
 use crate::lab::outcome::{Phase, TraceEvent, TraceKind};
 use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason};
 use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
@@ -121,8 +121,10 @@ impl Replica {
         self.batches.get(at) == Some(batch)
     }
 
-    fn load(&mut self, batches: &[BatchInfo], log_end: Offset) {
+    fn load(&mut self, batches: &[BatchInfo], log_start: Offset, log_end: Offset) {
         self.leads = false;
+        // What was deleted may have been in its files still when it was last loaded.
+        self.expire(log_start);
         // Where it had begun, or before: a log start that a crash has forgotten brings deleted records back.
         let start = self.batches.first().map_or(Offset::ZERO, |first| first.base_offset);
         let known = &batches[batches.partition_point(|batch| batch.last_offset < start)..];
@@ -194,8 +196,8 @@ pub(super) struct Partition {
     pub leader: Option<String>,
     pub leader_epoch: LeaderEpoch,
     pub created_at: Option<Time>,
-    /// The followers that gave it up, because what their leader sent was larger than a segment may be.
-    pub gave_up: BTreeSet<String>,
+    /// The followers that gave it up, and what may excuse that.
+    pub gave_up: BTreeMap<String, super::Excuse>,
     /// When a group first gave it to others without who may have had it letting go of it.
     pub unclaimed_at: Option<Time>,
     pub isr: Vec<String>,
@@ -233,9 +235,11 @@ pub(super) struct Partition {
     /// When a replica's high watermark moved that has kept, where compaction has removed what was committed, what never was.
     pub kept_under_compaction: BTreeSet<Time>,
     pub proposals: Proposals,
+    /// Impaired replicas that the controller has taken out of the ISR, of which their leader has not heard yet.
+    counted_still: BTreeSet<String>,
     pub expiries: Vec<Expiry>,
     /// Up to where retention or a client has deleted records.
-    expired_to: Offset,
+    pub expired_to: Offset,
     /// Offsets, from and to (exclusive), of batches that some replica's compaction removed or rewrote.
     pub compacted: Vec<(Offset, Offset)>,
     pub acks: Vec<Ack>,
@@ -250,7 +254,7 @@ impl Default for Partition {
             leader: None,
             leader_epoch: LeaderEpoch::NONE,
             created_at: None,
-            gave_up: BTreeSet::new(),
+            gave_up: BTreeMap::new(),
             unclaimed_at: None,
             isr: Vec::new(),
             final_leaders: None,
@@ -274,6 +278,7 @@ impl Default for Partition {
             spoiled_views: BTreeSet::new(),
             kept_under_compaction: BTreeSet::new(),
             proposals: Proposals::default(),
+            counted_still: BTreeSet::new(),
             expiries: Vec::new(),
             expired_to: Offset::ZERO,
             compacted: Vec::new(),
@@ -379,8 +384,8 @@ impl Replay {
         may_elect_uncleanly: &dyn Fn(&TopicPartition) -> bool,
     ) {
         match observation {
-            Observation::LogLoaded { partition, batches, log_end, .. } => {
-                self.replica(partition, machine).load(batches, *log_end);
+            Observation::LogLoaded { partition, batches, log_start, log_end, .. } => {
+                self.replica(partition, machine).load(batches, *log_start, *log_end);
                 // However it came to a stop.
                 let may_lose = !self.disks.keeps_all(machine);
                 self.partition(partition).note_restart(machine, may_lose);
@@ -455,7 +460,7 @@ impl Replay {
                 let unclean = *unclean && may_elect_uncleanly(partition);
                 let partition = self.partitions.entry(partition.clone()).or_default();
                 partition.created_at.get_or_insert(at);
-                partition.assigned = replicas.iter().map(|id| format!("broker-{id}")).collect();
+                partition.assigned = replicas.iter().copied().map(machine_of).collect();
                 partition.proposals.changed(at, *leader_epoch, isr);
                 partition.changed(at, *leader, *leader_epoch, isr, &self.disks);
                 if unclean {
@@ -467,7 +472,10 @@ impl Replay {
                 self.partition(partition).unclaimed_at.get_or_insert(at);
             }
             Observation::BeyondSegment { partition } => {
-                self.partition(partition).gave_up.insert(machine.to_owned());
+                self.partition(partition).gave_up.insert(machine.to_owned(), super::Excuse::GrownByCleaning);
+            }
+            Observation::BeforeLogEnd { partition } => {
+                self.partition(partition).gave_up.insert(machine.to_owned(), super::Excuse::BeginsWithinBatch);
             }
             Observation::Unwatched { .. } => self.has_unwatched = true,
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
@@ -493,11 +501,15 @@ impl Replay {
             Observation::Registered { broker_epoch } => self.registrations.registered(machine, *broker_epoch),
             Observation::Fenced { broker, broker_epoch, fenced } => {
                 if self.registrations.fenced(*broker, *broker_epoch, *fenced) {
-                    self.registered_anew(&format!("broker-{broker}"));
+                    self.registered_anew(&machine_of(*broker));
                 }
             }
             Observation::IsrView { partition, isr, maximal_isr, pending } => {
-                self.partition(partition).proposals.viewed(at, isr, maximal_isr, *pending);
+                let partition = self.partition(partition);
+                partition.proposals.viewed(at, isr, maximal_isr, *pending);
+                if partition.leader.as_deref() == Some(machine) {
+                    partition.counted_still.retain(|member| maximal_isr.iter().any(|id| machine_of(*id) == *member));
+                }
             }
             Observation::Refused { .. }
             | Observation::OutOfSequence { .. }
@@ -578,16 +590,18 @@ impl Partition {
     }
 
     fn changed(&mut self, at: Time, leader: BrokerId, epoch: LeaderEpoch, isr: &[BrokerId], disks: &Disks) {
-        let name = |broker: &BrokerId| format!("broker-{broker}");
-        self.leader = (leader != BrokerId::NONE).then(|| name(&leader));
+        self.leader = (leader != BrokerId::NONE).then(|| machine_of(leader));
         self.leader_epoch = epoch;
         if let Some(leader) = self.leader.as_ref().filter(|_| epoch > self.elected_epoch()) {
             self.elections.push((epoch, leader.clone()));
         }
-        let isr: Vec<String> = isr.iter().map(name).collect();
+        let isr: Vec<String> = isr.iter().copied().map(machine_of).collect();
         for (machine, replica) in &mut self.replicas {
             replica.impaired |= replica.loss_is_unheard && isr.contains(machine);
-            replica.impaired &= isr.contains(machine);
+            if replica.impaired && !isr.contains(machine) {
+                replica.impaired = false;
+                self.counted_still.insert(machine.clone());
+            }
         }
         self.isr = isr;
         self.note_final_leader();
@@ -660,6 +674,9 @@ impl Partition {
         let covers = |loss: &Loss| epoch < loss.epoch && loss.from <= from && end <= loss.end;
         if self.losses.iter().any(|loss| loss.excuse.is_some() && covers(loss)) {
             self.stale_promises.insert(at);
+        } else {
+            // What it had not committed when its successor took over, and that has gone on since.
+            self.lose_again(at, epoch, from, end);
         }
     }
 
@@ -714,9 +731,10 @@ impl Partition {
 
     /// Members of the ISR that should hold everything below `offset`.
     fn note_short_members(&mut self, at: Time, offset: Offset) {
-        let members = self.isr.iter().filter_map(|member| self.replicas.get(member));
-        let mut short = members.filter(|replica| replica.sure_end() < offset).peekable();
-        if short.peek().is_some() && short.all(|replica| replica.impaired) {
+        let is_short = |member: &&String| self.replicas.get(*member).is_some_and(|replica| replica.sure_end() < offset);
+        let mut short = self.isr.iter().filter(is_short).peekable();
+        let is_counted_still = self.counted_still.iter().any(|member| is_short(&member));
+        if (is_counted_still || short.peek().is_some()) && short.all(|member| self.replicas[member].impaired) {
             self.impaired_members.insert(at);
         }
     }
@@ -787,6 +805,17 @@ impl Partition {
             self.forgotten.push(Forgotten { epoch, from, end: gone_to, gone, excuse });
         }
         if lacks.is_none() {
+            // A leader before it had lost records from the middle of its log; this one has them still.
+            let is_known = |batch: &&BatchInfo| {
+                let at = self.committed.partition_point(|known| known.base_offset < batch.base_offset);
+                self.committed.get(at).is_some_and(|known| known.base_offset == batch.base_offset)
+            };
+            let held = range(&leader.batches, Offset::ZERO, self.high_watermark).iter();
+            let more: Vec<BatchInfo> = held.filter(|batch| !is_known(batch)).copied().collect();
+            if !more.is_empty() {
+                self.committed.extend(more);
+                self.committed.sort_by_key(|batch| batch.base_offset);
+            }
             return;
         }
         let (keep, end) = (self.committed.partition_point(|batch| batch.last_offset < from), self.high_watermark);

@@ -532,6 +532,17 @@ fn compaction_may_hide_where_an_epoch_began() {
 }
 
 #[test]
+fn a_follower_may_give_up_where_the_leaders_log_begins_within_a_batch() {
+    let gives_up = |told: Told| {
+        let told = told.observed("broker-3", Observation::BeforeLogEnd { partition: orders() });
+        told.changes(1, 0, &[1, 2], false).breaks("liveness")
+    };
+    let deleted = healthy(-1).expires(1, 1, LogStartReason::DeleteRecords);
+    assert_eq!(gives_up(deleted), Some(Excuse::BeginsWithinBatch));
+    assert_eq!(gives_up(healthy(-1)), None, "nothing was deleted");
+}
+
+#[test]
 fn a_follower_may_give_up_what_cleaning_has_made_too_large() {
     let too_large = |told: Told| {
         let told = told.observed("broker-3", Observation::BeyondSegment { partition: orders() });

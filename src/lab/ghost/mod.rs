@@ -332,6 +332,7 @@ impl Ghost {
             | Observation::Acknowledged { .. }
             | Observation::Refused { .. }
             | Observation::BeyondSegment { .. }
+            | Observation::BeforeLogEnd { .. }
             | Observation::Registered { .. }
             | Observation::CleanShutdown => {}
             Observation::LogDirFailed { .. } => {
@@ -641,21 +642,29 @@ impl Ghost {
         let log_start = ghost.expired_to.min(Offset(replica.log_start));
         ghost.led_from = ghost.led_from.max(log_start);
         let (start, end) = (ghost.led_from, ghost.true_high_watermark);
-        let missing =
-            first_difference(replica.range(start, end), range(&ghost.committed, start, end), &ghost.compacted);
+        // What was deleted is missed by nobody.
+        let due_from = ghost.expired_to.max(start);
+        let due = range(&ghost.committed, due_from, end);
+        let missing = first_missing(replica.range(due_from, end), due, &ghost.compacted);
         // Compaction leaves holes, but never moves where a log ends.
         let is_short = (replica.log_end < end.0).then_some(Offset(replica.log_end));
+        let mut lost = None;
         if epoch >= ghost.elected_epoch {
             ghost.led_epoch = epoch;
-        }
-        let mut lost = None;
-        if let Some(from) = missing.into_iter().chain(is_short).min()
-            && epoch >= ghost.elected_epoch
-        {
-            // What was deleted is missed by nobody.
-            let missed_from = from.max(ghost.expired_to);
-            lost = (missed_from < end).then_some((missed_from, end));
-            ghost.go_on_from(from);
+            let from = missing.into_iter().chain(is_short).min();
+            // It may have what a leader before had lost from the middle of its log, or lack what was deleted.
+            let until = from.unwrap_or(end);
+            let held = replica.range(start, until);
+            if first_difference(held, range(&ghost.committed, start, until), &ghost.compacted).is_some() {
+                let keep = ghost.committed.partition_point(|batch| batch.last_offset < start);
+                let next = ghost.committed.partition_point(|batch| batch.base_offset < until);
+                let held = held.to_vec();
+                ghost.committed.splice(keep..next, held);
+            }
+            if let Some(from) = from {
+                lost = (from.max(due_from) < end).then_some((from.max(due_from), end));
+                ghost.go_on_from(from);
+            }
         }
         if let Some(other) = other {
             let detail = format!("both {other} and {machine} became leader in epoch {epoch}");
@@ -765,6 +774,20 @@ impl PartitionGhost {
 
 fn numbers(brokers: &[BrokerId]) -> Vec<i32> {
     brokers.iter().map(|broker| broker.0).collect()
+}
+
+/// The first offset of `expected` that is not in `held`, which may hold more.
+fn first_missing(
+    held: &[BatchInfo],
+    expected: &[BatchInfo],
+    compacted: &BTreeMap<Offset, Compacted>,
+) -> Option<Offset> {
+    let is_expected = |batch: &&BatchInfo| {
+        let at = expected.partition_point(|e| e.base_offset < batch.base_offset);
+        expected.get(at).is_some_and(|e| e.base_offset == batch.base_offset)
+    };
+    let held: Vec<BatchInfo> = held.iter().filter(is_expected).copied().collect();
+    first_difference(&held, expected, compacted)
 }
 
 /// The offset from which `held` is not `expected`, which may be shorter than `held` but must be its beginning. What
