@@ -473,7 +473,8 @@ impl Partition {
         if self.unclean_at.is_some() {
             return Some(Excuse::UncleanElection);
         }
-        self.losses.iter().find_map(|loss| loss.excuse)
+        let lost = self.losses.iter().find_map(|loss| loss.excuse);
+        lost.or(self.is_served_spoiled.then_some(Excuse::UntrustedDisk))
     }
 
     /// Why a committed record at `offset` was lost, by a loss that may be meant.

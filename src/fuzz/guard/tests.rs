@@ -532,6 +532,16 @@ fn compaction_may_hide_where_an_epoch_began() {
 }
 
 #[test]
+fn consumers_may_miss_what_a_follower_with_a_spoiled_disk_serves() {
+    let serves = |told: Told, broker: i32| {
+        let served = Observation::Served { partition: orders(), from: Offset(0), to: Offset(1) };
+        told.observed(&format!("broker-{broker}"), served).guard().excuse_gap("orders-0")
+    };
+    assert_eq!(serves(healthy(-1).spoils(3, ROT), 3), Some(Excuse::UntrustedDisk));
+    assert_eq!(serves(healthy(-1).spoils(3, ROT), 2), None, "another's disk is whole");
+}
+
+#[test]
 fn a_follower_may_give_up_where_the_leaders_log_begins_within_a_batch() {
     let gives_up = |told: Told| {
         let told = told.observed("broker-3", Observation::BeforeLogEnd { partition: orders() });
