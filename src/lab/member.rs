@@ -393,7 +393,7 @@ impl MemberProcess {
                 let generation = self.consumer.generation();
                 for (partition, offset) in &offsets {
                     // Automatic commits are of positions: nothing may have been handed out yet.
-                    if self.fresh.contains(partition) {
+                    if self.fresh.remove(partition) {
                         state.groups.began(now, self.who(), generation, partition, *offset, &mut state.ghost);
                     }
                     state.groups.committed(now, &self.spec.membership.group, partition, *offset);

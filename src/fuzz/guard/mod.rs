@@ -23,6 +23,7 @@ mod registrations;
 mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::config::GroupProtocol;
 use crate::coordinator;
@@ -148,6 +149,9 @@ fn static_member(workload: &Workload) -> Option<String> {
 fn may_elect_uncleanly(topic: &Topic, variant: &Variant) -> bool {
     topic.effective_config(&variant.cluster.config).unclean_leader_election_enable
 }
+
+/// Brokers, and clients from them, hear of a new partition a while after the controller has made it.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// Who leads in which epoch, who counts, and what is handed out must be right whatever is lost; so must recovery once all
 /// is healed.
@@ -283,7 +287,7 @@ impl Guard {
             let is_since = |at: Option<Time>| at.is_some_and(|at| created < at);
             let has_rejoined = is_since(first.rejoined_at) || later.iter().any(|process| is_since(process.rejoined_at));
             let has_restarted = later.iter().any(|process| process.joined.is_none_or(|(at, _)| created < at));
-            first.started_at < created && (has_rejoined || has_restarted)
+            first.started_at < created + HEARD_WITHIN && (has_rejoined || has_restarted)
         };
         of_static.any(has_returned).then_some(Excuse::ReturningLeader)
     }
