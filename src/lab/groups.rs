@@ -174,9 +174,8 @@ struct Group {
 pub struct Groups {
     groups: BTreeMap<String, Group>,
     has_ended: bool,
-    /// `offsets.retention.minutes`, and whether wall clocks go wrong: a group without members keeps its offsets so long.
+    /// `offsets.retention.minutes`: a group without members keeps its offsets so long, unless wall clocks go wrong.
     pub offsets_retention: Duration,
-    pub moves_clocks: bool,
 }
 
 impl Groups {
@@ -242,7 +241,7 @@ impl Groups {
         offset: Offset,
         ghost: &mut Ghost,
     ) {
-        let may_expire = |committed_at| self.moves_clocks || at.since(committed_at) >= self.offsets_retention;
+        let may_expire = |committed_at| ghost.moves_clocks || at.since(committed_at) >= self.offsets_retention;
         let Some(group) = self.groups.get_mut(group_id) else { return };
         if group.is_of_earlier_group(member) {
             return;

@@ -215,7 +215,6 @@ impl MemberProcess {
     fn note_handed_out(&mut self, now: Time, records: &[(TopicPartition, Offset, Json)]) {
         let mut state = self.recorder.lock();
         let state = &mut *state;
-        let violations = state.ghost.violations.len();
         for of_partition in records.chunk_by(|a, b| a.0 == b.0) {
             let ((partition, first, _), (_, last, _)) = (&of_partition[0], &of_partition[of_partition.len() - 1]);
             state.groups.handed(&self.spec.membership.group, partition, *last + 1);
@@ -225,7 +224,7 @@ impl MemberProcess {
                 state.groups.began(now, who, generation, partition, *first, &mut state.ghost);
             }
         }
-        state.trace_violations(violations);
+        state.trace_violations();
         if state.groups.has_ended() {
             self.recorder.notify();
         }
@@ -364,7 +363,6 @@ impl MemberProcess {
             let before = std::mem::replace(&mut self.generations, generations);
             let mut state = self.recorder.lock();
             let state = &mut *state;
-            let violations = state.ghost.violations.len();
             if joined >= 0 && joined != before.0 {
                 let coordinator = self.consumer.coordinator();
                 let reign = coordinator.and_then(|broker| state.ghost.reign(self.who().0, broker));
@@ -374,7 +372,7 @@ impl MemberProcess {
                 state.push(now, &self.spec.name, TraceKind::Joined { generation: joined });
             }
             state.groups.stored(now, self.who(), stored, &mut state.ghost);
-            state.trace_violations(violations);
+            state.trace_violations();
         }
         for rebalance in self.consumer.take_rebalances() {
             self.note_rebalance(now, rebalance);
@@ -389,7 +387,6 @@ impl MemberProcess {
             if result.is_ok() {
                 let mut state = self.recorder.lock();
                 let state = &mut *state;
-                let violations = state.ghost.violations.len();
                 let generation = self.consumer.generation();
                 for (partition, offset) in &offsets {
                     // Automatic commits are of positions: nothing may have been handed out yet.
@@ -398,7 +395,7 @@ impl MemberProcess {
                     }
                     state.groups.committed(now, &self.spec.membership.group, partition, *offset);
                 }
-                state.trace_violations(violations);
+                state.trace_violations();
                 self.committed.extend(offsets);
             } else if let Err(error) = result {
                 let what = TraceKind::ReadFailed { error: format!("commit: {error}") };
@@ -435,9 +432,8 @@ impl MemberProcess {
             }
             RebalanceEvent::Assigned { partitions, generation } => {
                 let state = &mut *state;
-                let violations = state.ghost.violations.len();
                 state.groups.owned(now, self.who(), generation, &partitions, &mut state.ghost);
-                state.trace_violations(violations);
+                state.trace_violations();
                 self.fresh.extend(partitions.iter().cloned());
                 partitions
             }

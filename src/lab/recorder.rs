@@ -34,6 +34,8 @@ pub struct State {
     pub history: Vec<HistoryEvent>,
     pub trace: Vec<TraceEvent>,
     pub ghost: Ghost,
+    /// How many of the ghost's violations are in the trace.
+    traced_violations: usize,
     pub groups: Groups,
     pub faults: Vec<FiredFault>,
     pub tallies: BTreeMap<TopicPartition, Tally>,
@@ -120,7 +122,6 @@ impl Recorder {
                 | Observation::Registered { .. } => false,
             };
             let mut state = recorder.lock();
-            let violations = state.ghost.violations.len();
             if let Observation::PartitionChanged { partition, .. } = &observation
                 && !state.ghost.knows(partition)
             {
@@ -131,9 +132,7 @@ impl Recorder {
                 state.groups.deleted(at, group);
             }
             state.push(at, machine, TraceKind::Observed(observation));
-            if state.ghost.violations.len() > violations {
-                state.trace_violations(violations);
-            }
+            state.trace_violations();
             drop(state);
             if matters {
                 recorder.notify();
@@ -176,11 +175,12 @@ impl State {
         self.trace.push(TraceEvent { at, machine: machine.to_owned(), what });
     }
 
-    /// Puts the violations from number `from` on into the trace.
-    pub fn trace_violations(&mut self, from: usize) {
-        for number in from..self.ghost.violations.len() {
-            let Violation { name, at, partition, detail } = self.ghost.violations[number].clone();
+    /// Puts the violations that are not in the trace yet into it.
+    pub fn trace_violations(&mut self) {
+        while let Some(violation) = self.ghost.violations.get(self.traced_violations) {
+            let Violation { name, at, partition, detail } = violation.clone();
             self.push(at, "lab", TraceKind::Violated { name: name.to_owned(), partition, detail });
+            self.traced_violations += 1;
         }
     }
 

@@ -43,8 +43,7 @@ pub fn run_one(scenario: &Scenario, variant: usize, seed: u64) -> RunOutcome {
         let minutes = variant.cluster.config.groups.offsets_retention_minutes;
         state.groups.offsets_retention = Duration::from_secs(60 * u64::from(minutes));
         let moves_clocks = variant.faults.iter().any(|fault| fault.action.is_of_clocks());
-        state.groups.moves_clocks = moves_clocks || !variant.cluster.clocks.is_empty();
-        state.ghost.moves_clocks = state.groups.moves_clocks;
+        state.ghost.moves_clocks = moves_clocks || !variant.cluster.clocks.is_empty();
     }
     let inside = recorder.clone();
     install_panic_hook();
@@ -329,12 +328,11 @@ impl Supervisor {
         if self.wait("every replica to be in sync", self.sim.now() + PHASE_MAX, whole).await.is_err() {
             let now = self.sim.now();
             let mut state = self.recorder.lock();
-            let violations = state.ghost.violations.len();
             for partition in partitions.iter().filter(|p| !state.ghost.is_whole(p)).cloned().collect::<Vec<_>>() {
                 let detail = state.ghost.why_not_whole(&partition);
                 state.ghost.violate("liveness", now, &partition, detail);
             }
-            state.trace_violations(violations);
+            state.trace_violations();
         }
         self.settle_groups().await;
         Ok(())
@@ -353,7 +351,6 @@ impl Supervisor {
         let is_caught_up = !is_settled || self.groups_read_to_the_end().await;
         let now = self.sim.now();
         let mut state = self.recorder.lock();
-        let violations = state.ghost.violations.len();
         if !is_settled {
             for (partition, detail) in state.groups.unsettled() {
                 state.ghost.violate("stuck-group", now, &partition, detail);
@@ -366,7 +363,7 @@ impl Supervisor {
         }
         let State { groups, history, ghost, .. } = &mut *state;
         groups.judge(now, history, ghost);
-        state.trace_violations(violations);
+        state.trace_violations();
     }
 
     /// Waits for the groups as long as they come nearer to their ends: one that commits each record over a slow way may
@@ -401,13 +398,12 @@ impl Supervisor {
         if self.wait(what, self.sim.now() + PHASE_MAX, is_read).await.is_err() {
             let now = self.sim.now();
             let mut state = self.recorder.lock();
-            let violations = state.ghost.violations.len();
             for partition in state.unread.clone().unwrap_or_default() {
                 let seconds = PHASE_MAX.as_secs();
                 let detail = format!("after everything was healed, a reader did not get to its end in {seconds} s");
                 state.ghost.violate("unreadable", now, &partition, detail);
             }
-            state.trace_violations(violations);
+            state.trace_violations();
         }
     }
 

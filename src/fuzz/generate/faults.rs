@@ -169,12 +169,6 @@ pub(super) fn varied(drafts: Vec<Draft>, shape: &Shape, clients: &[String]) -> B
         .boxed()
 }
 
-/// The schedule that it comes to.
-pub(super) fn schedule(drafts: Vec<Draft>, shape: &Shape) -> Vec<Fault> {
-    let strikes: Vec<Kind> = Kind::STRIKES.into_iter().filter(|kind| shape.kinds.contains(kind)).collect();
-    assemble(drafts, &strikes)
-}
-
 /// What some scenarios go through from the start: requests of one kind or two are late, all the time, so that whatever
 /// else happens happens while one is on its way. Of fetches it is those of one broker, which is behind the others then;
 /// of registrations only the first, so that the next overtakes it.
@@ -272,13 +266,14 @@ fn duration(shape: &Shape) -> BoxedStrategy<Option<Duration>> {
 /// A fault that does not know yet which faults are before it.
 pub(super) type Draft = (Start, Kind, Aim, Option<Duration>);
 
-/// `strikes`: the enabled kinds among [`Kind::STRIKES`].
-fn assemble(drafts: Vec<Draft>, strikes: &[Kind]) -> Vec<Fault> {
+/// The schedule that it comes to.
+pub(super) fn schedule(drafts: Vec<Draft>, shape: &Shape) -> Vec<Fault> {
+    let strikes: Vec<Kind> = Kind::STRIKES.into_iter().filter(|kind| shape.kinds.contains(kind)).collect();
     let mut faults: Vec<Fault> = Vec::new();
     let mut window: Option<Window> = None;
     for (number, (start, kind, aim, duration)) in drafts.into_iter().enumerate() {
         let strike = window.take().zip(aim.within).and_then(|(open, percent)| {
-            let kind = open.strike(kind, strikes, percent as usize)?;
+            let kind = open.strike(kind, &strikes, percent as usize)?;
             Some((open, percent, kind))
         });
         let fault = match strike {

@@ -388,7 +388,7 @@ impl Guard {
         if self.has_expired(key, partition, offset, sent_at) {
             return Some(Excuse::Expired);
         }
-        if partition.compacted.iter().any(|(from, to)| *from <= offset && offset < *to) {
+        if partition.is_compacted(offset) {
             return Some(Excuse::Compacted);
         }
         let ack = partition.ack(promise)?;

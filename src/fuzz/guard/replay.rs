@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::disks::Disks;
 use super::proposals::Proposals;
 use super::registrations::Registrations;
-use crate::lab::ghost::{machine_of, range};
+use crate::lab::ghost::{at_base, machine_of, range};
 use crate::lab::outcome::{Phase, TraceEvent, TraceKind};
 use crate::observe::{BatchInfo, LogStartReason, Observation, TruncationReason};
 use crate::protocol::{BrokerId, LeaderEpoch, Offset, TopicPartition};
@@ -117,8 +117,7 @@ impl Replica {
     }
 
     fn has(&self, batch: &BatchInfo) -> bool {
-        let at = self.batches.partition_point(|held| held.base_offset < batch.base_offset);
-        self.batches.get(at) == Some(batch)
+        at_base(&self.batches, batch.base_offset) == Some(batch)
     }
 
     fn load(&mut self, batches: &[BatchInfo], log_start: Offset, log_end: Offset) {
@@ -652,19 +651,16 @@ impl Partition {
 
     /// The replica holds below `end` what was never committed, at an offset at which compaction has removed what was.
     fn holds_uncommitted_under_compaction(&self, machine: &str, end: Offset) -> bool {
-        let is_compacted = |batch: &&BatchInfo| {
-            self.compacted.iter().any(|(from, to)| *from <= batch.base_offset && batch.base_offset < *to)
-        };
         // What compaction has rewritten has another CRC, and may begin later.
-        let is_committed = |batch: &&BatchInfo| {
+        let is_committed = |batch: &BatchInfo| {
             let at = self.committed.partition_point(|known| known.last_offset < batch.last_offset);
             self.committed
                 .get(at)
                 .is_some_and(|known| known.last_offset == batch.last_offset && known.leader_epoch == batch.leader_epoch)
         };
         let Some(replica) = self.replicas.get(machine).filter(|_| !self.compacted.is_empty()) else { return false };
-        let mut below = replica.batches.iter().take_while(|batch| batch.base_offset < end).filter(is_compacted);
-        below.any(|batch| !is_committed(&batch))
+        let mut below = replica.batches.iter().take_while(|batch| batch.base_offset < end);
+        below.any(|batch| self.is_compacted(batch.base_offset) && !is_committed(batch))
     }
 
     fn note_stale_view(&mut self, at: Time, machine: &str) {
@@ -811,12 +807,9 @@ impl Partition {
         }
         if lacks.is_none() {
             // A leader before it had lost records from the middle of its log; this one has them still.
-            let is_known = |batch: &&BatchInfo| {
-                let at = self.committed.partition_point(|known| known.base_offset < batch.base_offset);
-                self.committed.get(at).is_some_and(|known| known.base_offset == batch.base_offset)
-            };
             let held = range(&leader.batches, Offset::ZERO, self.high_watermark).iter();
-            let more: Vec<BatchInfo> = held.filter(|batch| !is_known(batch)).copied().collect();
+            let more = held.filter(|batch| at_base(&self.committed, batch.base_offset).is_none());
+            let more: Vec<BatchInfo> = more.copied().collect();
             if !more.is_empty() {
                 self.committed.extend(more);
                 self.committed.sort_by_key(|batch| batch.base_offset);
@@ -837,7 +830,11 @@ impl Partition {
 
     /// Deleted or compacted somewhere.
     fn may_be_missing(&self, batch: &BatchInfo) -> bool {
-        batch.last_offset < self.expired_to
-            || self.compacted.iter().any(|(from, to)| *from <= batch.base_offset && batch.base_offset < *to)
+        batch.last_offset < self.expired_to || self.is_compacted(batch.base_offset)
+    }
+
+    /// Some replica's compaction removed or rewrote the batch there.
+    pub fn is_compacted(&self, offset: Offset) -> bool {
+        self.compacted.iter().any(|(from, to)| *from <= offset && offset < *to)
     }
 }

@@ -148,6 +148,12 @@ pub fn range(batches: &[BatchInfo], from: Offset, to: Offset) -> &[BatchInfo] {
     &batches[start..end]
 }
 
+/// The batch that begins at `base_offset` of batches in the order of their offsets.
+pub fn at_base(batches: &[BatchInfo], base_offset: Offset) -> Option<&BatchInfo> {
+    let at = batches.partition_point(|batch| batch.base_offset < base_offset);
+    batches.get(at).filter(|batch| batch.base_offset == base_offset)
+}
+
 /// `broker-2` for broker 2.
 pub fn machine_of(broker: BrokerId) -> String {
     format!("broker-{broker}")
@@ -782,11 +788,8 @@ fn first_missing(
     expected: &[BatchInfo],
     compacted: &BTreeMap<Offset, Compacted>,
 ) -> Option<Offset> {
-    let is_expected = |batch: &&BatchInfo| {
-        let at = expected.partition_point(|e| e.base_offset < batch.base_offset);
-        expected.get(at).is_some_and(|e| e.base_offset == batch.base_offset)
-    };
-    let held: Vec<BatchInfo> = held.iter().filter(is_expected).copied().collect();
+    let held = held.iter().filter(|batch| at_base(expected, batch.base_offset).is_some());
+    let held: Vec<BatchInfo> = held.copied().collect();
     first_difference(&held, expected, compacted)
 }
 
