@@ -1,8 +1,8 @@
 //! The checkers' rows of the benchmark ledger.
 
-use super::{Options, analyze_with, measure};
+use super::{Options, analyze_with};
 use crate::history::{self, EventType, Function, HistoryConfig, HistoryEvent, MicroOp, Records, Value};
-use crate::lab::bench::{Row, stopwatch};
+use crate::lab::bench::{Ledger, Row, stopwatch};
 
 const OPERATIONS: u64 = 1_000_000;
 const PRODUCERS: u64 = 8;
@@ -11,13 +11,21 @@ const KEYS: u64 = 16;
 const ROUND: u64 = 40;
 const CONSUMERS: u64 = 4;
 
-/// Measures every row, announcing each by name before it starts.
-pub fn ledger(mut announce: impl FnMut(&'static str)) -> Vec<Row> {
+const PLAIN: &str = "checkers";
+const WRITE_WRITE: &str = "checkers with write-write edges";
+const MEASUREMENTS: &str = "measurements of a history";
+const READ: &str = "history read from JSON Lines";
+
+/// How fast a history of a million operations is judged.
+pub fn measure(ledger: &mut Ledger<'_>) {
+    ledger.measure(&[PLAIN, WRITE_WRITE, MEASUREMENTS, READ], rows);
+}
+
+fn rows() -> Vec<Row> {
     let history = healthy_history();
     let operations = history.iter().filter(|event| event.kind != EventType::Invoke).count();
     let detail = format!("{operations} operations on {KEYS} keys by {PRODUCERS} producers, {CONSUMERS} consumers");
-    let mut row = |name: &'static str, work: &mut dyn FnMut()| {
-        announce(name);
+    let row = |name: &'static str, work: &mut dyn FnMut()| {
         let clock = stopwatch();
         work();
         let value = operations as f64 / clock.elapsed().as_secs_f64();
@@ -26,12 +34,12 @@ pub fn ledger(mut announce: impl FnMut(&'static str)) -> Vec<Row> {
     let mut lines = Vec::new();
     history::write(&mut lines, &HistoryConfig::default(), &history).expect("memory takes everything");
     vec![
-        row("checkers", &mut || assert!(analyze_with(&history, Options::default()).is_empty(), "it is healthy")),
-        row("checkers with write-write edges", &mut || {
+        row(PLAIN, &mut || assert!(analyze_with(&history, Options::default()).is_empty(), "it is healthy")),
+        row(WRITE_WRITE, &mut || {
             assert!(analyze_with(&history, Options { ww_deps: true }).is_empty(), "single sends do not interleave");
         }),
-        row("measurements of a history", &mut || assert!(measure(&history).realtime_lag_ms.is_some(), "polls lag")),
-        row("history read from JSON Lines", &mut || {
+        row(MEASUREMENTS, &mut || assert!(super::measure(&history).realtime_lag_ms.is_some(), "polls lag")),
+        row(READ, &mut || {
             let (_, events) = history::read(lines.as_slice()).expect("our own history");
             assert_eq!(events.len(), history.len());
         }),

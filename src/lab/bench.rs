@@ -22,30 +22,58 @@ pub struct Row {
     pub detail: String,
 }
 
-/// Measures every row, announcing each by name before it starts.
-pub fn ledger(mut announce: impl FnMut(&'static str)) -> Vec<Row> {
-    let mut rows = Vec::new();
-    announce("idle 3-broker cluster");
-    let idle = timed(&cluster_scenario(1, 1, 2_000));
-    rows.push(speed("idle 3-broker cluster", &idle));
-    announce("100 records/s");
-    let light = timed(&cluster_scenario(30_000, 100, 300));
-    rows.push(speed("100 unbatched records/s at acks=all", &light));
-    announce("1,000 records/s");
-    let heavy = timed(&cluster_scenario(60_000, 1_000, 60));
-    rows.push(speed("1,000 unbatched records/s at acks=all", &heavy));
-    rows.push(per_frame("wire frame, idle", &idle));
-    rows.push(per_frame("wire frame, 1,000 records/s", &heavy));
-    announce("a group of 100 members");
-    rows.push(speed("a group of 100 members over 300 partitions", &timed(&group_scenario())));
-    announce("smallest scenario");
-    rows.push(smallest_scenario());
-    announce("bare madsim TCP echo");
-    rows.push(madsim_echo());
-    announce("the log");
-    rows.extend(super::bench_log::rows(super::bench_log::BATCHES));
-    rows
+/// Collects rows: measures what is asked for, and says what is being measured.
+pub struct Ledger<'a> {
+    rows: Vec<Row>,
+    only: &'a [String],
+    announce: &'a dyn Fn(&str),
 }
+
+impl<'a> Ledger<'a> {
+    /// `only`: parts of the names of the rows that are wanted; none means all.
+    pub fn new(only: &'a [String], announce: &'a dyn Fn(&str)) -> Ledger<'a> {
+        Ledger { rows: Vec::new(), only, announce }
+    }
+
+    /// Measures what gives the rows of these names, if one of them is wanted.
+    pub fn measure(&mut self, names: &[&'static str], work: impl FnOnce() -> Vec<Row>) {
+        let is_wanted = |name: &str| self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()));
+        if names.iter().any(|name| is_wanted(name)) {
+            (self.announce)(names[0]);
+            self.rows.extend(work().into_iter().filter(|row| is_wanted(row.name)));
+        }
+    }
+
+    pub fn rows(self) -> Vec<Row> {
+        self.rows
+    }
+}
+
+/// How fast clusters are simulated, and their logs.
+pub fn measure(ledger: &mut Ledger<'_>) {
+    ledger.measure(&[IDLE, FRAME_IDLE], || {
+        let idle = timed(&cluster_scenario(1, 1, 2_000));
+        vec![speed(IDLE, &idle), per_frame(FRAME_IDLE, &idle)]
+    });
+    ledger.measure(&[LIGHT], || vec![speed(LIGHT, &timed(&cluster_scenario(30_000, 100, 300)))]);
+    ledger.measure(&[HEAVY, FRAME_HEAVY], || {
+        let heavy = timed(&cluster_scenario(60_000, 1_000, 60));
+        vec![speed(HEAVY, &heavy), per_frame(FRAME_HEAVY, &heavy)]
+    });
+    ledger.measure(&[GROUP], || vec![speed(GROUP, &timed(&group_scenario()))]);
+    ledger.measure(&[SMALLEST], || vec![smallest_scenario()]);
+    ledger.measure(&[ECHO], || vec![madsim_echo()]);
+    ledger.measure(&super::bench_log::NAMES, || super::bench_log::rows(super::bench_log::BATCHES));
+}
+
+const IDLE: &str = "idle 3-broker cluster";
+const FRAME_IDLE: &str = "wire frame, idle";
+const LIGHT: &str = "100 unbatched records/s at acks=all";
+const HEAVY: &str = "1,000 unbatched records/s at acks=all";
+const FRAME_HEAVY: &str = "wire frame, 1,000 records/s";
+const GROUP: &str = "a group of 100 members over 300 partitions";
+const SMALLEST: &str = "smallest scenario";
+const ECHO: &str = "bare madsim TCP echo";
 
 /// The ledger as a table of text.
 pub fn render(rows: &[Row]) -> String {
@@ -140,7 +168,7 @@ fn smallest_scenario() -> Row {
         assert_eq!(run_one(&scenario, 0, u64::from(seed)).end, End::Complete, "a benchmark run must complete");
     }
     let value = f64::from(RUNS) / clock.elapsed().as_secs_f64();
-    Row { name: "smallest scenario", value, unit: "runs / s", detail: format!("{RUNS} runs, one after another") }
+    Row { name: SMALLEST, value, unit: "runs / s", detail: format!("{RUNS} runs, one after another") }
 }
 
 const ECHOES: u32 = 100_000;
@@ -156,7 +184,7 @@ fn madsim_echo() -> Row {
     .join()
     .expect("the echo does not panic");
     let value = wall.as_secs_f64() * 1e6 / f64::from(2 * ECHOES);
-    Row { name: "bare madsim TCP echo", value, unit: "us / message", detail: format!("{ECHOES} round trips") }
+    Row { name: ECHO, value, unit: "us / message", detail: format!("{ECHOES} round trips") }
 }
 
 async fn echo_both_ways() {

@@ -21,6 +21,18 @@ pub const BATCHES: usize = 100_000;
 const READ_BYTES: usize = 1 << 20;
 const ROUNDS: usize = 5;
 
+/// The rows' names, in their order.
+pub const NAMES: [&str; 8] = [
+    "bare append: memcpy + CRC-32C",
+    "simulated disk: append",
+    "log: append as leader",
+    "bare append, untouched memory",
+    "log: append, untouched memory",
+    "bare scan: CRC-32C",
+    "log: recovery",
+    "log: read",
+];
+
 /// Measures all of them with so many batches.
 pub fn rows(batches: usize) -> Vec<Row> {
     let batch = batch_of_bytes(BATCH_BYTES);
@@ -38,24 +50,17 @@ pub fn rows(batches: usize) -> Vec<Row> {
     };
     let read_share = 100.0 * bare_scan.as_secs_f64() / read.as_secs_f64();
     let read_detail = format!("1 MiB each, with a CRC-32C over it; {read_share:.0} % of the bare scan");
-    vec![
-        row(
-            "bare append: memcpy + CRC-32C",
-            bare_append,
-            "1 KiB each, preallocated; the best of 5, as below".to_owned(),
-        ),
-        row("simulated disk: append", file, "1 KiB each, the same bytes".to_owned()),
-        row("log: append as leader", append, share(bare_append, append)),
-        row(
-            "bare append, untouched memory",
-            bare_fresh,
-            "the same, where the system has yet to find the pages".to_owned(),
-        ),
-        row("log: append, untouched memory", fresh, share(bare_fresh, fresh)),
-        row("bare scan: CRC-32C", bare_scan, "headers and CRCs in one piece of memory".to_owned()),
-        row("log: recovery", recovery, share(bare_scan, recovery)),
-        row("log: read", read, read_detail),
-    ]
+    let rows = [
+        (bare_append, "1 KiB each, preallocated; the best of 5, as below".to_owned()),
+        (file, "1 KiB each, the same bytes".to_owned()),
+        (append, share(bare_append, append)),
+        (bare_fresh, "the same, where the system has yet to find the pages".to_owned()),
+        (fresh, share(bare_fresh, fresh)),
+        (bare_scan, "headers and CRCs in one piece of memory".to_owned()),
+        (recovery, share(bare_scan, recovery)),
+        (read, read_detail),
+    ];
+    NAMES.into_iter().zip(rows).map(|(name, (took, detail))| row(name, took, detail)).collect()
 }
 
 /// What the same bytes cost on the simulated disk. All but `fresh` find their memory used before, as the bare loops do.
