@@ -64,7 +64,7 @@ fn check_decision(trace: &[TraceEvent], loss: &Explanation, place: &str) {
     let decisive = loss.decisive_event().unwrap_or_else(|| panic!("{place}: has a decisive event"));
     let event = &trace[decisive - 1];
     let moment = loss.timeline.iter().find(|moment| moment.decisive).expect("just found");
-    assert_eq!(moment.machine, event.machine, "{place}: the decisive event is in the trace");
+    assert_eq!(*moment.machine, *event.machine, "{place}: the decisive event is in the trace");
     let decides = matches!(
         &event.what,
         TraceKind::Observed(
@@ -101,7 +101,7 @@ fn holders(trace: &[TraceEvent], until: usize, partition: &str, batch: &BatchInf
     let mut logs: BTreeMap<&str, BTreeMap<i64, BatchInfo>> = BTreeMap::new();
     let mut dark: BTreeSet<&str> = BTreeSet::new();
     for event in &trace[..until] {
-        let machine = event.machine.as_str();
+        let machine = &*event.machine;
         match &event.what {
             TraceKind::Stopped { power_lost: true } => {
                 dark.insert(machine);
@@ -142,7 +142,7 @@ fn holders(trace: &[TraceEvent], until: usize, partition: &str, batch: &BatchInf
     let comes_back = |machine: &str| {
         trace[until..].iter().find_map(|event| match &event.what {
             TraceKind::Observed(Observation::LogLoaded { partition: p, batches, .. })
-                if event.machine == machine && p.to_string() == partition =>
+                if *event.machine == *machine && p.to_string() == partition =>
             {
                 Some(batches.contains(batch))
             }

@@ -120,7 +120,7 @@ mod tests {
     fn events(trace: Vec<(&str, TraceKind)>) -> Events {
         let at = |(n, (machine, what)): (usize, (&str, TraceKind))| TraceEvent {
             at: Time::from_millis(n as u64),
-            machine: machine.to_owned(),
+            machine: machine.into(),
             what,
         };
         Events::of(&trace.into_iter().enumerate().map(at).collect::<Vec<_>>(), Time::from_millis(1))

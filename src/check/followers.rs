@@ -46,7 +46,7 @@ mod tests {
             .chain(then)
             .map(|(machine, what)| TraceEvent {
                 at: Time::ZERO,
-                machine: machine.to_owned(),
+                machine: machine.into(),
                 what: TraceKind::Observed(what),
             })
             .collect();

@@ -90,7 +90,7 @@ mod tests {
     use crate::world::Time;
 
     fn event(ms: u64, what: TraceKind) -> TraceEvent {
-        TraceEvent { at: Time::from_millis(ms), machine: "broker-1".to_owned(), what }
+        TraceEvent { at: Time::from_millis(ms), machine: "broker-1".into(), what }
     }
 
     fn saved(trace: &[TraceEvent]) -> String {

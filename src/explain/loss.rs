@@ -94,7 +94,7 @@ impl<'a> Facts<'a> {
     pub fn explain_record(&self, kind: &str, record: &Record) -> Option<Explanation> {
         let Record { partition, value } = record;
         let sending = self.records.sending(partition, value)?;
-        let producer = self.case.trace[sending.sent].machine.as_str();
+        let producer = self.case.trace[sending.sent].machine.as_ref();
         let topic = self.topic(partition);
         let is_acknowledged = sending.is_acknowledged;
         let promise = Promise { acks: self.acks_of(producer), topic: &topic, is_acknowledged };
@@ -378,7 +378,7 @@ impl<'a> Facts<'a> {
     fn why_not_appended(&self, partition: &str, broker: BrokerId, at: usize) -> Option<(usize, String)> {
         let machine = format!("broker-{broker}");
         let wanted = TopicPartition::parse(partition)?;
-        let before = self.case.trace[..at].iter().enumerate().rev().filter(|(_, event)| event.machine == machine);
+        let before = self.case.trace[..at].iter().enumerate().rev().filter(|(_, event)| *event.machine == *machine);
         for (when, event) in before {
             match &event.what {
                 TraceKind::Stopped { power_lost } => {
@@ -389,7 +389,7 @@ impl<'a> Facts<'a> {
                 _ => {}
             }
         }
-        let after = self.case.trace[at..].iter().enumerate().filter(|(_, event)| event.machine == machine);
+        let after = self.case.trace[at..].iter().enumerate().filter(|(_, event)| *event.machine == *machine);
         for (later, event) in after {
             match &event.what {
                 TraceKind::Observed(Observation::Refused { partition, error_code }) if *partition == wanted => {

@@ -163,7 +163,7 @@ impl<'a> Facts<'a> {
     fn moment(&self, at: usize, text: String) -> Moment {
         let event = &self.case.trace[at];
         let ns = u64::try_from(event.at.since(self.started_at).as_nanos()).unwrap_or(u64::MAX);
-        Moment { event: at + 1, ns, machine: event.machine.clone(), text, decisive: false }
+        Moment { event: at + 1, ns, machine: event.machine.to_string(), text, decisive: false }
     }
 }
 

@@ -107,7 +107,7 @@ impl Facts<'_> {
             return Verdict { ruling: Ruling::Legal, why, remedies: vec![Remedy { settings, why: saved.to_owned() }] };
         }
         let is_restated = trace[..second].iter().rev().any(|event| match &event.what {
-            TraceKind::BatchSent { partition: p, restated: true, .. } => event.machine == producer && p == partition,
+            TraceKind::BatchSent { partition: p, restated: true, .. } => *event.machine == *producer && p == partition,
             _ => false,
         });
         let (ruling, why) = if self.breaks_idempotence() {
@@ -160,12 +160,12 @@ impl Facts<'_> {
         let failure = self.failure_before(partition, a_sending, retry);
         let error = failure.map_or("an answer that never came", |(_, error)| error);
         let producer = &self.case.trace[a_sending.sent].machine;
-        let in_flight = self.case.settings.producers.get(producer).map_or(1, |p| p.max_in_flight);
+        let in_flight = self.case.settings.producers.get(producer.as_ref()).map_or(1, |p| p.max_in_flight);
         let one = Remedy {
             settings: vec![Setting { key: "max.in.flight.requests.per.connection", value: "1".to_owned() }],
             why: "nothing else is sent to a partition while a batch of it waits for its retry".to_owned(),
         };
-        let is_idempotent = self.case.settings.producers.get(producer).is_some_and(|p| p.enable_idempotence);
+        let is_idempotent = self.case.settings.producers.get(producer.as_ref()).is_some_and(|p| p.enable_idempotence);
         let mut remedies = vec![one];
         if !is_idempotent {
             remedies.insert(0, idempotence("the leader takes batches only in the order of their sequences (KIP-98)"));
@@ -326,7 +326,7 @@ impl Facts<'_> {
         let trace = self.case.trace;
         let machine = &trace[from].machine;
         let faults = trace[..to].iter().enumerate().rev().filter(
-            |(_, event)| matches!(&event.what, TraceKind::FaultStarted { targets, .. } if targets.contains(machine)),
+            |(_, event)| matches!(&event.what, TraceKind::FaultStarted { targets, .. } if targets.iter().any(|target| **target == **machine)),
         );
         for (at, event) in faults.take(1) {
             if let TraceKind::FaultStarted { index, targets } = &event.what {

@@ -55,7 +55,7 @@ impl Run {
 
     fn event(mut self, machine: &str, what: TraceKind) -> Run {
         let at = self.now();
-        self.trace.push(TraceEvent { at, machine: machine.to_owned(), what });
+        self.trace.push(TraceEvent { at, machine: machine.into(), what });
         self
     }
 

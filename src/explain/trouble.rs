@@ -261,7 +261,7 @@ impl Facts<'_> {
     fn group_moment(&self, partition: &str, detail: &str, at: usize) -> Option<Ranked> {
         let event = &self.case.trace[at];
         match &event.what {
-            TraceKind::Joined { generation } if detail.contains(&event.machine) => {
+            TraceKind::Joined { generation } if detail.contains(&*event.machine) => {
                 Some(Ranked::new(at, 0, format!("joined generation {generation}")))
             }
             TraceKind::Observed(Observation::Unclaimed { .. } | Observation::GroupDeleted { .. })

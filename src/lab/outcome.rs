@@ -1,5 +1,6 @@
 //! What one run yields: plain data, kept outside the runtime so that a panic still reports.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ pub struct TraceEvent {
     #[serde(rename = "ns")]
     pub at: Time,
     /// Machine: `broker-1`, `controller`, `producer-1`, or `lab` for the nemesis.
-    pub machine: String,
+    pub machine: Arc<str>,
     pub what: TraceKind,
 }
 

@@ -48,6 +48,8 @@ pub struct State {
     /// Administrative requests that have completed, by machine.
     pub admin_done: BTreeMap<String, Result<(), String>>,
     keys: BTreeMap<TopicPartition, String>,
+    /// The names of machines, one of each for the whole trace.
+    machines: Vec<Arc<str>>,
     processes: i64,
 }
 
@@ -171,8 +173,18 @@ impl Sent {
 }
 
 impl State {
+    fn machine(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.machines.iter().find(|known| ***known == *name) {
+            return known.clone();
+        }
+        let name: Arc<str> = name.into();
+        self.machines.push(name.clone());
+        name
+    }
+
     pub fn push(&mut self, at: Time, machine: &str, what: TraceKind) {
-        self.trace.push(TraceEvent { at, machine: machine.to_owned(), what });
+        let machine = self.machine(machine);
+        self.trace.push(TraceEvent { at, machine, what });
     }
 
     /// Puts the violations that are not in the trace yet into it.

@@ -169,7 +169,7 @@ fn send(value: i64, offset: Option<i64>) -> MicroOp {
 }
 
 fn at(ms: u64, machine: &str, what: TraceKind) -> TraceEvent {
-    TraceEvent { at: Time::from_millis(ms), machine: machine.to_owned(), what }
+    TraceEvent { at: Time::from_millis(ms), machine: machine.into(), what }
 }
 
 fn orders() -> TopicPartition {

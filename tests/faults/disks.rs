@@ -15,7 +15,7 @@ fn at(ms: u64, fault: &str) -> String {
 /// What the broker's log was when it was loaded last: its end, and how many bytes recovery had dropped.
 fn loaded(outcome: &RunOutcome, machine: &str) -> (i64, u64) {
     let mut last = None;
-    for event in outcome.trace.iter().filter(|event| event.machine == machine) {
+    for event in outcome.trace.iter().filter(|event| *event.machine == *machine) {
         if let TraceKind::Observed(Observation::LogLoaded { partition, log_end, dropped_bytes, .. }) = &event.what
             && partition.topic.0.as_str() == "orders"
         {
@@ -102,7 +102,7 @@ fn a_replaced_disk_is_empty_and_none_of_its_faults_is_left() {
 /// How often the broker appended to its log in this stretch of milliseconds since the workloads began.
 fn appends(outcome: &RunOutcome, machine: &str, within: std::ops::Range<u128>) -> usize {
     let is_append = |event: &&TraceEvent| {
-        event.machine == machine
+        *event.machine == *machine
             && event.at > outcome.started_at
             && within.contains(&event.at.since(outcome.started_at).as_millis())
             && matches!(event.what, TraceKind::Observed(Observation::Appended { .. }))
@@ -113,7 +113,7 @@ fn appends(outcome: &RunOutcome, machine: &str, within: std::ops::Range<u128>) -
 /// Whether the broker loaded the log of `orders-0` so long after the workloads began.
 fn was_loaded_after(outcome: &RunOutcome, machine: &str, ms: u128) -> bool {
     outcome.trace.iter().any(|event| {
-        event.machine == machine
+        *event.machine == *machine
             && event.at > outcome.started_at
             && event.at.since(outcome.started_at).as_millis() >= ms
             && matches!(&event.what, TraceKind::Observed(Observation::LogLoaded { partition, log_end, .. })

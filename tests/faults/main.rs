@@ -65,7 +65,7 @@ fn slowest_ms(outcome: &RunOutcome) -> u64 {
 fn stops_and_starts(outcome: &RunOutcome, machine: &str) -> (Vec<u64>, Vec<u64>) {
     let since = |at: Time| at.since(outcome.started_at).as_millis() as u64;
     let of = |is_meant: fn(&TraceKind) -> bool| {
-        let events = outcome.trace.iter().filter(|e| e.machine == machine && is_meant(&e.what));
+        let events = outcome.trace.iter().filter(|e| *e.machine == *machine && is_meant(&e.what));
         events.map(|e| since(e.at)).collect()
     };
     (of(|what| matches!(what, TraceKind::Stopped { .. })), of(|what| matches!(what, TraceKind::Started)))

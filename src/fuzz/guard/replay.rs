@@ -241,8 +241,8 @@ pub(super) struct Partition {
     pub expiries: Vec<Expiry>,
     /// Up to where retention or a client has deleted records.
     pub expired_to: Offset,
-    /// Offsets, from and to (exclusive), of batches that some replica's compaction removed or rewrote.
-    pub compacted: Vec<(Offset, Offset)>,
+    /// Offsets of batches that some replica's compaction removed or rewrote: from, to (exclusive), apart from each other.
+    pub compacted: BTreeMap<Offset, Offset>,
     pub acks: Vec<Ack>,
     /// The CRCs of the batches that carried each value, from whichever producer.
     sent: BTreeMap<u64, Vec<u32>>,
@@ -283,7 +283,7 @@ impl Default for Partition {
             counted_still: BTreeSet::new(),
             expiries: Vec::new(),
             expired_to: Offset::ZERO,
-            compacted: Vec::new(),
+            compacted: BTreeMap::new(),
             acks: Vec::new(),
             sent: BTreeMap::new(),
             sent_batches: BTreeSet::new(),
@@ -354,10 +354,10 @@ impl Replay {
                 }
                 TraceKind::Process { .. } => {
                     let process = ClientProcess { started_at: event.at, joined: None, rejoined_at: None };
-                    replay.processes.entry(event.machine.clone()).or_default().push(process);
+                    replay.processes.entry(event.machine.to_string()).or_default().push(process);
                 }
                 TraceKind::Joined { generation } => {
-                    let process = replay.processes.get_mut(&event.machine).and_then(|processes| processes.last_mut());
+                    let process = replay.processes.get_mut(event.machine.as_ref()).and_then(|processes| processes.last_mut());
                     if let Some(process) = process {
                         process.joined(event.at, *generation);
                     }
@@ -418,7 +418,8 @@ impl Replay {
                 let start = replica.batches.partition_point(|batch| batch.base_offset < *from);
                 let end = replica.batches.partition_point(|batch| batch.base_offset < *to);
                 replica.batches.splice(start..end.max(start), batches.iter().copied());
-                self.partition(partition).compacted.extend(changed);
+                let partition = self.partition(partition);
+                changed.into_iter().for_each(|(from, to)| partition.note_compacted(from, to));
             }
             Observation::Flushed { partition, offset } => {
                 let replica = self.replica(partition, machine);
@@ -835,6 +836,14 @@ impl Partition {
 
     /// Some replica's compaction removed or rewrote the batch there.
     pub fn is_compacted(&self, offset: Offset) -> bool {
-        self.compacted.iter().any(|(from, to)| *from <= offset && offset < *to)
+        self.compacted.range(..=offset).next_back().is_some_and(|(_, to)| offset < *to)
+    }
+
+    fn note_compacted(&mut self, mut from: Offset, mut to: Offset) {
+        while let Some((&start, &end)) = self.compacted.range(..=to).next_back().filter(|(_, end)| from <= **end) {
+            self.compacted.remove(&start);
+            (from, to) = (from.min(start), to.max(end));
+        }
+        self.compacted.insert(from, to);
     }
 }

@@ -17,7 +17,7 @@ struct Told(Vec<TraceEvent>, Vec<Fault>);
 impl Told {
     fn push(mut self, machine: &str, what: TraceKind) -> Told {
         let at = Time::from_millis(self.0.len() as u64);
-        self.0.push(TraceEvent { at, machine: machine.to_owned(), what });
+        self.0.push(TraceEvent { at, machine: machine.into(), what });
         self
     }
 
@@ -492,7 +492,7 @@ fn a_returning_static_leader_may_overlook_a_partition_that_is_new() {
         let mut told = created(Told::default());
         let at = told.0.last().expect("created").at + std::time::Duration::from_secs(after);
         for process in [0, 1] {
-            told.0.push(TraceEvent { at, machine: "static-1".to_owned(), what: TraceKind::Process { process } });
+            told.0.push(TraceEvent { at, machine: "static-1".into(), what: TraceKind::Process { process } });
         }
         told.breaks("stuck-group")
     };

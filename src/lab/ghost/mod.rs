@@ -143,14 +143,25 @@ pub fn range(batches: &[BatchInfo], from: Offset, to: Offset) -> &[BatchInfo] {
     if to <= from {
         return &[];
     }
-    let start = batches.partition_point(|b| b.last_offset < from);
-    let end = batches.partition_point(|b| b.base_offset < to);
+    let start = place(batches, |b| b.last_offset < from);
+    let end = place(batches, |b| b.base_offset < to);
     &batches[start..end]
+}
+
+/// The first batch that is not `before`, of batches in the order of their offsets. What is asked for nearly always lies
+/// near the end: the search begins there.
+fn place(batches: &[BatchInfo], before: impl Fn(&BatchInfo) -> bool) -> usize {
+    let mut back = 1;
+    while back < batches.len() && !before(&batches[batches.len() - back]) {
+        back *= 2;
+    }
+    let from = batches.len().saturating_sub(back);
+    from + batches[from..].partition_point(before)
 }
 
 /// The batch that begins at `base_offset` of batches in the order of their offsets.
 pub fn at_base(batches: &[BatchInfo], base_offset: Offset) -> Option<&BatchInfo> {
-    let at = batches.partition_point(|batch| batch.base_offset < base_offset);
+    let at = place(batches, |batch| batch.base_offset < base_offset);
     batches.get(at).filter(|batch| batch.base_offset == base_offset)
 }
 

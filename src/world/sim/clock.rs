@@ -3,7 +3,10 @@
 //! madsim's `sleep` takes a millisecond at least, so a simulated microsecond is one of its milliseconds. Nothing
 //! outside this file sees the scale.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -18,10 +21,15 @@ type MadsimInstant = std::time::Instant;
 const SCALE: u32 = 1_000;
 
 /// The simulated clock.
+///
+/// Time stands still while a task runs. So whoever begins to run reads madsim's clock once ([`Clock::look`]), and
+/// everybody else what was read then.
 #[derive(Clone)]
 pub(super) struct Clock {
     time: TimeHandle,
     origin: MadsimInstant,
+    /// What was read last, in nanoseconds.
+    seen: Arc<AtomicU64>,
 }
 
 impl Clock {
@@ -29,20 +37,33 @@ impl Clock {
     pub(super) fn current() -> Clock {
         let time = TimeHandle::current();
         let origin = time.now_instant() - time.elapsed();
-        Clock { time, origin }
+        let clock = Clock { time, origin, seen: Arc::default() };
+        clock.look();
+        clock
     }
 
-    pub(super) fn now(&self) -> Time {
+    /// Reads madsim's clock: whenever a task begins to run, or goes on.
+    pub(super) fn look(&self) -> Time {
         let elapsed = self.time.elapsed();
-        Time::from_nanos(
-            elapsed.as_secs() * u64::from(1_000_000_000 / SCALE) + u64::from(elapsed.subsec_nanos() / SCALE),
-        )
+        let now = elapsed.as_secs() * u64::from(1_000_000_000 / SCALE) + u64::from(elapsed.subsec_nanos() / SCALE);
+        // One thread runs a simulation.
+        self.seen.store(now, Ordering::Relaxed);
+        Time::from_nanos(now)
+    }
+
+    /// The time since when the task that is running runs.
+    pub(super) fn now(&self) -> Time {
+        Time::from_nanos(self.seen.load(Ordering::Relaxed))
     }
 
     pub(super) async fn sleep_until(&self, deadline: Time) {
         let mut sleep = pin!(self.time.sleep(Duration::ZERO));
         sleep.as_mut().reset(self.instant(deadline));
-        sleep.await;
+        poll_fn(|context| {
+            self.look();
+            sleep.as_mut().poll(context)
+        })
+        .await;
     }
 
     pub(super) fn alarm(&self) -> Alarm {

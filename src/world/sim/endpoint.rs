@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use super::Core;
+use super::{Core, lock};
 use super::net::{Incarnation, MachineId};
 use crate::world::{Chain, ConnId, Event, HostPort, Time};
 
@@ -19,22 +19,22 @@ impl SimEndpoint {
     /// See [`Endpoint::connect`](super::super::Endpoint::connect). The host is a machine's name; an unknown name
     /// does not resolve, and the connection is `Closed` at once.
     pub fn connect(&mut self, to: &HostPort) -> ConnId {
-        self.core.network().connect(self.machine, self.incarnation, to)
+        lock(&self.core.network).connect(self.machine, self.incarnation, to)
     }
 
     /// See [`Endpoint::send`](super::super::Endpoint::send).
     pub fn send(&mut self, conn: ConnId, frame: Chain) {
-        self.core.network().send(self.machine, conn, frame);
+        lock(&self.core.network).send(self.machine, conn, frame);
     }
 
     /// See [`Endpoint::close`](super::super::Endpoint::close).
     pub fn close(&mut self, conn: ConnId) {
-        self.core.network().close(self.machine, conn);
+        lock(&self.core.network).close(self.machine, conn);
     }
 
     /// See [`Endpoint::peer_host`](super::super::Endpoint::peer_host).
     pub fn peer_host(&self, conn: ConnId) -> String {
-        self.core.network().peer_host(conn)
+        lock(&self.core.network).peer_host(conn)
     }
 
     /// See [`Endpoint::next`](super::super::Endpoint::next).

@@ -77,7 +77,9 @@ impl Core {
         Core { seed, clock, digest, network }
     }
 
+    /// For the supervisor, whose tasks look at the clock whenever they do something.
     fn network(&self) -> MutexGuard<'_, Network> {
+        self.clock.look();
         lock(&self.network)
     }
 
@@ -180,7 +182,7 @@ impl Simulation {
     }
 
     pub fn now(&self) -> Time {
-        self.core.clock.now()
+        self.core.clock.look()
     }
 
     pub async fn sleep_until(&self, deadline: Time) {
@@ -233,6 +235,7 @@ impl Simulation {
                 let (incarnation, world, endpoint) = core.handles(machine);
                 let (core, boot) = (core.clone(), boot.clone());
                 async move {
+                    core.clock.look();
                     boot(world, endpoint).await;
                     core.exited(machine, incarnation);
                 }
