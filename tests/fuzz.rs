@@ -91,6 +91,8 @@ fn a_variation_has_the_same_brokers_topics_and_clients() {
 fn the_guard_excuses_the_losses_that_shipped_scenarios_claim() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
     for name in [
+        "a_follower_gives_up_where_its_leaders_log_begins_within_a_batch",
+        "a_follower_whose_log_begins_behind_its_leaders_end_never_gets_what_is_below",
         "a_leader_that_sleeps_through_a_power_loss_acknowledges_what_is_lost",
         "acks_1_loses_with_its_leaders_power_acks_all_does_not",
         "acks_1_loses_without_any_failure_when_leadership_moves",

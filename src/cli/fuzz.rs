@@ -42,7 +42,7 @@ Ctrl-C ends a campaign early; it still reports.
 
 {}", super::EXIT_CODES))]
 pub struct FuzzArgs {
-    /// How many seeds to try.
+    /// How many seeds to try. With --defect, variations of those that come to it are tried besides.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: Option<u64>,
     /// How long to go on, for example 60s or 10m [default: 60s, unless --seeds is given]

@@ -1,7 +1,7 @@
 //! The fuzzer: makes whole scenarios, runs them, judges each with every checker, and makes what fails small.
 //!
 //! [`generate`] draws a scenario from a seed, [`examine`] says what of a run no configuration excuses ([`guard`] knows
-//! the legitimate losses), [`campaign`] does it over many seeds, [`shrink`] keeps of a failing scenario what the
+//! the legitimate losses), [`campaign`] does it over many seeds, [`hunt`] is about known defects, [`shrink`] keeps of a failing scenario what the
 //! failure needs, [`found`] writes it down as a scenario file that is an executable claim.
 //!
 //! A generated scenario is rendered and read back before it runs: it is a valid file by construction, and nothing is
@@ -12,6 +12,7 @@ pub mod examine;
 pub mod found;
 pub mod generate;
 pub mod guard;
+pub mod hunt;
 pub mod shrink;
 pub mod table;
 

@@ -4,8 +4,8 @@
 //! run without any defect first, which tells which defects its decisions came to ([`RunOutcome::asked`]). Switched on, any
 //! other defect would give the same run, byte for byte: it costs what that did, and found nothing. Only the rest is run.
 //!
-//! Of a seed that comes to a defect which is hard to find, variations are tried too ([`generate::variation`]): what is rare
-//! is near to what came close to it.
+//! Of seeds that come to a defect which is hard to find, variations are tried too ([`hunt`]): what is rare is near to what
+//! came close to it.
 //!
 //! Sweeps take turns, some seeds at a time, one per core: what is easy to find is in the table early. How far they have come
 //! is kept in a file of its own next to the report ([`Kept`]), so that a search that was ended goes on where it stopped.
@@ -19,25 +19,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::campaign;
-use super::examine::{Failure, examine};
+use super::examine::Failure;
+use super::hunt::{self, Trial};
 use super::shrink::{self, Budget};
 use super::{Profile, generate};
 use crate::defect::{Defect, Defects};
-use crate::lab::run::{run_one, thread_cpu_time};
 use crate::scenario::{Scenario, render};
 
 /// Campaigns per defect: medians are of these.
 pub const CAMPAIGNS: u64 = 5;
 /// Seeds of a campaign, at most.
 pub const SEEDS_MAX: u64 = 20_000;
-/// Seeds before it is another sweep's turn.
-const SEEDS_PER_TURN: u64 = 250;
-/// What has not shown within so many seeds is hard: a sweep goes on to its end then before the next one does, and tries
-/// variations of the seeds that come to it.
-const EASY: u64 = 500;
-/// Of one seed.
-const VARIATIONS: u16 = 20;
 /// Campaigns are this many seeds apart.
 const SEEDS_APART: u64 = 1_000_000;
 /// What one failure's shrinking may cost.
@@ -152,6 +144,9 @@ pub struct Record {
 pub struct Hit {
     /// Tried, until it showed, variations included.
     seeds: u64,
+    /// Which of them showed it, a variation perhaps.
+    #[serde(default)]
+    seed: u64,
     cpu_ms: u64,
     signature: String,
     faults: usize,
@@ -203,11 +198,14 @@ pub struct Sweep {
 }
 
 /// What trying seeds with a defect has come to.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Tried {
     cpu_us: u64,
     /// Those in which a decision came to it.
     asked: u64,
+    /// Those of them that belong to the block at hand.
+    #[serde(default)]
+    came: Vec<u64>,
     /// Variations of these.
     variations: u64,
 }
@@ -313,7 +311,8 @@ pub fn search(
                     }
                     match sweep.open.is_empty() {
                         true => {}
-                        false if sweep.tried < EASY => lock(&sweeps).push_back(sweep),
+                        // What is hard is gone through to its end.
+                        false if sweep.tried < hunt::EASY => lock(&sweeps).push_back(sweep),
                         false => lock(&sweeps).push_front(sweep),
                     }
                 }
@@ -349,21 +348,27 @@ impl Sweep {
         }
     }
 
-    /// One turn: the campaigns that are over with it.
+    /// One turn, a block of seeds and the variations that follow from it: the campaigns that are over with it.
     #[allow(clippy::disallowed_types, reason = "what a search takes is real time")]
     fn go_on(&mut self, search: &Search, stop: &AtomicBool) -> Vec<Record> {
         let profile = Profile::named(&self.profile).expect("it was made for a profile");
         let first_seed = search.first_seed + self.campaign * SEEDS_APART;
         let clock = std::time::Instant::now();
         let mut records = Vec::new();
-        for _ in 0..SEEDS_PER_TURN {
-            if stop.load(Ordering::Relaxed) || self.open.is_empty() {
-                break;
-            }
+        // A search that was ended may have stopped with all seeds of a block tried, and none of its variations.
+        let end = (self.tried + u64::from(!self.has_variations())).next_multiple_of(hunt::BLOCK);
+        while self.tried < end && !self.open.is_empty() && !stop.load(Ordering::Relaxed) {
             records.extend(self.try_seed(search, profile, first_seed + self.tried));
+        }
+        if self.tried == end {
+            records.extend(self.try_variations(search, profile, stop));
         }
         self.wall_ms += clock.elapsed().as_millis() as u64;
         records
+    }
+
+    fn has_variations(&self) -> bool {
+        self.tried.is_multiple_of(hunt::BLOCK) && self.open.values().any(|tried| !tried.came.is_empty())
     }
 
     fn record(&self, search: &Search, defect: String, asked: u64, hit: Option<Hit>) -> Record {
@@ -387,97 +392,87 @@ impl Sweep {
         let mut records = Vec::new();
         for (name, mut tried) in std::mem::take(&mut self.open) {
             let defect = Defect::named(&name).expect("it was named by one");
-            let found = if without.asked.contains(defect) {
+            let mut found = None;
+            if without.asked.contains(defect) {
                 tried.asked += 1;
-                self.try_defect(profile, defect, seed, &without, &mut tried)
+                tried.came.push(seed);
+                let with = Trial::of(profile, Defects::NONE.with(defect), seed);
+                tried.cpu_us += with.cpu_us;
+                // What fails without the defect too says nothing of it.
+                let failure = with.failure.filter(|failure| !without.fails_like(failure));
+                found = failure.map(|failure| (with.scenario, failure));
             } else {
                 tried.cpu_us += without.cpu_us;
-                None
-            };
-            let scenarios = self.tried + tried.variations;
-            if let Some((scenario, failure)) = found {
-                let signature = failure.signature.to_string();
-                let shrunk = shrink::shrink(&scenario, failure, &shrink::unexcused, search.shrinking);
-                let hit = Hit {
-                    seeds: scenarios,
-                    cpu_ms: tried.cpu_us / 1000,
-                    signature,
-                    faults: shrunk.faults_after,
-                    shrinking_ms: shrunk.time.as_millis() as u64,
-                    is_certified: shrunk.is_certified(),
-                };
-                records.push(self.record(search, name, tried.asked, Some(hit)));
-            } else if scenarios >= search.seeds {
-                records.push(self.record(search, name, tried.asked, None));
-            } else {
-                self.open.insert(name, tried);
             }
+            records.extend(self.settle(search, name, tried, found));
         }
         records
     }
 
-    /// A seed that comes to a defect, and its variations where that is rare, until it shows.
-    fn try_defect(
-        &mut self,
-        profile: Profile,
-        defect: Defect,
-        seed: u64,
-        without: &Trial,
-        tried: &mut Tried,
-    ) -> Option<(Scenario, Failure)> {
-        // No more of them than seeds: what came to it by chance first is not all that comes to it.
-        let is_rare = self.tried > EASY && tried.variations + u64::from(VARIATIONS) <= self.tried;
-        let variations = if is_rare { VARIATIONS } else { 0 };
-        for number in 0..=variations {
-            let seed = generate::variation(seed, number);
-            let with = Trial::of(profile, Defects::NONE.with(defect), seed);
-            tried.cpu_us += with.cpu_us;
-            tried.variations += u64::from(number > 0);
-            let Some(failure) = with.failure else { continue };
-            // What fails without the defect too says nothing of it.
-            let fails_anyway = if number == 0 {
-                without.fails_like(&failure)
-            } else {
+    /// The variations of a block, for each defect that is open after it.
+    fn try_variations(&mut self, search: &Search, profile: Profile, stop: &AtomicBool) -> Vec<Record> {
+        let mut records = Vec::new();
+        for name in self.open.keys().cloned().collect::<Vec<_>>() {
+            let mut tried = self.open[&name].clone();
+            let defect = Defect::named(&name).expect("it was named by one");
+            let mut found = None;
+            for seed in hunt::variations(&std::mem::take(&mut tried.came), self.tried) {
+                if stop.load(Ordering::Relaxed) {
+                    return records;
+                }
+                if self.tried + tried.variations >= search.seeds {
+                    break;
+                }
+                tried.variations += 1;
+                let with = Trial::of(profile, Defects::NONE.with(defect), seed);
+                tried.cpu_us += with.cpu_us;
+                let Some(failure) = with.failure else { continue };
                 let without = Trial::of(profile, Defects::NONE, seed);
                 tried.cpu_us += without.cpu_us;
                 self.note_failing(seed, &without);
-                without.fails_like(&failure)
-            };
-            if !fails_anyway {
-                return Some((with.scenario, failure));
+                if !without.fails_like(&failure) {
+                    found = Some((with.scenario, failure));
+                    break;
+                }
             }
+            self.open.remove(&name);
+            records.extend(self.settle(search, name, tried, found));
         }
-        None
+        records
+    }
+
+    /// What an attempt at a defect came to: its campaign is over, or goes on.
+    fn settle(
+        &mut self,
+        search: &Search,
+        name: String,
+        tried: Tried,
+        found: Option<(Scenario, Failure)>,
+    ) -> Option<Record> {
+        let seeds = self.tried + tried.variations;
+        let Some((scenario, failure)) = found else {
+            if seeds >= search.seeds {
+                return Some(self.record(search, name, tried.asked, None));
+            }
+            self.open.insert(name, tried);
+            return None;
+        };
+        let (seed, signature) = (scenario.seed, failure.signature.to_string());
+        let shrunk = shrink::shrink(&scenario, failure, &shrink::unexcused, search.shrinking);
+        let hit = Hit {
+            seeds,
+            seed,
+            cpu_ms: tried.cpu_us / 1000,
+            signature,
+            faults: shrunk.faults_after,
+            shrinking_ms: shrunk.time.as_millis() as u64,
+            is_certified: shrunk.is_certified(),
+        };
+        Some(self.record(search, name, tried.asked, Some(hit)))
     }
 
     fn note_failing(&mut self, seed: u64, without: &Trial) {
         self.failing.extend(without.failure.iter().map(|failure| (seed, failure.signature.to_string())));
-    }
-}
-
-/// One run, judged.
-struct Trial {
-    scenario: Scenario,
-    /// The defects that its decisions came to.
-    asked: Defects,
-    failure: Option<Failure>,
-    /// A run has a thread of its own: of that and of this one.
-    cpu_us: u64,
-}
-
-impl Trial {
-    fn of(profile: Profile, defects: Defects, seed: u64) -> Trial {
-        let before = thread_cpu_time();
-        let scenario = campaign::scenario(profile, defects, seed);
-        let outcome = run_one(&scenario, 0, seed);
-        let failure = examine(&scenario.variants[0], &outcome);
-        let own = thread_cpu_time().zip(before).map_or(Duration::ZERO, |(after, before)| after.saturating_sub(before));
-        let cpu = outcome.cpu.unwrap_or(Duration::from_millis(outcome.wall_ms)) + own;
-        Trial { scenario, asked: outcome.asked, failure, cpu_us: cpu.as_micros() as u64 }
-    }
-
-    fn fails_like(&self, other: &Failure) -> bool {
-        self.failure.as_ref().is_some_and(|failure| failure.signature == other.signature)
     }
 }
 
@@ -514,14 +509,15 @@ pub fn markdown(defects: &[Defect], kept: &Kept, search: &Search, cores: usize) 
          have taken {:.0} minutes. Medians of {CAMPAIGNS} campaigns of at most {} seeds each, those that found nothing counted as longer \
          than all others. Each defect is looked for in the profile whose subject it spoils. CPU time is that of the search, without \
          shrinking; shrinking is wall time. A seed whose decisions never come to a defect was run once for all of them: it \
-         counts with what it took, as the same run would have been made again. Of what has not shown after {EASY} seeds, {VARIATIONS} \
-         variations of each seed that comes to it are tried too, as many as seeds at most; they count as seeds. \"Came to\" are the seeds among those tried whose \
+         counts with what it took, as the same run would have been made again. Of what has not shown after {} seeds, \
+         variations of the seeds that come to it are tried too, as many as seeds; they count as seeds. \"Came to\" are the seeds among those tried whose \
          decisions did. Faults are what is left of the schedule; a certificate is complete if the run passes \
          without any one of them. What fails without the defect too does not count. The rule is that of the first campaign that found it.\n",
         search.first_seed,
         search.jobs,
         seconds(wall_ms) / 60.0,
-        search.seeds
+        search.seeds,
+        hunt::EASY
     );
     text.push_str(
         "| Defect | Profile | Found | Seeds | Came to | CPU s | Broken rule | Faults | Shrinking s | Certificates |\n",

@@ -252,12 +252,14 @@ impl Spot<'_> {
     }
 }
 
-/// What a power loss leaves of what was not synced: mostly nothing, else torn, in order or not.
-fn survivors() -> BoxedStrategy<Survivors> {
+/// What a power loss leaves of what was not synced: mostly nothing, else torn, in order or not, or the names of files and
+/// not what is in them.
+pub(super) fn survivors() -> BoxedStrategy<Survivors> {
     let some =
         || select(vec![Survival::Nothing, Survival::Everything, Survival::Prefix, Survival::Subset, Survival::Subset]);
     let torn = (some(), some()).prop_map(|(pages, entries)| Survivors { pages, entries });
-    prop_oneof![1 => Just(Survivors::NOTHING), 1 => torn].boxed()
+    let named = Just(Survivors { pages: Survival::Nothing, entries: Survival::Everything });
+    prop_oneof![4 => Just(Survivors::NOTHING), 4 => torn, 1 => named].boxed()
 }
 
 fn cycle(pace: Pace) -> BoxedStrategy<Cycle> {

@@ -10,6 +10,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::episodes::Episode;
+use super::faults::Kind;
 use super::{Pace, Profile, Shape, groups};
 use crate::config::BrokerConfig;
 use crate::defect::Defects;
@@ -228,8 +230,12 @@ fn replication(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
 
 /// What removes records on purpose, and how often it looks.
 fn retention(shape: &Shape) -> BoxedStrategy<Vec<Choice>> {
+    // Rot and wrong clocks are what retention may be misled by.
+    let is_misled = shape.episode == Some(Episode::Rot)
+        || [Kind::BitRot, Kind::MoveClock].iter().any(|kind| shape.kinds.contains(kind));
     let weight = match shape.profile {
         Profile::Replication | Profile::Groups => return Just(Vec::new()).boxed(),
+        Profile::Storage if is_misled => 75,
         Profile::Storage => 45,
         Profile::All => 15,
     };

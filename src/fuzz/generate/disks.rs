@@ -83,7 +83,6 @@ fn files(pattern: &str) -> DiskScope {
 /// believed by everyone: no guard could tell what follows from it.
 fn rot(partition: &str) -> BoxedStrategy<(DiskAction, DiskScope)> {
     let log = files(&format!("{partition}/*.log"));
-    let time_index = files(&format!("{partition}/*.timeindex"));
     let segment = select(vec![None, Some(SegmentChoice::Active), Some(SegmentChoice::Sealed)]);
     let batch = select(vec![BatchChoice::First, BatchChoice::Middle, BatchChoice::Last]);
     let field = select(vec![BatchField::Records, BatchField::Records, BatchField::Magic]);
@@ -91,9 +90,18 @@ fn rot(partition: &str) -> BoxedStrategy<(DiskAction, DiskScope)> {
         let rot = BitRot { segment, place: RotPlace::Field(batch, field), bit };
         (DiskAction::BitRot(rot), log.clone())
     });
-    // In the last entry: its timestamp, or its offset.
-    let of_index = (-12..0_i64, 0..8_u8).prop_map(move |(byte, bit)| {
-        (DiskAction::BitRot(BitRot { segment: None, place: RotPlace::Byte(byte), bit }), time_index.clone())
-    });
-    prop_oneof![2 => of_log, 1 => of_index].boxed()
+    prop_oneof![of_log, rot_of_index(partition)].boxed()
+}
+
+/// In the last entry of time indexes: mostly in those bits of its timestamp that are not the same for decades or within
+/// milliseconds, else anywhere, its offset included.
+pub(super) fn rot_of_index(partition: &str) -> BoxedStrategy<(DiskAction, DiskScope)> {
+    let time_index = files(&format!("{partition}/*.timeindex"));
+    let byte = prop_oneof![3 => -10..-6_i64, 1 => -12..0_i64];
+    (byte, 0..8_u8)
+        .prop_map(move |(byte, bit)| {
+            let rot = BitRot { segment: None, place: RotPlace::Byte(byte), bit };
+            (DiskAction::BitRot(rot), time_index.clone())
+        })
+        .boxed()
 }

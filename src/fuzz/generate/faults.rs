@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 
 use super::aim::{Aim, aim};
-use super::{Pace, Profile, Shape};
+use super::{Pace, Profile, Shape, episodes};
 use crate::fuzz::topic_of;
 use crate::scenario::disk::DiskAction;
 use crate::scenario::{Action, Comparison, Condition, Counter, Fault, Messages, Target, When};
@@ -133,40 +133,56 @@ pub(super) fn drafts(shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<Dra
         Regime::Mixed => 2..=8,
         Regime::FewLong => 1..=4,
     };
-    (weather(shape, clients), vec(draft(shape, clients), count))
-        .prop_map(|(weather, drafts)| weather.into_iter().chain(drafts).collect())
-        .boxed()
+    let drafts = match shape.episode {
+        None => vec(draft(shape, clients), count).boxed(),
+        // Among few others: too many break its thread.
+        Some(episode) => {
+            let drawn = (episodes::faults(episode, shape), vec(draft(shape, clients), 0..=3), any::<Index>());
+            let inserted = drawn.prop_map(|(episode, mut drafts, place)| {
+                drafts.insert(place.index(drafts.len() + 1), Draft::Episode(episode));
+                drafts
+            });
+            inserted.boxed()
+        }
+    };
+    (weather(shape, clients), drafts).prop_map(|(weather, drafts)| weather.into_iter().chain(drafts).collect()).boxed()
 }
 
 fn draft(shape: &Shape, clients: &[String]) -> BoxedStrategy<Draft> {
-    (start(shape), select(shape.kinds.clone()), aim(shape, clients), duration(shape)).boxed()
+    (start(shape), select(shape.kinds.clone()), aim(shape, clients), duration(shape))
+        .prop_map(|single| Draft::Fault(Box::new(single)))
+        .boxed()
 }
 
 /// Nearly the same: some of it gone, longer, shorter, sooner or later, and up to three new ones in between.
 pub(super) fn varied(drafts: Vec<Draft>, shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<Draft>> {
-    let percent = || prop_oneof![1 => Just(100_u32), 1 => 50..=200_u32];
-    let start = prop_oneof![1 => Just(100_u32), 1 => 85..=105_u32];
-    let change = (prop::bool::weighted(0.9), start, [percent(), percent(), percent()]);
+    let changes: Vec<_> = drafts.iter().map(|draft| (prop::bool::weighted(0.9), vec(change(), draft.len()))).collect();
     let new = vec((any::<Index>(), draft(shape, clients)), 0..=3);
-    (vec(change, drafts.len()), new)
+    (changes, new)
         .prop_map(move |(changes, new)| {
-            let kept = drafts.iter().cloned().zip(changes).filter(|(_, (stays, ..))| *stays);
-            let changed = kept.map(|((start, kind, mut aim, duration), (_, at, [wait, by, lasts]))| {
-                let start = match start {
-                    Start::At(time) => Start::At(time * at / 100),
-                    Start::After { back, ended, by } => Start::After { back, ended, by: by * wait / 100 },
-                    Start::On { state, after } => Start::On { state, after: after * wait / 100 },
-                };
-                aim.by = aim.by * by / 100;
-                (start, kind, aim, duration.map(|duration| duration * lasts / 100))
-            });
-            let mut varied: Vec<Draft> = changed.collect();
+            let kept = drafts.iter().cloned().zip(changes).filter(|(_, (stays, _))| *stays);
+            let mut varied: Vec<Draft> = kept.map(|(draft, (_, changes))| draft.changed(&changes)).collect();
             for (place, draft) in &new {
                 varied.insert(place.index(varied.len() + 1), draft.clone());
             }
             varied
         })
         .boxed()
+}
+
+/// What becomes of the times of a fault, in per cent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    at: u32,
+    wait: u32,
+    by: u32,
+    lasts: u32,
+}
+
+fn change() -> BoxedStrategy<Change> {
+    let percent = || prop_oneof![1 => Just(100_u32), 1 => 50..=200_u32];
+    let at = prop_oneof![1 => Just(100_u32), 1 => 85..=105_u32];
+    (at, percent(), percent(), percent()).prop_map(|(at, wait, by, lasts)| Change { at, wait, by, lasts }).boxed()
 }
 
 /// What some scenarios go through from the start: requests of one kind or two are late, all the time, so that whatever
@@ -190,7 +206,7 @@ fn weather(shape: &Shape, clients: &[String]) -> BoxedStrategy<Vec<Draft>> {
         let request = (format!("{key:?}"), key as i16);
         aim.messages = Messages { request, direction: Direction::Request, from, to: None, count };
         aim.by = pace.time(by);
-        (Start::At(Duration::from_millis(at)), Kind::DelayMessage, aim, None)
+        Draft::Fault(Box::new((Start::At(Duration::from_millis(at)), Kind::DelayMessage, aim, None)))
     });
     prop_oneof![5 => Just(0), 3 => Just(1), 2 => Just(2_usize)]
         .prop_flat_map(move |kinds| vec(late.clone(), kinds))
@@ -263,15 +279,71 @@ fn duration(shape: &Shape) -> BoxedStrategy<Option<Duration>> {
     prop_oneof![12 => length, 1 => Just(None)].boxed()
 }
 
-/// A fault that does not know yet which faults are before it.
-pub(super) type Draft = (Start, Kind, Aim, Option<Duration>);
+/// A part of a schedule that does not know yet what is before it.
+#[derive(Clone, Debug)]
+pub(super) enum Draft {
+    Fault(Box<Single>),
+    /// Faults that refer to each other: 1 is the first of them.
+    Episode(Vec<Fault>),
+}
+
+type Single = (Start, Kind, Aim, Option<Duration>);
+
+impl Draft {
+    /// Faults.
+    fn len(&self) -> usize {
+        match self {
+            Draft::Fault(_) => 1,
+            Draft::Episode(faults) => faults.len(),
+        }
+    }
+
+    /// With a change for each of its faults.
+    fn changed(self, changes: &[Change]) -> Draft {
+        match self {
+            Draft::Fault(single) => {
+                let (start, kind, mut aim, duration) = *single;
+                let Change { at, wait, by, lasts } = changes[0];
+                let start = match start {
+                    Start::At(time) => Start::At(time * at / 100),
+                    Start::After { back, ended, by } => Start::After { back, ended, by: by * wait / 100 },
+                    Start::On { state, after } => Start::On { state, after: after * wait / 100 },
+                };
+                aim.by = aim.by * by / 100;
+                Draft::Fault(Box::new((start, kind, aim, duration.map(|duration| duration * lasts / 100))))
+            }
+            Draft::Episode(mut faults) => {
+                for (fault, Change { at, wait, by, lasts }) in faults.iter_mut().zip(changes) {
+                    if let When::At(time) = &mut fault.when {
+                        *time = *time * *at / 100;
+                    }
+                    fault.after = fault.after * *wait / 100;
+                    if let Action::Delay { by: late, .. } | Action::DelayMessage { by: late, .. } = &mut fault.action {
+                        *late = *late * *by / 100;
+                    }
+                    fault.duration = fault.duration.map(|duration| duration * *lasts / 100);
+                }
+                Draft::Episode(faults)
+            }
+        }
+    }
+}
 
 /// The schedule that it comes to.
 pub(super) fn schedule(drafts: Vec<Draft>, shape: &Shape) -> Vec<Fault> {
     let strikes: Vec<Kind> = Kind::STRIKES.into_iter().filter(|kind| shape.kinds.contains(kind)).collect();
     let mut faults: Vec<Fault> = Vec::new();
     let mut window: Option<Window> = None;
-    for (number, (start, kind, aim, duration)) in drafts.into_iter().enumerate() {
+    for draft in drafts {
+        let number = faults.len();
+        let (start, kind, aim, duration) = match draft {
+            Draft::Fault(single) => *single,
+            Draft::Episode(episode) => {
+                faults.extend(episode.into_iter().map(|fault| placed(fault, number)));
+                window = None;
+                continue;
+            }
+        };
         let strike = window.take().zip(aim.within).and_then(|(open, percent)| {
             let kind = open.strike(kind, &strikes, percent as usize)?;
             Some((open, percent, kind))
@@ -294,6 +366,17 @@ pub(super) fn schedule(drafts: Vec<Draft>, shape: &Shape) -> Vec<Fault> {
         faults.push(fault);
     }
     faults
+}
+
+/// A fault of an episode that comes after so many others.
+fn placed(mut fault: Fault, before: usize) -> Fault {
+    if let When::Condition(Condition::Fault { index, ended: _ }) = &mut fault.when {
+        *index += before;
+    }
+    if let Some(Target::SameAs(index)) = &mut fault.target {
+        *index += before;
+    }
+    fault
 }
 
 /// A time in which another fault does what it would not do at another: while a message is on its way that a fault holds

@@ -9,6 +9,7 @@
 mod aim;
 mod cluster;
 mod disks;
+mod episodes;
 mod faults;
 mod groups;
 mod workloads;
@@ -23,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{Profile, topic_of};
 use crate::config::ReplicaSelector;
 use crate::scenario::{Cluster, Scenario, Topic, Variant, Workload};
+use episodes::Episode;
 use faults::{Kind, Regime};
 
 /// How quickly things go: timeouts, and with them how long faults last and how far they are apart.
@@ -73,6 +75,7 @@ struct Shape {
     /// The enabled kinds of fault.
     kinds: Vec<Kind>,
     regime: Regime,
+    episode: Option<Episode>,
 }
 
 impl Shape {
@@ -213,22 +216,24 @@ fn shape(profile: Profile) -> BoxedStrategy<Shape> {
         let topics = cluster::topics(profile, brokers);
         let focus = prop_oneof![1 => Just(None), 1 => (1..=brokers).prop_map(Some)];
         let groups = groups::names(profile);
-        let drawn =
-            (topics, faults::kinds(profile, compacts), faults::regime(), focus, cluster::racks(brokers), groups);
+        let faults = (faults::kinds(profile, compacts), faults::regime(), episodes::episodes(profile, compacts));
+        let drawn = (topics, faults, focus, cluster::racks(brokers), groups);
         (Just((brokers, pace, compacts, log_dirs)), drawn)
     });
-    let shape = move |((brokers, pace, compacts, log_dirs), (topics, kinds, regime, focus, racks, groups))| Shape {
-        profile,
-        pace,
-        brokers,
-        topics,
-        compacts,
-        log_dirs,
-        racks,
-        groups,
-        focus,
-        kinds,
-        regime,
-    };
+    let shape =
+        move |((brokers, pace, compacts, log_dirs), (topics, (kinds, regime, episode), focus, racks, groups))| Shape {
+            profile,
+            pace,
+            brokers,
+            topics,
+            compacts,
+            log_dirs,
+            racks,
+            groups,
+            focus,
+            kinds,
+            regime,
+            episode,
+        };
     sized.prop_map(shape).boxed()
 }

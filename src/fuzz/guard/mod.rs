@@ -74,6 +74,9 @@ pub enum Excuse {
     /// The leader's log begins within a batch, and with that its epochs: a follower whose log parted below is not told so,
     /// and gives up when the batch that holds the next offset begins before its log ends (`UnexpectedAppendOffsetException`).
     BeginsWithinBatch,
+    /// A follower whose log began behind its leader's end was cut to that: it began anew there, without what its leader has
+    /// below, and was elected (`AbstractFetcherThread.fetchOffsetAndTruncate`, `UnifiedLog.truncateFullyAndStartAt`).
+    BegunAnew,
     /// A leader took its proposal of an ISR for refused, and a copy of it that came late was granted (see [`proposals`]).
     GrantedLate,
     /// The leader's first record of an epoch is later than the epoch began: a compacted log was all that it could fetch.
@@ -109,6 +112,9 @@ impl Excuse {
             Excuse::NotLetGo => "its group gave a partition to others before who had it let go of it",
             Excuse::GrownByCleaning => "the leader's segment grew beyond segment.bytes when it was cleaned",
             Excuse::BeginsWithinBatch => "the leader's log begins within a batch, and the follower's had parted below",
+            Excuse::BegunAnew => {
+                "a follower's log began behind its leader's end, and anew at that end, with nothing below"
+            }
             Excuse::GrantedLate => "the ISR was granted by a late copy of a proposal that the leader took for refused",
             Excuse::EpochHidden => "compaction had hidden where an epoch began",
             Excuse::Expired => "it had expired",
@@ -345,6 +351,8 @@ impl Guard {
             "candidate-completeness" | "strong-isr" | "acknowledged-incomplete" if is_late => Some(Excuse::GrantedLate),
             "leader-completeness" => match partition.losses.iter().find(|loss| loss.at == violation.at) {
                 Some(loss) => loss.excuse,
+                // It has all that is left, and what never was committed.
+                None if partition.kept_under_compaction.contains(&violation.at) => Some(Excuse::EpochHidden),
                 // It has more than was committed by a leader that could not read all of its own log.
                 None => partition.was_led_unread(violation.at).then_some(Excuse::UntrustedDisk),
             },

@@ -50,6 +50,9 @@ pub(super) struct Replica {
     pub batches: Vec<BatchInfo>,
     /// Where it begins, for all that is known: its end, if everything has expired.
     expired_to: i64,
+    /// Where it began anew when it was cut below where it began: it never gets what its leader has below
+    /// (`UnifiedLog.truncateTo`, `truncateFullyAndStartAt`).
+    begun_anew_at: i64,
     flushed: i64,
     /// Lost power since it was last loaded.
     power_lost: bool,
@@ -87,6 +90,14 @@ impl Replica {
         self.removed.iter().rev().find(covers).map_or((Gone::NeverHad, offset), |(_, end, gone)| (*gone, *end))
     }
 
+    fn truncate(&mut self, to: Offset, reason: TruncationReason) {
+        let begins_behind = to.0 < self.expired_to;
+        self.remove_from(to, Gone::Truncated(reason));
+        if begins_behind {
+            self.begun_anew_at = to.0;
+        }
+    }
+
     fn remove_from(&mut self, to: Offset, gone: Gone) {
         let end = self.log_end();
         if to < end {
@@ -96,6 +107,7 @@ impl Replica {
         self.batches.truncate(keep);
         self.expired_to = self.expired_to.min(to.0);
         self.flushed = self.flushed.min(to.0);
+        self.begun_anew_at = self.begun_anew_at.min(to.0);
     }
 
     /// It began anew on an empty directory: without a word about its log.
@@ -139,6 +151,8 @@ impl Replica {
             self.remove_from(from.min(log_end), gone);
         }
         self.power_lost = false;
+        // A crash may have forgotten that it began anew.
+        self.begun_anew_at = self.begun_anew_at.min(log_start.0);
         self.batches = batches.to_vec();
         self.flushed = self.flushed.min(self.log_end().0);
     }
@@ -233,7 +247,8 @@ pub(super) struct Partition {
     pub spoiled_views: BTreeSet<Time>,
     /// Consumers were served from such a disk.
     pub is_served_spoiled: bool,
-    /// When a replica's high watermark moved that has kept, where compaction has removed what was committed, what never was.
+    /// When a replica's high watermark moved, or it was elected, that has kept, where compaction has removed what was
+    /// committed, what never was.
     pub kept_under_compaction: BTreeSet<Time>,
     pub proposals: Proposals,
     /// Impaired replicas that the controller has taken out of the ISR, of which their leader has not heard yet.
@@ -396,7 +411,7 @@ impl Replay {
                 self.replica(partition, machine).batches.extend_from_slice(batches);
             }
             Observation::Truncated { partition, to, reason, .. } => {
-                self.replica(partition, machine).remove_from(*to, Gone::Truncated(*reason));
+                self.replica(partition, machine).truncate(*to, *reason);
             }
             Observation::LogStartMoved { partition, to, reason, .. } => {
                 self.replica(partition, machine).expire(*to);
@@ -773,7 +788,7 @@ impl Partition {
         self.led = Some((epoch, machine.to_owned()));
         // Compaction leaves holes, but never moves where a log ends.
         let is_short = (log_end < self.high_watermark).then_some(log_end);
-        let missing = self.first_missing(leader).map(|batch| batch.base_offset);
+        let missing = self.missing(leader).next().map(|batch| batch.base_offset);
         let lacks = missing.into_iter().chain(is_short).min();
         let from = lacks.unwrap_or_else(|| leader.log_end());
         let (gone, gone_to) = leader.gone_to(from);
@@ -791,6 +806,8 @@ impl Partition {
             Gone::Restart => is_unread,
             Gone::NeverHad | Gone::Truncated(_) | Gone::Expired => false,
         };
+        let begins_behind =
+            is_short.is_none() && self.missing(leader).all(|batch| batch.last_offset.0 < leader.begun_anew_at);
         let is_deaf_commit = self.deaf_commits.iter().any(|commit| commit.from <= from && from < commit.to);
         let excuse = if self.unclean_at.is_some() {
             Some(super::Excuse::UncleanElection)
@@ -800,6 +817,8 @@ impl Partition {
             Some(super::Excuse::LastReplicaLostPower)
         } else if is_unread {
             Some(super::Excuse::UntrustedDisk)
+        } else if lacks.is_some() && begins_behind {
+            Some(super::Excuse::BegunAnew)
         } else {
             None
         };
@@ -811,22 +830,28 @@ impl Partition {
             let held = range(&leader.batches, Offset::ZERO, self.high_watermark).iter();
             let more = held.filter(|batch| at_base(&self.committed, batch.base_offset).is_none());
             let more: Vec<BatchInfo> = more.copied().collect();
+            // It keeps what never was committed where compaction has hidden that their logs part.
+            if self.holds_uncommitted_under_compaction(machine, self.high_watermark) {
+                self.kept_under_compaction.insert(at);
+            }
             if !more.is_empty() {
                 self.committed.extend(more);
                 self.committed.sort_by_key(|batch| batch.base_offset);
             }
             return;
         }
-        let (keep, end) = (self.committed.partition_point(|batch| batch.last_offset < from), self.high_watermark);
+        let keep = self.committed.partition_point(|batch| batch.last_offset < from);
+        // It has what lies above.
+        let end = if begins_behind { Offset(leader.begun_anew_at) } else { self.high_watermark };
         self.losses.push(Loss { at, epoch, from, end, gone, is_unread, excuse });
         self.committed.truncate(keep);
         self.high_watermark = from;
         self.expired_to = self.expired_to.min(from);
     }
 
-    /// The first committed batch that a replica should hold and does not.
-    fn first_missing(&self, replica: &Replica) -> Option<&BatchInfo> {
-        self.committed.iter().find(|batch| !replica.has(batch) && !self.may_be_missing(batch))
+    /// The committed batches that a replica should hold and does not.
+    fn missing(&self, replica: &Replica) -> impl Iterator<Item = &BatchInfo> {
+        self.committed.iter().filter(|batch| !replica.has(batch) && !self.may_be_missing(batch))
     }
 
     /// Deleted or compacted somewhere.

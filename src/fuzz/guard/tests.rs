@@ -62,7 +62,11 @@ impl Told {
     }
 
     fn truncates(self, broker: i32, to: i64) -> Told {
-        let (from, to, reason) = (Offset(2), Offset(to), TruncationReason::DivergingEpoch);
+        self.cuts(broker, to, TruncationReason::DivergingEpoch)
+    }
+
+    fn cuts(self, broker: i32, to: i64, reason: TruncationReason) -> Told {
+        let (from, to) = (Offset(2), Offset(to));
         let truncated = Observation::Truncated { partition: orders(), from, to, reason };
         self.observed(&format!("broker-{broker}"), truncated)
     }
@@ -200,6 +204,26 @@ fn another_record_that_was_acknowledged_at_the_same_offset_is_not_the_one() {
 fn acks_all_may_not_go_with_leadership() {
     let told = Told::default().elects(1, 0, &[1, 2, 3]).appends(1, &[batch(0)]).acknowledges(1, -1, 0);
     assert_eq!(told.elects(2, 1, &[2, 3]).lost(0), None);
+}
+
+#[test]
+fn a_follower_that_is_cut_below_where_its_log_begins_never_gets_what_lies_below() {
+    // Broker 2 has nothing, from where the leader's log began before that lost all that it had.
+    let begins_at = |log_start: i64| {
+        let told = Told::default().elects(1, 0, &[1, 2, 3]).expires(2, log_start, LogStartReason::Leader);
+        let both = [batch(0), batch(1)];
+        let told = told.appends(1, &both).appends(3, &both).high_watermark(1, 2);
+        let told = told.acknowledges(1, -1, 0).acknowledges(1, -1, 1);
+        told.cuts(2, 1, TruncationReason::OutOfRange).appends(2, &[batch(1)])
+    };
+    let elected = begins_at(5).elects(2, 1, &[2, 3]);
+    assert_eq!(elected.breaks("leader-completeness"), Some(Excuse::BegunAnew));
+    assert_eq!(elected.lost(0), Some(Excuse::BegunAnew));
+    assert_eq!(elected.lost(1), None, "it has that");
+    assert_eq!(begins_at(0).elects(2, 1, &[2, 3]).breaks("leader-completeness"), None, "nothing was to begin behind");
+    // What lies above where it began anew was to be fetched.
+    let cut = begins_at(5).cuts(2, 1, TruncationReason::DivergingEpoch);
+    assert_eq!(cut.elects(2, 1, &[2, 3]).breaks("leader-completeness"), None);
 }
 
 #[test]
@@ -538,6 +562,12 @@ fn compaction_may_hide_where_an_epoch_began() {
     assert_eq!(follows(compacts(healthy(-1)), other), Some(Excuse::EpochHidden));
     assert_eq!(follows(healthy(-1), other), None, "nothing was compacted");
     assert_eq!(follows(compacts(healthy(-1)), BatchInfo { crc: 99, ..batch(0) }), None, "it was committed");
+    // And then it leads.
+    let leads =
+        |told: Told, with: &[BatchInfo]| told.loads(3, with).elects(3, 1, &[2, 3]).breaks("leader-completeness");
+    assert_eq!(leads(compacts(healthy(-1)), &[other, batch(1)]), Some(Excuse::EpochHidden));
+    assert_eq!(leads(healthy(-1), &[other, batch(1)]), None, "nothing was compacted");
+    assert_eq!(leads(compacts(healthy(-1)), &[other]), None, "it lacks the second record, which is in no way hidden");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! Passes over the model, each a list of simpler candidates: fewer faults (delta debugging), less of everything else,
 //! rounder numbers, states instead of times. A candidate is taken if it fails with the same signature, under the seed
 //! at hand or one of the next ones, so that the result does not hang on one draw. Passes repeat until none helps or
-//! the budget is spent.
+//! the budget is spent. Then each fault is removed in turn: if a run still fails, however it does, what it fails without
+//! has to go, and what is left is made small in its turn; if all pass, that is the result's certificate.
 
 mod schedule;
 mod shape;
@@ -82,18 +83,15 @@ pub fn shrink(scenario: &Scenario, failure: Failure, oracle: Oracle<'_>, budget:
     let faults_before = scenario.variants[0].faults.len();
     let mut search = Search::new(scenario.clone(), failure, oracle, budget);
     search.run_again();
-    loop {
-        let runs = search.taken;
-        schedule::drop_faults(&mut search);
-        shape::simplify(&mut search);
-        schedule::simplify(&mut search);
-        triggers::replace_times(&mut search);
-        schedule::round_times(&mut search);
-        if search.taken == runs || search.is_spent() {
-            break;
+    // What fails without a fault, if otherwise, does not need it: another failure of the same scenario, with less.
+    let needed = loop {
+        search.simplify();
+        match search.certificate() {
+            Ok(needed) => break needed,
+            Err(smaller) => search.turn_to(*smaller),
         }
-    }
-    search.finish(faults_before)
+    };
+    search.finish(faults_before, needed)
 }
 
 /// The best scenario so far and what it costs to find a better one.
@@ -138,6 +136,21 @@ impl<'a> Search<'a> {
             taken: 0,
             budget,
             clock: clock(),
+        }
+    }
+
+    /// Passes until none helps or the budget is spent.
+    fn simplify(&mut self) {
+        loop {
+            let taken = self.taken;
+            schedule::drop_faults(self);
+            shape::simplify(self);
+            schedule::simplify(self);
+            triggers::replace_times(self);
+            schedule::round_times(self);
+            if self.taken == taken || self.is_spent() {
+                return;
+            }
         }
     }
 
@@ -250,10 +263,36 @@ impl<'a> Search<'a> {
         (failing, counted)
     }
 
-    /// The certificate, and how many seeds fail. Not part of the budget: a result without them is worth little.
-    fn finish(mut self, faults_before: usize) -> Shrunk {
+    /// For each fault, whether the run passes without it; or one that fails without one of them. Not part of the budget: a
+    /// result without it is worth little, and there are ever fewer faults.
+    fn certificate(&mut self) -> Result<Vec<bool>, Box<Smaller>> {
         self.run_again();
-        let needed = (0..self.faults().len()).map(|index| self.passes_without(index)).collect();
+        let mut needed = Vec::new();
+        for index in 0..self.faults().len() {
+            let faults = schedule::without(self.faults(), &[index], &self.fired);
+            let Some(scenario) = written(&self.with_faults(faults)) else {
+                needed.push(false);
+                continue;
+            };
+            self.runs += 1;
+            let outcome = run_one(&scenario, 0, scenario.seed);
+            match (self.oracle)(&scenario, &outcome) {
+                None => needed.push(true),
+                Some(failure) => return Err(Box::new(Smaller { scenario, failure, outcome })),
+            }
+        }
+        Ok(needed)
+    }
+
+    fn turn_to(&mut self, smaller: Smaller) {
+        let Smaller { scenario, failure, outcome } = smaller;
+        // What did not show the failure so far may show this one.
+        self.tried.clear();
+        self.take(scenario.clone(), scenario.seed, failure, outcome);
+    }
+
+    /// How many seeds fail, which is no part of the budget either.
+    fn finish(mut self, faults_before: usize, needed: Vec<bool>) -> Shrunk {
         let best = self.best.clone();
         let (failing, counted) = self.robustness(&best);
         Shrunk {
@@ -268,18 +307,19 @@ impl<'a> Search<'a> {
             time: self.clock.elapsed(),
         }
     }
+}
 
-    fn passes_without(&mut self, index: usize) -> bool {
-        let faults = schedule::without(self.faults(), &[index], &self.fired);
-        let Some(candidate) = written(&self.with_faults(faults)) else { return false };
-        self.runs += 1;
-        (self.oracle)(&candidate, &run_one(&candidate, 0, candidate.seed)).is_none()
-    }
+/// Without one of the faults, and how it fails.
+struct Smaller {
+    scenario: Scenario,
+    failure: Failure,
+    outcome: RunOutcome,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::Action;
 
     const QUICK: &str = r#"# A quick broker is healthy.
         duration = "1s"
@@ -296,6 +336,25 @@ mod tests {
         topic = "orders"
         records = 1
     "#;
+
+    #[test]
+    fn what_fails_otherwise_without_a_fault_does_not_need_it() {
+        let faults = "[[fault]]\nat = \"200ms\"\ndo = \"crash\"\ntarget = \"broker(1)\"\nfor = \"100ms\"\n\
+                      [[fault]]\nat = \"500ms\"\ndo = \"pause\"\ntarget = \"broker(1)\"\nfor = \"100ms\"\n";
+        let scenario = crate::scenario::parse("quick", "", &(QUICK.to_owned() + faults)).expect("it is valid");
+        let failure = |rule: &str| Failure {
+            signature: Signature { rule: rule.to_owned(), site: String::new() },
+            broken: std::collections::BTreeMap::new(),
+        };
+        let oracle = |scenario: &Scenario, outcome: &RunOutcome| {
+            let faults = &scenario.variants[0].faults;
+            let has = |action: Action| outcome.faults.iter().any(|fired| faults[fired.index].action == action);
+            has(Action::Pause).then(|| failure(if has(Action::Crash) { "liveness" } else { "unreadable" }))
+        };
+        let shrunk = shrink(&scenario, failure("liveness"), &oracle, Budget::default());
+        assert_eq!(shrunk.failure, failure("unreadable"));
+        assert_eq!((shrunk.faults_after, shrunk.needed.as_slice()), (1, &[true][..]));
+    }
 
     #[test]
     fn no_cluster_becomes_one_whose_sessions_end_by_themselves() {

@@ -223,6 +223,8 @@ impl Ghost {
                 let replica = self.replica(partition, machine);
                 let keep = replica.batches.partition_point(|b| b.last_offset < *to);
                 replica.batches.truncate(keep);
+                // One that is cut below where it begins goes on there, with nothing below (`UnifiedLog.truncateTo`).
+                replica.log_start = replica.log_start.min(to.0);
                 replica.log_end = to.0;
                 replica.high_watermark = replica.high_watermark.min(to.0);
                 replica.compared = replica.compared.min(to.0);
@@ -655,6 +657,7 @@ impl Ghost {
         let ghost = self.partitions.get_mut(partition).expect("replica() inserted it");
         let other = ghost.leaders.insert(epoch, machine.to_owned()).filter(|m| m != machine);
         let replica = &ghost.logs[machine];
+        let begins = Offset(replica.log_start);
         // A log may begin where retention or a client made some replica's begin, and no later.
         let log_start = ghost.expired_to.min(Offset(replica.log_start));
         ghost.led_from = ghost.led_from.max(log_start);
@@ -681,6 +684,8 @@ impl Ghost {
             if let Some(from) = from {
                 lost = (from.max(due_from) < end).then_some((from.max(due_from), end));
                 ghost.go_on_from(from);
+                // What it lacks because its log begins behind, the others have until they hear of that.
+                ghost.led_from = ghost.led_from.max(begins);
             }
         }
         if let Some(other) = other {
@@ -770,7 +775,7 @@ impl PartitionGhost {
             return Some(("candidate-completeness", format!("{machine} ends at {log_end}")));
         }
         let replica = replica?;
-        let from = from.max(Offset(replica.log_start));
+        let from = from.max(Offset(replica.log_start)).max(self.led_from);
         let differs = first_difference(replica.range(from, end), range(news, from, end), &self.compacted)?;
         Some(("strong-isr", format!("{machine} holds another record at offset {differs}")))
     }
