@@ -62,6 +62,8 @@ pub enum GroupNews {
     UnawaitedSync(StrBytes),
     /// A member of a consumer group that begins anew is told to begin anew.
     RefusedJoin(StrBytes),
+    /// A commit has been kept for `offsets.retention.minutes` and is removed.
+    OffsetExpired { group: StrBytes, topic: StrBytes, partition: i32, offset: i64, is_rebalancing: bool },
 }
 
 /// The partitions of `__consumer_offsets` that this broker leads (`PartitionWriter`, and what the loader reads).

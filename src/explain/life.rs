@@ -385,6 +385,7 @@ impl Follower<'_> {
             | Observation::Unwatched { .. }
             | Observation::UnawaitedSync { .. }
             | Observation::RefusedJoin { .. }
+            | Observation::OffsetExpired { .. }
             | Observation::Unclaimed { .. }
             | Observation::LogStartMoved { .. }
             | Observation::Compacted { .. }

@@ -221,6 +221,7 @@ impl<'a> Replay<'a> {
             | Observation::Unwatched { .. }
             | Observation::UnawaitedSync { .. }
             | Observation::RefusedJoin { .. }
+            | Observation::OffsetExpired { .. }
             | Observation::Unclaimed { .. }
             | Observation::LogDirFailed { .. }
             | Observation::Registered { .. }

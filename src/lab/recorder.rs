@@ -118,6 +118,7 @@ impl Recorder {
                 | Observation::Unwatched { .. }
                 | Observation::UnawaitedSync { .. }
                 | Observation::RefusedJoin { .. }
+                | Observation::OffsetExpired { .. }
                 | Observation::Unclaimed { .. }
                 | Observation::Registered { .. } => false,
             };
@@ -130,6 +131,9 @@ impl Recorder {
             state.ghost.observe(at, machine, &observation);
             if let Observation::GroupDeleted { group } = &observation {
                 state.groups.deleted(at, group);
+            }
+            if let Observation::OffsetExpired { group, partition, offset, .. } = &observation {
+                state.groups.expired(group, partition, *offset);
             }
             state.push(at, machine, TraceKind::Observed(observation));
             state.trace_violations();

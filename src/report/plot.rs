@@ -104,6 +104,7 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             | Observation::Unwatched { .. }
             | Observation::UnawaitedSync { .. }
             | Observation::RefusedJoin { .. }
+            | Observation::OffsetExpired { .. }
             | Observation::Unclaimed { .. }
             | Observation::Registered { .. }
             | Observation::Fenced { .. }

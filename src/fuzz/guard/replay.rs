@@ -525,6 +525,7 @@ impl Replay {
             | Observation::LogDirFailed { .. }
             | Observation::UnawaitedSync { .. }
             | Observation::RefusedJoin { .. }
+            | Observation::OffsetExpired { .. }
             | Observation::CleanShutdown => {}
         }
     }
