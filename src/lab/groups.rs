@@ -82,6 +82,7 @@ impl Owners {
 
 /// What a member has joined.
 struct Joined {
+    /// Of its membership.
     id: String,
     generation: i32,
     /// Who coordinated then.
@@ -114,7 +115,7 @@ struct Progress {
     committed_at: Time,
 }
 
-/// Member ids are never given twice: whoever has the one that it had was in the group all the time.
+/// Memberships have names that are never given twice: whoever has the one that it had was in the group all the time.
 type MemberIds = Arc<BTreeSet<String>>;
 
 impl Progress {
@@ -284,7 +285,7 @@ impl Groups {
         }
     }
 
-    /// A member has joined a generation, under an id. What it owns already it owns in that generation too. It asked for that
+    /// A member has joined a generation; `id` names its membership, as long as it is in the group without a break. What it owns already it owns in that generation too. It asked for that
     /// at `asked_from` or later: if the group was deleted since, it may be the group before that it has joined.
     pub fn joined(
         &mut self,

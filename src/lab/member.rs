@@ -115,6 +115,8 @@ pub struct MemberProcess {
     fresh: BTreeSet<TopicPartition>,
     /// The generation that it has joined, and the one whose assignment it has; -1: none.
     generations: (i32, i32),
+    /// How often it has left its group, or was told that it is out of it.
+    memberships: u32,
 }
 
 impl MemberProcess {
@@ -141,6 +143,7 @@ impl MemberProcess {
             committed: BTreeMap::new(),
             fresh: BTreeSet::new(),
             generations: (-1, -1),
+            memberships: 0,
         }
     }
 
@@ -355,12 +358,24 @@ impl MemberProcess {
         self.subscribe();
     }
 
+    /// Names what it is in its group for as long as it is in it without a break. In the classic protocol that is its member
+    /// id: whoever is out is given another one. In the consumer protocol the id is the consumer's, and whoever is fenced or
+    /// has left joins again with it.
+    fn membership(&self) -> String {
+        let id = self.consumer.member_id();
+        match self.spec.config.group_protocol {
+            GroupProtocol::Classic => id.to_owned(),
+            GroupProtocol::Consumer => format!("{id} ({})", self.memberships),
+        }
+    }
+
     /// What the consumer has to tell: rebalances, commits, mishaps.
     fn take_news(&mut self, now: Time) {
         let generations = (self.consumer.joined_generation(), self.consumer.generation());
         if generations != self.generations {
             let (joined, stored) = generations;
             let before = std::mem::replace(&mut self.generations, generations);
+            self.memberships += u32::from(before.0 >= 0 && joined < 0);
             let mut state = self.recorder.lock();
             let state = &mut *state;
             if joined >= 0 && joined != before.0 {
@@ -368,7 +383,8 @@ impl MemberProcess {
                 let reign = coordinator.and_then(|broker| state.ghost.reign(self.who().0, broker));
                 let timeout = self.spec.config.request_timeout.as_nanos() as u64;
                 let asked_from = Time::from_nanos(now.as_nanos().saturating_sub(timeout));
-                state.groups.joined(self.who(), (joined, self.consumer.member_id()), reign, asked_from);
+                let membership = self.membership();
+                state.groups.joined(self.who(), (joined, &membership), reign, asked_from);
                 state.push(now, &self.spec.name, TraceKind::Joined { generation: joined });
             }
             state.groups.stored(now, self.who(), stored, &mut state.ghost);

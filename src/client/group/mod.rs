@@ -193,7 +193,7 @@ impl Group {
         let (modern, member_id) = match config.group_protocol {
             GroupProtocol::Classic => (None, StrBytes::default()),
             GroupProtocol::Consumer => {
-                (Some(Modern::new()), Modern::member_id(&mut world.rng("consumer-group-member-id")))
+                (Some(Modern::new()), Modern::member_id(&mut world.fresh_rng("consumer-group-member-id")))
             }
         };
         Group {
