@@ -21,7 +21,7 @@ use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::{FindCoordinatorRequest, GroupId, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
-use self::commits::{Commit, PendingCommit};
+use self::commits::{API_TIMEOUT, Commit, PendingCommit};
 pub use self::commits::{CommitError, CommitId, CommitResult};
 use self::modern::Modern;
 use super::backoff::ExponentialBackoff;
@@ -474,7 +474,7 @@ impl Group {
         self.busy_since = None;
         self.wake_at = None;
         let commit = match self.config.enable_auto_commit && self.is_in_generation() {
-            true => self.commit_positions(now, true, net, &view),
+            true => self.commit_positions(now, Some(now + API_TIMEOUT), net, &view),
             false => None,
         };
         self.closing = Some(commit.map_or(Closing::Leaving, Closing::Committing));
