@@ -168,6 +168,10 @@ impl Runtime {
             let leaves = Shard::left_by(&records).filter(|_| !matches!(then, Then::Expired(_)));
             let appended = self.append(moment, log, records, replay);
             if let Some(becomes) = becomes.filter(|_| appended.is_ok()) {
+                if becomes.rebalances {
+                    let (group, generation) = (becomes.group.id.clone(), becomes.group.generation);
+                    self.shard.news.push(GroupNews::Downgraded { group, generation });
+                }
                 self.shard.replace_group(moment, becomes, self.last_written);
                 self.shard.news.extend(promised);
             }

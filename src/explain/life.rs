@@ -382,6 +382,7 @@ impl Follower<'_> {
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
+            | Observation::Downgraded { .. }
             | Observation::Unwatched { .. }
             | Observation::UnawaitedSync { .. }
             | Observation::RefusedJoin { .. }

@@ -218,6 +218,7 @@ impl<'a> Replay<'a> {
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
+            | Observation::Downgraded { .. }
             | Observation::Unwatched { .. }
             | Observation::UnawaitedSync { .. }
             | Observation::RefusedJoin { .. }

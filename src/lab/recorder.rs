@@ -115,6 +115,7 @@ impl Recorder {
                 | Observation::LatestOffset { .. }
                 | Observation::ProducersExpired { .. }
                 | Observation::GroupDeleted { .. }
+                | Observation::Downgraded { .. }
                 | Observation::Unwatched { .. }
                 | Observation::UnawaitedSync { .. }
                 | Observation::RefusedJoin { .. }

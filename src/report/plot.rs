@@ -101,6 +101,7 @@ fn replicas(outcome: &RunOutcome) -> BTreeMap<String, BTreeMap<&str, Replica>> {
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
+            | Observation::Downgraded { .. }
             | Observation::Unwatched { .. }
             | Observation::UnawaitedSync { .. }
             | Observation::RefusedJoin { .. }

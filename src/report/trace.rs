@@ -112,6 +112,7 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         Observation::Registered { .. }
         | Observation::Fenced { .. }
         | Observation::GroupDeleted { .. }
+        | Observation::Downgraded { .. }
         | Observation::Unwatched { .. }
         | Observation::UnawaitedSync { .. }
         | Observation::RefusedJoin { .. }
@@ -260,6 +261,9 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             write!(f, ", partition epoch {partition_epoch}{}", if *unclean { ", unclean" } else { "" })
         }
         Observation::GroupDeleted { group } => write!(f, "deleted group {group}"),
+        Observation::Downgraded { group, generation } => {
+            write!(f, "made a classic group of {group}, whose members are to join again, in generation {generation}")
+        }
         Observation::Unwatched { group } => {
             write!(f, "group {group} keeps a member that leaves: that cannot be stored, and its session is not watched")
         }

@@ -228,6 +228,38 @@ fn what_a_member_was_assigned_and_does_not_name_goes_to_others_at_once() {
 }
 
 #[test]
+fn what_a_member_is_to_give_up_and_has_never_named_it_may_be_about_to_take_up() {
+    for has_named_it in [true, false] {
+        let mut bench = Bench::modern();
+        let (mut one, mut two) = (Modern::new("one"), Modern::new("two"));
+        assert_eq!(bench.beat(&mut one), 0);
+        if has_named_it {
+            one.follow();
+            assert_eq!(bench.beat(&mut one), 0);
+        }
+        assert_eq!(bench.beat(&mut two), 0);
+        // It is asked to give two up, and does not hear that: it says again what it has taken up, or follows.
+        let before = one.clone();
+        assert_eq!((bench.beat(&mut one), one.epoch), (0, 1));
+        let mut again = if has_named_it { one.clone() } else { before };
+        again.follow();
+        if !has_named_it {
+            again.owned.clear();
+        }
+        again.has_news = true;
+        assert_eq!((bench.beat(&mut again), again.epoch), (0, 2));
+        let gone = set(0..PARTITIONS).difference(&one.assigned).copied().collect::<Vec<_>>();
+        let unclaimed = |partition: &i32| GroupNews::Unclaimed {
+            group: group_id().0,
+            topic: text("orders"),
+            partition: *partition,
+        };
+        let expected = if has_named_it { Vec::new() } else { gone.iter().map(unclaimed).collect() };
+        assert_eq!(bench.coordinator.take_news(), expected, "{has_named_it}");
+    }
+}
+
+#[test]
 fn who_does_not_give_up_in_time_is_fenced_and_loses_everything() {
     let (mut bench, mut one, mut two) = Bench::joined_by_a_second();
     assert_eq!(bench.beat(&mut one), 0);
@@ -640,7 +672,8 @@ fn a_classic_group_becomes_a_consumer_group_and_a_classic_one_again() {
     assert_eq!(bench.heartbeat(&old, 2), ErrorCode::RebalanceInProgress.code());
     let ticket = bench.join(&old);
     assert_eq!(bench.joined(ticket).generation_id, 3);
-    assert_eq!(bench.coordinator.take_news(), [], "its generations go on");
+    let downgraded = GroupNews::Downgraded { group: group_id().0, generation: 2 };
+    assert_eq!(bench.coordinator.take_news(), [downgraded], "its generations go on");
     bench.modern_fail_over();
     assert_eq!(bench.state(), "Stable");
     assert_eq!(bench.offset("orders"), 3);
@@ -670,8 +703,9 @@ fn a_downgrade_in_the_middle_of_a_rebalance_gives_to_one_what_another_still_has(
     assert_eq!(bench.coordinator.take_news(), []);
     assert_eq!(bench.leave_as(&new, -1), 0);
     let news = bench.coordinator.take_news();
+    let Some((GroupNews::Downgraded { .. }, unclaimed)) = news.split_first() else { panic!("{news:?}") };
     let is_unclaimed = |news: &GroupNews| matches!(news, GroupNews::Unclaimed { .. });
-    assert!(!news.is_empty() && news.iter().all(is_unclaimed), "{news:?}");
+    assert!(!unclaimed.is_empty() && unclaimed.iter().all(is_unclaimed), "{news:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::disks::Disks;
+use super::downgrades::Downgrade;
 use super::proposals::Proposals;
 use super::registrations::Registrations;
 use crate::lab::ghost::{at_base, machine_of, range};
@@ -197,6 +198,8 @@ pub(super) struct Partition {
     pub created_at: Option<Time>,
     /// The followers that gave it up, and what may excuse that.
     pub gave_up: BTreeMap<String, super::Excuse>,
+    /// When somebody took over as its leader.
+    pub led_at: Vec<Time>,
     /// When a group first gave it to others without who may have had it letting go of it.
     pub unclaimed_at: Option<Time>,
     pub isr: Vec<String>,
@@ -256,6 +259,7 @@ impl Default for Partition {
             leader_epoch: LeaderEpoch::NONE,
             created_at: None,
             gave_up: BTreeMap::new(),
+            led_at: Vec::new(),
             unclaimed_at: None,
             isr: Vec::new(),
             final_leaders: None,
@@ -324,6 +328,7 @@ pub(super) struct Replay {
     pub processes: BTreeMap<String, Vec<ClientProcess>>,
     /// A group keeps a member that has left.
     pub has_unwatched: bool,
+    pub downgrades: Vec<Downgrade>,
 }
 
 impl Replay {
@@ -445,6 +450,7 @@ impl Replay {
             }
             Observation::BecameLeader { partition, leader_epoch, log_end, .. } => {
                 self.partition(partition).note_deaf(machine, *leader_epoch);
+                self.partition(partition).led_at.push(at);
                 let replica = self.replica(partition, machine);
                 replica.epoch = Some(*leader_epoch);
                 replica.leads = true;
@@ -480,6 +486,9 @@ impl Replay {
                 self.partition(partition).gave_up.insert(machine.to_owned(), super::Excuse::BeginsWithinBatch);
             }
             Observation::Unwatched { .. } => self.has_unwatched = true,
+            Observation::Downgraded { group, generation } => {
+                self.downgrades.push(Downgrade { at, group: group.clone(), generation: *generation });
+            }
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
                 let replica = self.replica(partition, machine);
                 let (leader_epoch, holds) =

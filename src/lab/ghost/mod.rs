@@ -341,6 +341,7 @@ impl Ghost {
             | Observation::ReferredTo { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
+            | Observation::Downgraded { .. }
             | Observation::Unwatched { .. }
             | Observation::Unclaimed { .. }
             | Observation::Acknowledged { .. }
