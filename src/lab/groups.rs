@@ -285,8 +285,9 @@ impl Groups {
         }
     }
 
-    /// A member has joined a generation; `id` names its membership, as long as it is in the group without a break. What it owns already it owns in that generation too. It asked for that
-    /// at `asked_from` or later: if the group was deleted since, it may be the group before that it has joined.
+    /// A member has joined a generation; `id` names its membership, as long as it is in the group without a break. What it
+    /// owns already it owns in that generation too. It asked for that at `asked_from` or later: if the group was deleted
+    /// since, it may be the group before that it has joined.
     pub fn joined(
         &mut self,
         (group_id, member): (&str, &str),
@@ -676,6 +677,23 @@ mod tests {
             groups.joined(("g", "a"), (2, "a-1"), reign(1), at(1_000));
             groups.joined(("g", "b"), (2, "b-1"), reign(other), at(1_000));
             groups.stored(at(2), ("g", "b"), -1, &mut ghost);
+            assert_eq!(ghost.violations.len(), violations);
+        }
+    }
+
+    #[test]
+    fn who_joins_a_generation_of_the_same_number_under_the_next_coordinator_is_in_another_one() {
+        let reign = |broker| Some((BrokerId(broker), LeaderEpoch(3)));
+        for (joins_again, violations) in [(false, 1), (true, 0)] {
+            let (mut groups, mut ghost) = announced();
+            groups.owned(at(0), ("g", "b"), 2, &[partition(0)], &mut ghost);
+            // The coordinator is deposed before it stores what the generation is assigned.
+            groups.joined(("g", "a"), (3, "a-1"), reign(1), at(1_000));
+            groups.joined(("g", "b"), (3, "b-1"), reign(1), at(1_000));
+            if joins_again {
+                groups.joined(("g", "a"), (3, "a-1"), reign(2), at(2_000));
+            }
+            groups.owned(at(3_000), ("g", "a"), 3, &[partition(0)], &mut ghost);
             assert_eq!(ghost.violations.len(), violations);
         }
     }

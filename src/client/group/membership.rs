@@ -189,6 +189,7 @@ impl Group {
     fn on_joined(&mut self, now: Time, response: JoinGroupResponse) {
         self.join_attempts = 0;
         self.generation = response.generation_id;
+        self.joins += 1;
         let is_leader = response.leader == response.member_id;
         self.member_id = response.member_id;
         self.state = State::CompletingRebalance;

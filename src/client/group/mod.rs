@@ -130,6 +130,8 @@ pub(super) struct Group {
     joined_topics: Vec<TopicName>,
     state: State,
     generation: i32,
+    /// How many JoinGroups were answered with one: of one number there may be several, of several coordinators.
+    joins: u64,
     /// The last one that the coordinator has stored: it answered SyncGroup. A generation that it only announced may be
     /// announced by another coordinator too, with others in it.
     stored_generation: i32,
@@ -214,6 +216,7 @@ impl Group {
             joined_topics: Vec::new(),
             state: State::Unjoined,
             generation: -1,
+            joins: 0,
             stored_generation: -1,
             member_id,
             modern,
@@ -265,6 +268,10 @@ impl Group {
 
     pub fn joined_generation(&self) -> i32 {
         self.generation
+    }
+
+    pub fn joins(&self) -> u64 {
+        self.joins
     }
 
     pub fn generation(&self) -> i32 {
