@@ -405,6 +405,10 @@ impl Group {
                 self.coordinator_id = Some(BrokerId(found.node_id.0));
                 self.session_from = now;
                 self.find_attempts = 0;
+                if self.modern.is_some() {
+                    // Not at once again, however soon this one sends us away (`RequestState.onSuccessfulAttempt`).
+                    self.find_at = now + self.config.retry_backoff;
+                }
             }
             (_, Some(error)) if !error.is_retriable() => self.fail(error),
             (..) => {

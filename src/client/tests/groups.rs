@@ -23,6 +23,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 struct Coordinator {
+    /// It sends members away, to look for another one.
+    is_unavailable: bool,
+    lookups: usize,
     /// Of the commits since.
     refused_at: Vec<Time>,
     released_at: Option<Time>,
@@ -33,6 +36,7 @@ impl Coordinator {
         let name = || TopicName(StrBytes::from_static_str("t"));
         match ApiKey::try_from(request.api_key).expect("decoded already") {
             ApiKey::FindCoordinator => {
+                self.lookups += 1;
                 let found = Found::default()
                     .with_key(StrBytes::from_static_str("g"))
                     .with_node_id(1.into())
@@ -40,6 +44,11 @@ impl Coordinator {
                     .with_port(i32::from(PORT));
                 let found = FindCoordinatorResponse::default().with_coordinators(vec![found]);
                 answer::<FindCoordinatorRequest>(request, &found)
+            }
+            ApiKey::ConsumerGroupHeartbeat if self.is_unavailable => {
+                let code = ErrorCode::CoordinatorNotAvailable.code();
+                let response = ConsumerGroupHeartbeatResponse::default().with_error_code(code);
+                answer::<ConsumerGroupHeartbeatRequest>(request, &response)
             }
             ApiKey::ConsumerGroupHeartbeat => {
                 let body = request.body::<ConsumerGroupHeartbeatRequest>().expect("a valid request");
@@ -78,15 +87,15 @@ impl Coordinator {
     }
 }
 
-#[test]
-fn a_commit_before_a_rebalance_is_tried_until_the_rebalance_timeout_and_no_longer() {
+/// A member of the group until then: how many records it was handed, and what its coordinator saw.
+fn consume(coordinator: Coordinator, until: Time) -> (usize, Coordinator) {
     let cluster = Cluster::new(&[1], &[("t", &[(1, 0)])]);
-    let (coordinator, served) = (shared(Coordinator::default()), served(0, &[(0, 10, 0)]));
+    let (coordinator, served) = (shared(coordinator), served(0, &[(0, 10, 0)]));
     let of_script = coordinator.clone();
     let script = move |_: i32, request: &RequestFrame, now: Time| {
         of_script.lock().expect("not poisoned").answer(&served, request, now)
     };
-    let records = simulate(&cluster, script, |world, mut net| {
+    let records = simulate(&cluster, script, move |world, mut net| {
         Box::pin(async move {
             let mut config = ConsumerConfig { group_id: Some("g".to_owned()), ..ConsumerConfig::default() };
             let set =
@@ -95,7 +104,7 @@ fn a_commit_before_a_rebalance_is_tried_until_the_rebalance_timeout_and_no_longe
             let mut consumer = Consumer::new(&world, config, vec![address(1)]);
             consumer.subscribe(vec![TopicName(StrBytes::from_static_str("t"))]);
             let mut records = 0;
-            while world.now() < Time::from_millis(8_000) {
+            while world.now() < until {
                 records += consumer.poll(world.now(), &mut net).len();
                 let next = world.now() + INTERVAL;
                 while world.now() < next {
@@ -111,11 +120,26 @@ fn a_commit_before_a_rebalance_is_tried_until_the_rebalance_timeout_and_no_longe
             records
         })
     });
+    let coordinator = std::mem::take(&mut *coordinator.lock().expect("not poisoned"));
+    (records, coordinator)
+}
+
+#[test]
+fn a_commit_before_a_rebalance_is_tried_until_the_rebalance_timeout_and_no_longer() {
+    let (records, coordinator) = consume(Coordinator::default(), Time::from_millis(8_000));
     assert_eq!(records, 10);
-    let coordinator = coordinator.lock().expect("not poisoned");
     let released_at = coordinator.released_at.expect("it gives up in the end");
     let after = released_at.since(REVOKED_AT);
     assert!((Duration::from_secs(2)..Duration::from_millis(2_500)).contains(&after), "after {after:?}");
     let refused = &coordinator.refused_at;
     assert!(refused.len() > 3 && refused.iter().all(|at| *at <= released_at), "{refused:?}, released at {released_at}");
+}
+
+#[test]
+fn a_coordinator_that_sends_members_away_is_not_looked_for_again_at_once() {
+    let unavailable = Coordinator { is_unavailable: true, ..Coordinator::default() };
+    let (records, coordinator) = consume(unavailable, Time::from_millis(1_000));
+    // Every retry.backoff.ms.
+    assert_eq!(records, 0);
+    assert!((8..=10).contains(&coordinator.lookups), "{} lookups", coordinator.lookups);
 }
