@@ -53,9 +53,9 @@ pub enum GroupNews {
     /// The group is not there any more, or begins anew.
     Deleted(StrBytes),
     /// A partition goes to others although nobody has heard that the member of a consumer group lets go of it. It was
-    /// assigned it and says what it consumes, not naming it now nor before, and may be about to take it up; or the group
-    /// moves to the classic protocol while it consumes what is to be another's, and would move back with that taken for
-    /// done.
+    /// assigned it and says what it consumes, not naming it (nor before, if it was asked to give it up), and may be about to
+    /// take it up; or the group moves to the classic protocol while it consumes what is to be another's, and would move back
+    /// with that taken for done.
     Unclaimed { group: StrBytes, topic: StrBytes, partition: i32 },
     /// A member of a consumer group leaves, which cannot be stored: it stays, and its session is not watched any more.
     Unwatched(StrBytes),

@@ -69,7 +69,13 @@ impl Runtime {
         let mut next = bounds.log_start;
         while next < bounds.log_end {
             let bytes = log.read(partition, next, bytes_max)?;
-            let Some(end) = end_of(&bytes) else { break };
+            // Nothing is left, or what is there is no batch (`ByteBufferLogInputStream.nextBatchSize`).
+            let Some(end) = end_of(&bytes) else {
+                if bytes.is_empty() {
+                    break;
+                }
+                return Err(ErrorCode::CorruptMessage);
+            };
             for (offset, record) in decode_batches(&bytes).map_err(|_| ErrorCode::CorruptMessage)? {
                 if offset >= next {
                     runtime.shard.replay(offset, record, moment.wall_ms);

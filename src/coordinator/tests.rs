@@ -683,6 +683,20 @@ fn while_the_disk_reads_the_groups_are_loading() {
 }
 
 #[test]
+fn what_is_no_batch_is_not_taken_for_the_end_of_the_log() {
+    let (mut bench, member) = Bench::stable(GroupCoordinatorConfig::default());
+    bench.commit(&member, 1, "orders", 10);
+    let (_, last) = bench.log.batches.last_mut().expect("the commit");
+    *last = Bytes::from(vec![0; last.len()]);
+    bench.fail_over();
+    let ticket = bench.fetch("orders", false);
+    match &bench.answers[&ticket] {
+        Answer::Fetch(response) => assert_eq!(response.error_code, ErrorCode::NotCoordinator.code()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn offsets_of_an_empty_group_expire_after_it_became_empty() {
     let config = GroupCoordinatorConfig { offsets_retention_minutes: 60, ..GroupCoordinatorConfig::default() };
     let hour = Duration::from_secs(3_600);

@@ -314,9 +314,12 @@ impl Guard {
         self.replay.downgrades.iter().any(is_forgotten).then_some(Excuse::RebalanceForgotten)
     }
 
-    /// Why a group may begin anew, or go back: what `__consumer_offsets` held is lost.
-    fn excuse_forgetful_coordinator(&self) -> Option<Excuse> {
-        self.offsets_partitions().find_map(Partition::gap)
+    /// Why a group may begin anew, or go back: what `__consumer_offsets` held is lost, or was not what its coordinator read
+    /// when it took over.
+    fn excuse_forgetful_coordinator(&self, by: Time) -> Option<Excuse> {
+        let has_misread = |partition: &Partition| partition.led_spoiled_at.is_some_and(|since| since <= by);
+        let misread = || self.offsets_partitions().any(has_misread).then_some(Excuse::UntrustedDisk);
+        self.offsets_partitions().find_map(Partition::gap).or_else(misread)
     }
 
     fn offsets_partitions(&self) -> impl Iterator<Item = &Partition> {
@@ -347,7 +350,7 @@ impl Guard {
                 let is_unclaimed = partition.unclaimed_at.is_some_and(|since| since <= violation.at);
                 return partition
                     .gap()
-                    .or_else(|| self.excuse_forgetful_coordinator())
+                    .or_else(|| self.excuse_forgetful_coordinator(violation.at))
                     .or(is_unclaimed.then_some(Excuse::NotLetGo));
             }
             _ => {}

@@ -198,8 +198,9 @@ pub(super) struct Partition {
     pub created_at: Option<Time>,
     /// The followers that gave it up, and what may excuse that.
     pub gave_up: BTreeMap<String, super::Excuse>,
-    /// When somebody took over as its leader.
+    /// When somebody took over as its leader, and when first somebody did whose disk does not keep what it has.
     pub led_at: Vec<Time>,
+    pub led_spoiled_at: Option<Time>,
     /// When a group first gave it to others without who may have had it letting go of it.
     pub unclaimed_at: Option<Time>,
     pub isr: Vec<String>,
@@ -260,6 +261,7 @@ impl Default for Partition {
             created_at: None,
             gave_up: BTreeMap::new(),
             led_at: Vec::new(),
+            led_spoiled_at: None,
             unclaimed_at: None,
             isr: Vec::new(),
             final_leaders: None,
@@ -450,7 +452,12 @@ impl Replay {
             }
             Observation::BecameLeader { partition, leader_epoch, log_end, .. } => {
                 self.partition(partition).note_deaf(machine, *leader_epoch);
-                self.partition(partition).led_at.push(at);
+                let is_spoiled = self.disks.is_spoiled(machine);
+                let led = self.partition(partition);
+                led.led_at.push(at);
+                if is_spoiled {
+                    led.led_spoiled_at.get_or_insert(at);
+                }
                 let replica = self.replica(partition, machine);
                 replica.epoch = Some(*leader_epoch);
                 replica.leads = true;

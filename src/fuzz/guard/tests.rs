@@ -613,6 +613,18 @@ fn a_group_that_was_downgraded_may_forget_to_rebalance_when_its_coordinator_move
 }
 
 #[test]
+fn a_coordinator_with_a_spoiled_disk_may_not_find_what_was_committed() {
+    let leads = |told: Told, broker: i32| {
+        let (partition, leader_epoch) = (TopicPartition::new(coordinator::TOPIC, 0), LeaderEpoch(1));
+        let leads = Observation::BecameLeader { partition, leader_epoch, log_end: Offset::ZERO, isr: Vec::new() };
+        told.observed(&format!("broker-{broker}"), leads)
+    };
+    assert_eq!(leads(healthy(-1).spoils(3, ROT), 3).breaks("offset-rewind"), Some(Excuse::UntrustedDisk));
+    assert_eq!(leads(healthy(-1).spoils(3, ROT), 2).breaks("offset-rewind"), None, "another's disk is whole");
+    assert_eq!(leads(healthy(-1), 3).spoils(3, ROT).breaks("offset-rewind"), None, "it had read it before");
+}
+
+#[test]
 fn a_member_whose_leave_was_refused_may_keep_its_share() {
     let unwatched = Observation::Unwatched { group: "billing".to_owned() };
     assert_eq!(Told::default().observed("broker-1", unwatched).breaks("stuck-group"), Some(Excuse::LeaveRefused));
