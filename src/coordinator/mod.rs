@@ -54,7 +54,8 @@ pub enum GroupNews {
     Deleted(StrBytes),
     /// A partition goes to others although nobody has heard that the member of a consumer group lets go of it. It was
     /// assigned it and says what it consumes, not naming it (nor before, if it was asked to give it up), and may be about to
-    /// take it up; or the group moves to the classic protocol while it consumes what is to be another's, and would move back
+    /// take it up; or, of the classic protocol, it was taken out, has not heard of that, and comes back with it; or the group
+    /// moves to the classic protocol while it consumes what is to be another's, and would move back
     /// with that taken for done.
     Unclaimed { group: StrBytes, topic: StrBytes, partition: i32 },
     /// A member of a consumer group leaves, which cannot be stored: it stays, and its session is not watched any more.

@@ -176,7 +176,11 @@ impl Bench {
     }
 
     fn join_as(&mut self, member: &str, instance: Option<&str>, topics: &[&str]) -> Ticket {
-        let protocol = JoinGroupRequestProtocol::default().with_name(text("range")).with_metadata(subscription(topics));
+        self.join_with(member, instance, subscription(topics))
+    }
+
+    fn join_with(&mut self, member: &str, instance: Option<&str>, subscription: Bytes) -> Ticket {
+        let protocol = JoinGroupRequestProtocol::default().with_name(text("range")).with_metadata(subscription);
         let request = JoinGroupRequest::default()
             .with_group_id(group_id())
             .with_session_timeout_ms(SESSION.as_millis() as i32)

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup;
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
+use kafka_protocol::messages::consumer_protocol_subscription::TopicPartition as OwnedPartitions;
 use kafka_protocol::messages::{
     ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, ConsumerProtocolAssignment,
 };
@@ -689,6 +690,33 @@ fn a_group_whose_only_member_leaves_before_its_first_generation_may_be_upgraded(
     let mut new = Modern::new("new");
     bench.reconcile(&mut [&mut new]);
     assert_eq!(new.owned, set(0..PARTITIONS));
+}
+
+#[test]
+fn a_classic_member_that_was_taken_out_comes_back_with_what_it_had() {
+    let (mut bench, old) = classic_with_everything(GroupCoordinatorConfig::default());
+    let mut new = Modern::new("new");
+    assert_eq!(bench.beat(&mut new), 0);
+    // It lives, and does not join again in time.
+    while bench.heartbeat(&old, 1) == ErrorCode::RebalanceInProgress.code() {
+        bench.wait(SESSION / 2);
+        assert_eq!(bench.beat(&mut new), 0);
+    }
+    assert_eq!(bench.heartbeat(&old, 1), ErrorCode::UnknownMemberId.code());
+    bench.reconcile(&mut [&mut new]);
+    assert_eq!(new.owned, set(0..PARTITIONS));
+    assert_eq!(bench.coordinator.take_news(), []);
+    let owned =
+        OwnedPartitions::default().with_topic(TopicName(text("orders"))).with_partitions((0..PARTITIONS).collect());
+    let subscription =
+        ConsumerProtocolSubscription::default().with_topics(vec![text("orders")]).with_owned_partitions(vec![owned]);
+    let mut metadata = BytesMut::new();
+    metadata.put_i16(1);
+    subscription.encode(&mut metadata, 1).unwrap();
+    let joining = bench.join_with(&old, None, metadata.freeze());
+    assert_eq!(bench.joined(joining).error_code, 0, "a classic group would tell it that it is unknown");
+    let unclaimed = |partition| GroupNews::Unclaimed { group: group_id().0, topic: text("orders"), partition };
+    assert_eq!(bench.coordinator.take_news(), (0..PARTITIONS).map(unclaimed).collect::<Vec<_>>());
 }
 
 #[test]

@@ -72,7 +72,8 @@ pub enum Excuse {
     /// A consumer group gave away what a member had not let go of. It said what it had taken up of an earlier assignment, in
     /// the epoch of a later one that it was about to take up, or before it heard that it was to give up what it had not taken
     /// up (`CurrentAssignmentBuilder.ownsRevokedPartitions`; `maybeReconcile` then takes up what was assigned when it
-    /// began); or the group moved to the classic protocol in the middle of a rebalance, and back (`ConsumerGroup.fromClassicGroup`).
+    /// began); or, of the classic protocol, it had been taken out, and its JoinGroup was taken for that of a new member
+    /// instead of being refused (`classicGroupJoinToConsumerGroup`), so that it kept what it had; or the group moved to the classic protocol in the middle of a rebalance, and back (`ConsumerGroup.fromClassicGroup`).
     NotLetGo,
     /// A cleaned segment of the leader is larger than `segment.bytes`: a tombstone takes more bytes once it knows when it
     /// may go (`RecordBatch.deleteHorizonMs`). No follower takes what one fetch reads of it (`UnifiedLog.append`).
