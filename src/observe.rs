@@ -250,6 +250,20 @@ pub enum Observation {
     RefusedJoin {
         group: String,
     },
+    /// Broker: a consumer group (KIP-848) whose last member of the new protocol is gone becomes a classic group of this
+    /// generation, whose members are to join again. The record that makes it says nothing of that.
+    Downgraded {
+        group: String,
+        generation: i32,
+    },
+    /// Broker: the coordinator of a group removes a commit that has been kept for offsets.retention.minutes (KIP-211).
+    /// `is_rebalancing`: a classic group whose members are joining, or wait for what they will be assigned.
+    OffsetExpired {
+        group: String,
+        partition: TopicPartition,
+        offset: Offset,
+        is_rebalancing: bool,
+    },
     /// Broker: the coordinator of this consumer group (KIP-848) gives to others what a member may have, and has not said
     /// that it lets go of.
     Unclaimed {

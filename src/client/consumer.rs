@@ -249,6 +249,12 @@ impl Consumer {
         self.group.as_ref().map_or(-1, |group| group.joined_generation())
     }
 
+    /// How often we have joined a generation (not a member epoch): two may have one number, if a coordinator did not get to
+    /// store the first.
+    pub fn joins(&self) -> u64 {
+        self.group.as_ref().map_or(0, |group| group.joins())
+    }
+
     /// The generation whose assignment we have, or the member epoch; -1: none.
     pub fn generation(&self) -> i32 {
         self.group.as_ref().map_or(-1, |group| group.generation())

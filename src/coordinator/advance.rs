@@ -53,7 +53,7 @@ pub(super) struct Advance {
     pub looked_up: Option<i32>,
     /// The member's assignment, epoch or state is another one.
     pub has_moved: bool,
-    /// What it was assigned, is not any more, and does not say that it consumes.
+    /// What it was assigned, is not any more, and does not say that it consumes, nor has said before.
     pub unclaimed: Vec<(StrBytes, i32)>,
 }
 
@@ -103,7 +103,7 @@ pub(super) fn advance(
         let taken = group.owned_partitions();
         let next = reconcile(&member.current, target, owned, |topic, index| taken.contains(&(topic, index)))?;
         has_moved = next != member.current;
-        unclaimed = let_go(group, &member.current, &next);
+        unclaimed = let_go(group, &member, &next);
         member.current = next;
         if has_moved {
             records.push(group.current_record(&member));
@@ -112,12 +112,21 @@ pub(super) fn advance(
     Ok(Advance { records, member, looked_up, has_moved, unclaimed })
 }
 
-/// What goes from one state to the next without the member having been asked for it, by the names of the topics.
-fn let_go(group: &ConsumerGroup, current: &CurrentAssignment, next: &CurrentAssignment) -> Vec<(StrBytes, i32)> {
+/// What goes from one state to the next without the member having let go of it, as far as is known, by the names of the
+/// topics: it has not been asked for it; or it has, and does not name it, but never named it since it was assigned it, and
+/// so may not have heard that it is asked for it and be about to take it up. (A member of the classic protocol has what it
+/// says that it has: it takes nothing up while it joins.)
+fn let_go(group: &ConsumerGroup, member: &Member, next: &CurrentAssignment) -> Vec<(StrBytes, i32)> {
+    let current = &member.current;
+    let said = group.said.get(&member.id);
     let mut partitions = Vec::new();
     for (name, TopicMetadata { id, .. }) in &group.topics {
-        let before = current.assigned.get(id).into_iter().flatten();
-        let gone = before.filter(|index| !next.holds(id, **index));
+        let said = said.and_then(|said| said.get(id));
+        let may_take_up =
+            |index: &&i32| !member.uses_classic_protocol() && said.is_none_or(|said| !said.contains(index));
+        let assigned = current.assigned.get(id).into_iter().flatten();
+        let revoked = current.pending_revocation.get(id).into_iter().flatten().filter(may_take_up);
+        let gone = assigned.chain(revoked).filter(|index| !next.holds(id, **index));
         partitions.extend(gone.map(|index| (name.clone(), *index)));
     }
     partitions

@@ -72,6 +72,9 @@ impl Shard {
             self.abandon_classic_group(moment, group_id);
         }
         self.follow(moment, group_id, &advance);
+        if let (Some(owned), Some(Group::Consumer(group))) = (owned, self.groups.get_mut(group_id)) {
+            group.said.insert(member.id.clone(), owned);
+        }
         self.schedule_session(moment, group_id, &member.id, self.config.consumer_session_timeout);
         records.extend(advance.records);
         Ok(Outcome::write(records, ticket, Answer::ConsumerHeartbeat(response)))

@@ -166,8 +166,14 @@ impl Shard {
         let session_timeout_ms = request.session_timeout_ms;
         member.metadata.classic = Some(ClassicMemberMetadata { session_timeout_ms, protocols });
 
+        let is_new = !group.members.contains_key(&found.member.id);
         let mut advance = advance(moment, &self.config, group, found, Update { member, owned: Some(&owned) })?;
         let member = advance.member.clone();
+        // One that was taken out comes back under its id as if it were new, and is not told: what it has it has not let go
+        // of (`getOrMaybeSubscribeDynamicConsumerGroupMember`).
+        if is_new {
+            advance.unclaimed.extend(claimed_without(group, &owned, &member));
+        }
         let response = JoinGroupResponse::default()
             .with_member_id(member.id.clone())
             .with_generation_id(member.current.member_epoch)
@@ -355,6 +361,17 @@ impl Shard {
         let key = TimerKey::ClassicJoin { group: group.clone(), member: member.clone() };
         self.timers.set_if_absent(key, moment.now + timeout);
     }
+}
+
+/// What a member has that it is not assigned, by the names of the topics.
+fn claimed_without(group: &ConsumerGroup, owned: &Partitions, member: &Member) -> Vec<(StrBytes, i32)> {
+    let mut claimed = Vec::new();
+    for (name, topic) in &group.topics {
+        let of_topic = owned.get(&topic.id).into_iter().flatten();
+        let kept = |index: &&i32| !member.current.holds(&topic.id, **index);
+        claimed.extend(of_topic.filter(kept).map(|index| (name.clone(), *index)));
+    }
+    claimed
 }
 
 fn join_refused(member: &StrBytes, error: ErrorCode) -> Answer {

@@ -53,8 +53,10 @@ pub enum GroupNews {
     /// The group is not there any more, or begins anew.
     Deleted(StrBytes),
     /// A partition goes to others although nobody has heard that the member of a consumer group lets go of it. It was
-    /// assigned it and says what it consumes, not naming it, and may be about to take it up; or the group moves to the
-    /// classic protocol while it consumes what is to be another's, and would move back with that taken for done.
+    /// assigned it and says what it consumes, not naming it (nor before, if it was asked to give it up), and may be about to
+    /// take it up; or, of the classic protocol, it was taken out, has not heard of that, and comes back with it; or the group
+    /// moves to the classic protocol while it consumes what is to be another's, and would move back
+    /// with that taken for done.
     Unclaimed { group: StrBytes, topic: StrBytes, partition: i32 },
     /// A member of a consumer group leaves, which cannot be stored: it stays, and its session is not watched any more.
     Unwatched(StrBytes),
@@ -62,6 +64,11 @@ pub enum GroupNews {
     UnawaitedSync(StrBytes),
     /// A member of a consumer group that begins anew is told to begin anew.
     RefusedJoin(StrBytes),
+    /// A consumer group becomes a classic one of this generation because a member is gone, and is to be shared out anew:
+    /// that is nowhere written, and the next coordinator takes it for stable.
+    Downgraded { group: StrBytes, generation: i32 },
+    /// A commit has been kept for `offsets.retention.minutes` and is removed.
+    OffsetExpired { group: StrBytes, topic: StrBytes, partition: i32, offset: i64, is_rebalancing: bool },
 }
 
 /// The partitions of `__consumer_offsets` that this broker leads (`PartitionWriter`, and what the loader reads).

@@ -69,7 +69,13 @@ impl Runtime {
         let mut next = bounds.log_start;
         while next < bounds.log_end {
             let bytes = log.read(partition, next, bytes_max)?;
-            let Some(end) = end_of(&bytes) else { break };
+            // Nothing is left, or what is there is no batch (`ByteBufferLogInputStream.nextBatchSize`).
+            let Some(end) = end_of(&bytes) else {
+                if bytes.is_empty() {
+                    break;
+                }
+                return Err(ErrorCode::CorruptMessage);
+            };
             for (offset, record) in decode_batches(&bytes).map_err(|_| ErrorCode::CorruptMessage)? {
                 if offset >= next {
                     runtime.shard.replay(offset, record, moment.wall_ms);
@@ -168,6 +174,10 @@ impl Runtime {
             let leaves = Shard::left_by(&records).filter(|_| !matches!(then, Then::Expired(_)));
             let appended = self.append(moment, log, records, replay);
             if let Some(becomes) = becomes.filter(|_| appended.is_ok()) {
+                if becomes.rebalances {
+                    let (group, generation) = (becomes.group.id.clone(), becomes.group.generation);
+                    self.shard.news.push(GroupNews::Downgraded { group, generation });
+                }
                 self.shard.replace_group(moment, becomes, self.last_written);
                 self.shard.news.extend(promised);
             }

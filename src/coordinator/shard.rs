@@ -76,6 +76,18 @@ impl Group {
         }
     }
 
+    /// Whether members are joining, or have yet to hear what they are assigned. A consumer group (KIP-848) knows what its
+    /// members subscribe to all the time.
+    fn is_rebalancing(&self) -> bool {
+        match self {
+            Group::Classic(group) => match group.state {
+                State::PreparingRebalance | State::CompletingRebalance => true,
+                State::Empty | State::Stable => false,
+            },
+            Group::Consumer(_) => false,
+        }
+    }
+
     fn visible_from(&self) -> Offset {
         match self {
             Group::Classic(group) => group.visible_from,
@@ -298,7 +310,9 @@ impl Shard {
             TimerKey::Expiration => {
                 self.schedule_expiration(moment);
                 self.offsets.prune();
-                Outcome { records: self.expired_records(moment.wall_ms), replay: true, ..Outcome::default() }
+                let records = self.expired_records(moment.wall_ms);
+                self.tell_expired(&records);
+                Outcome { records, replay: true, ..Outcome::default() }
             }
             TimerKey::Session { .. }
             | TimerKey::Rebalance { .. }
@@ -324,6 +338,23 @@ impl Shard {
             }
         }
         records
+    }
+
+    fn tell_expired(&mut self, tombstones: &[Record]) {
+        for record in tombstones {
+            let Record::OffsetCommit { group, topic, partition, value: None } = record else { continue };
+            let mut of_group = self.offsets.latest_of(group);
+            let is_it = |(of, index, _): &(&StrBytes, i32, _)| *of == topic && index == partition;
+            let Some((_, _, committed)) = of_group.find(is_it) else { continue };
+            let is_rebalancing = self.groups.get(group).is_some_and(Group::is_rebalancing);
+            self.news.push(GroupNews::OffsetExpired {
+                group: group.clone(),
+                topic: topic.clone(),
+                partition: *partition,
+                offset: committed.offset,
+                is_rebalancing,
+            });
+        }
     }
 
     /// True if the group has no offsets, or all expire now.

@@ -176,7 +176,11 @@ impl Bench {
     }
 
     fn join_as(&mut self, member: &str, instance: Option<&str>, topics: &[&str]) -> Ticket {
-        let protocol = JoinGroupRequestProtocol::default().with_name(text("range")).with_metadata(subscription(topics));
+        self.join_with(member, instance, subscription(topics))
+    }
+
+    fn join_with(&mut self, member: &str, instance: Option<&str>, subscription: Bytes) -> Ticket {
+        let protocol = JoinGroupRequestProtocol::default().with_name(text("range")).with_metadata(subscription);
         let request = JoinGroupRequest::default()
             .with_group_id(group_id())
             .with_session_timeout_ms(SESSION.as_millis() as i32)
@@ -683,6 +687,20 @@ fn while_the_disk_reads_the_groups_are_loading() {
 }
 
 #[test]
+fn what_is_no_batch_is_not_taken_for_the_end_of_the_log() {
+    let (mut bench, member) = Bench::stable(GroupCoordinatorConfig::default());
+    bench.commit(&member, 1, "orders", 10);
+    let (_, last) = bench.log.batches.last_mut().expect("the commit");
+    *last = Bytes::from(vec![0; last.len()]);
+    bench.fail_over();
+    let ticket = bench.fetch("orders", false);
+    match &bench.answers[&ticket] {
+        Answer::Fetch(response) => assert_eq!(response.error_code, ErrorCode::NotCoordinator.code()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn offsets_of_an_empty_group_expire_after_it_became_empty() {
     let config = GroupCoordinatorConfig { offsets_retention_minutes: 60, ..GroupCoordinatorConfig::default() };
     let hour = Duration::from_secs(3_600);
@@ -704,10 +722,44 @@ fn offsets_of_an_empty_group_expire_after_it_became_empty() {
     bench.wait(check * 2);
     assert_eq!(bench.offset("orders"), -1);
     assert_eq!(bench.state(), "Dead");
-    assert_eq!(bench.coordinator.take_news(), [GroupNews::Deleted(group_id().0)]);
+    let expired = GroupNews::OffsetExpired {
+        group: group_id().0,
+        topic: text("orders"),
+        partition: 0,
+        offset: 10,
+        is_rebalancing: false,
+    };
+    assert_eq!(bench.coordinator.take_news(), [expired, GroupNews::Deleted(group_id().0)]);
     bench.fail_over();
     assert_eq!(bench.coordinator.take_news(), [], "that was told");
     assert_eq!((bench.offset("orders"), bench.state().as_str()), (-1, "Dead"));
+}
+
+#[test]
+fn no_offset_expires_while_the_members_of_a_group_come_back() {
+    for (defects, offset) in [(Defects::NONE, 10), (Defects::NONE.with(Defect::ExpireDuringRebalance), -1)] {
+        let config = GroupCoordinatorConfig {
+            offsets_retention_minutes: 60,
+            offsets_retention_check_interval: DELAY / 2,
+            defects,
+            ..GroupCoordinatorConfig::default()
+        };
+        let (mut bench, member) = Bench::stable(config);
+        bench.commit(&member, 1, "orders", 10);
+        let committed_at = bench.now;
+        while bench.now < committed_at + Duration::from_secs(2 * 3_600) {
+            bench.heartbeat(&member, 1);
+            bench.wait(SESSION / 2);
+        }
+        bench.leave(&member);
+        bench.join_new();
+        bench.wait(DELAY * 9 / 10);
+        assert_eq!(bench.state(), "PreparingRebalance");
+        assert_eq!(bench.offset("orders"), offset);
+        let told = bench.coordinator.take_news();
+        let is_told = |news: &GroupNews| matches!(news, GroupNews::OffsetExpired { is_rebalancing: true, .. });
+        assert_eq!(told.iter().any(is_told), offset < 0, "{told:?}");
+    }
 }
 
 #[test]

@@ -382,9 +382,11 @@ impl Follower<'_> {
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
+            | Observation::Downgraded { .. }
             | Observation::Unwatched { .. }
             | Observation::UnawaitedSync { .. }
             | Observation::RefusedJoin { .. }
+            | Observation::OffsetExpired { .. }
             | Observation::Unclaimed { .. }
             | Observation::LogStartMoved { .. }
             | Observation::Compacted { .. }

@@ -91,7 +91,8 @@ impl Facts<'_> {
         let (mut decision, mut why, mut remedies) = (String::new(), String::new(), Vec::new());
         let mut ruling = Ruling::Legal;
         let reader = &self.case.trace[at].machine;
-        let policy = self.case.settings.consumers.get(reader.as_ref()).map_or("latest", |c| c.auto_offset_reset.as_str());
+        let policy =
+            self.case.settings.consumers.get(reader.as_ref()).map_or("latest", |c| c.auto_offset_reset.as_str());
         if let TraceKind::PositionReset { from, to, reason, .. } = &self.case.trace[at].what {
             moments.push(Ranked::new(at, 0, format!("moved its position from {from} to {to}")));
             decision = match reason {

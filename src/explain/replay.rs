@@ -218,9 +218,11 @@ impl<'a> Replay<'a> {
             | Observation::LatestOffset { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
+            | Observation::Downgraded { .. }
             | Observation::Unwatched { .. }
             | Observation::UnawaitedSync { .. }
             | Observation::RefusedJoin { .. }
+            | Observation::OffsetExpired { .. }
             | Observation::Unclaimed { .. }
             | Observation::LogDirFailed { .. }
             | Observation::Registered { .. }

@@ -264,7 +264,9 @@ impl Facts<'_> {
             TraceKind::Joined { generation } if detail.contains(&*event.machine) => {
                 Some(Ranked::new(at, 0, format!("joined generation {generation}")))
             }
-            TraceKind::Observed(Observation::Unclaimed { .. } | Observation::GroupDeleted { .. })
+            TraceKind::Observed(
+                Observation::Unclaimed { .. } | Observation::OffsetExpired { .. } | Observation::GroupDeleted { .. },
+            )
             | TraceKind::Stopped { .. }
             | TraceKind::FaultStarted { .. }
             | TraceKind::FaultEnded { .. } => self.any_moment(partition, at),
@@ -312,6 +314,9 @@ impl Facts<'_> {
                 }
                 Observation::Unclaimed { group, partition } if is_it(partition) => {
                     (0, format!("gave the partition to another member of {group} before it was let go of"))
+                }
+                Observation::OffsetExpired { group, partition, offset, .. } if is_it(partition) => {
+                    (0, format!("forgot the commit of {offset} by group {group}"))
                 }
                 Observation::GroupDeleted { group } => (1, format!("deleted group {group}")),
                 Observation::Fenced { broker, fenced: true, .. } => (1, format!("fenced broker-{broker}")),
@@ -412,6 +417,9 @@ fn rule(name: &str) -> &'static str {
             "until the rebalance timeout is over a coordinator waits for the SyncGroup of every member, and for no longer"
         }
         "refused-join" => "FENCED_MEMBER_EPOCH tells a member to join with epoch 0, and is no answer to that (KIP-848)",
+        "expired-in-rebalance" => {
+            "what the members of a group that rebalances will subscribe to is not known: no offset of it expires (KAFKA-13636)"
+        }
         "tombstone-too-early" => {
             "a tombstone stays for delete.retention.ms from the first compaction on that has kept it (KIP-534)"
         }

@@ -82,6 +82,7 @@ impl Owners {
 
 /// What a member has joined.
 struct Joined {
+    /// Of its membership.
     id: String,
     generation: i32,
     /// Who coordinated then.
@@ -114,7 +115,7 @@ struct Progress {
     committed_at: Time,
 }
 
-/// Member ids are never given twice: whoever has the one that it had was in the group all the time.
+/// Memberships have names that are never given twice: whoever has the one that it had was in the group all the time.
 type MemberIds = Arc<BTreeSet<String>>;
 
 impl Progress {
@@ -151,6 +152,8 @@ struct Group {
     keep_places: BTreeSet<String>,
     came_back: BTreeMap<String, i32>,
     progress: BTreeMap<TopicPartition, Progress>,
+    /// The highest commit that a coordinator removed as expired.
+    expired: BTreeMap<TopicPartition, i64>,
     /// The next offset that nobody was handed.
     handed: BTreeMap<TopicPartition, i64>,
     owners: BTreeMap<TopicPartition, Owners>,
@@ -248,14 +251,22 @@ impl Groups {
         }
         let progress = group.progress.entry(partition.clone()).or_default();
         let Some(committed) = progress.begin(generation, offset.0) else { return };
-        // A group without members may lose its offsets after a while (KIP-211).
+        // A group without members may lose its offsets after a while (KIP-211), and its coordinator says so.
         let witnesses = std::mem::take(&mut progress.witnesses);
         let was_never_empty = group.has_member_of(&witnesses, generation, partition);
+        let has_expired = group.expired.get(partition).is_some_and(|expired| *expired >= committed);
         let progress = group.progress.entry(partition.clone()).or_default();
-        if was_never_empty || !may_expire(progress.committed_at) {
+        if was_never_empty || !has_expired || !may_expire(progress.committed_at) {
             let detail = format!("{member} begins at {offset} where group {group_id} had committed {committed}");
             ghost.violate("offset-rewind", at, partition, detail);
         }
+    }
+
+    /// A coordinator removed a commit that it takes to have expired.
+    pub fn expired(&mut self, group: &str, partition: &TopicPartition, offset: Offset) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let expired = group.expired.entry(partition.clone()).or_insert(offset.0);
+        *expired = offset.0.max(*expired);
     }
 
     /// Its coordinator deleted a group that nobody was in: generations begin anew. Who still thinks that it is in it shares
@@ -274,8 +285,9 @@ impl Groups {
         }
     }
 
-    /// A member has joined a generation, under an id. What it owns already it owns in that generation too. It asked for that
-    /// at `asked_from` or later: if the group was deleted since, it may be the group before that it has joined.
+    /// A member has joined a generation; `id` names its membership, as long as it is in the group without a break. What it
+    /// owns already it owns in that generation too. It asked for that at `asked_from` or later: if the group was deleted
+    /// since, it may be the group before that it has joined.
     pub fn joined(
         &mut self,
         (group_id, member): (&str, &str),
@@ -670,6 +682,23 @@ mod tests {
     }
 
     #[test]
+    fn who_joins_a_generation_of_the_same_number_under_the_next_coordinator_is_in_another_one() {
+        let reign = |broker| Some((BrokerId(broker), LeaderEpoch(3)));
+        for (joins_again, violations) in [(false, 1), (true, 0)] {
+            let (mut groups, mut ghost) = announced();
+            groups.owned(at(0), ("g", "b"), 2, &[partition(0)], &mut ghost);
+            // The coordinator is deposed before it stores what the generation is assigned.
+            groups.joined(("g", "a"), (3, "a-1"), reign(1), at(1_000));
+            groups.joined(("g", "b"), (3, "b-1"), reign(1), at(1_000));
+            if joins_again {
+                groups.joined(("g", "a"), (3, "a-1"), reign(2), at(2_000));
+            }
+            groups.owned(at(3_000), ("g", "a"), 3, &[partition(0)], &mut ghost);
+            assert_eq!(ghost.violations.len(), violations);
+        }
+    }
+
+    #[test]
     fn generations_of_a_group_that_was_deleted_are_others() {
         let (mut groups, mut ghost) = announced();
         groups.joined(("g", "a"), (1, "a-1"), None, at(1_000));
@@ -757,16 +786,21 @@ mod tests {
 
     #[test]
     fn the_offsets_of_a_group_without_members_may_expire_those_of_another_may_not() {
-        for (case, id_then, id_now, after, violations) in [
-            ("empty for long", "a-1", "a-2", 60_001, 0),
-            ("empty for a short time", "a-1", "a-2", 59_000, 1),
-            ("never empty", "a-1", "a-1", 60_001, 1),
+        for (case, id_then, id_now, after, expired, violations) in [
+            ("empty for long", "a-1", "a-2", 60_001, Some(20), 0),
+            ("empty for a short time", "a-1", "a-2", 59_000, Some(20), 1),
+            ("never empty", "a-1", "a-1", 60_001, Some(20), 1),
+            ("nobody says that it expired", "a-1", "a-2", 60_001, None, 1),
+            ("an earlier commit expired", "a-1", "a-2", 60_001, Some(19), 1),
         ] {
             let (mut groups, mut ghost) = announced();
             groups.joined(("g", "a"), (1, id_then), None, at(1_000));
             groups.began(at(0), ("g", "a"), 1, &partition(0), Offset(0), &mut ghost);
             groups.committed(at(0), "g", &partition(0), Offset(20));
             groups.joined(("g", "a"), (2, id_now), None, at(1_000));
+            if let Some(expired) = expired {
+                groups.expired("g", &partition(0), Offset(expired));
+            }
             groups.began(at(after), ("g", "a"), 2, &partition(0), Offset(0), &mut ghost);
             assert_eq!(ghost.violations.len(), violations, "{case}");
         }

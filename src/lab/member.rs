@@ -115,6 +115,10 @@ pub struct MemberProcess {
     fresh: BTreeSet<TopicPartition>,
     /// The generation that it has joined, and the one whose assignment it has; -1: none.
     generations: (i32, i32),
+    /// How often it has joined one.
+    joins: u64,
+    /// How often it has left its group, or was told that it is out of it.
+    memberships: u32,
 }
 
 impl MemberProcess {
@@ -141,6 +145,8 @@ impl MemberProcess {
             committed: BTreeMap::new(),
             fresh: BTreeSet::new(),
             generations: (-1, -1),
+            joins: 0,
+            memberships: 0,
         }
     }
 
@@ -349,27 +355,44 @@ impl MemberProcess {
         self.fresh.clear();
         self.window.clear();
         self.generations = (-1, -1);
+        self.joins = 0;
         self.batch.clear();
         self.is_commit_due = false;
         self.doing = Doing::Polling;
         self.subscribe();
     }
 
+    /// Names what it is in its group for as long as it is in it without a break. In the classic protocol that is its member
+    /// id: whoever is out is given another one. In the consumer protocol the id is the consumer's, and whoever is fenced or
+    /// has left joins again with it.
+    fn membership(&self) -> String {
+        let id = self.consumer.member_id();
+        match self.spec.config.group_protocol {
+            GroupProtocol::Classic => id.to_owned(),
+            GroupProtocol::Consumer => format!("{id} ({})", self.memberships),
+        }
+    }
+
     /// What the consumer has to tell: rebalances, commits, mishaps.
     fn take_news(&mut self, now: Time) {
         let generations = (self.consumer.joined_generation(), self.consumer.generation());
-        if generations != self.generations {
+        let joins = std::mem::replace(&mut self.joins, self.consumer.joins());
+        if generations != self.generations || joins != self.joins {
             let (joined, stored) = generations;
             let before = std::mem::replace(&mut self.generations, generations);
+            self.memberships += u32::from(before.0 >= 0 && joined < 0);
             let mut state = self.recorder.lock();
             let state = &mut *state;
-            if joined >= 0 && joined != before.0 {
+            if joined >= 0 && (joined != before.0 || joins != self.joins) {
                 let coordinator = self.consumer.coordinator();
                 let reign = coordinator.and_then(|broker| state.ghost.reign(self.who().0, broker));
                 let timeout = self.spec.config.request_timeout.as_nanos() as u64;
                 let asked_from = Time::from_nanos(now.as_nanos().saturating_sub(timeout));
-                state.groups.joined(self.who(), (joined, self.consumer.member_id()), reign, asked_from);
-                state.push(now, &self.spec.name, TraceKind::Joined { generation: joined });
+                let membership = self.membership();
+                state.groups.joined(self.who(), (joined, &membership), reign, asked_from);
+                if joined != before.0 {
+                    state.push(now, &self.spec.name, TraceKind::Joined { generation: joined });
+                }
             }
             state.groups.stored(now, self.who(), stored, &mut state.ghost);
             state.trace_violations();

@@ -117,9 +117,11 @@ impl Recorder {
                 | Observation::LatestOffset { .. }
                 | Observation::ProducersExpired { .. }
                 | Observation::GroupDeleted { .. }
+                | Observation::Downgraded { .. }
                 | Observation::Unwatched { .. }
                 | Observation::UnawaitedSync { .. }
                 | Observation::RefusedJoin { .. }
+                | Observation::OffsetExpired { .. }
                 | Observation::Unclaimed { .. }
                 | Observation::Registered { .. } => false,
             };
@@ -132,6 +134,9 @@ impl Recorder {
             state.ghost.observe(at, machine, &observation);
             if let Observation::GroupDeleted { group } = &observation {
                 state.groups.deleted(at, group);
+            }
+            if let Observation::OffsetExpired { group, partition, offset, .. } = &observation {
+                state.groups.expired(group, partition, *offset);
             }
             state.push(at, machine, TraceKind::Observed(observation));
             state.trace_violations();

@@ -107,10 +107,12 @@ fn concerns(observation: &Observation, of: Option<&str>) -> bool {
         | Observation::ReferredTo { partition, .. }
         | Observation::IsrView { partition, .. }
         | Observation::Unclaimed { partition, .. }
+        | Observation::OffsetExpired { partition, .. }
         | Observation::PartitionChanged { partition, .. } => of.is_none_or(|name| partition.to_string() == name),
         Observation::Registered { .. }
         | Observation::Fenced { .. }
         | Observation::GroupDeleted { .. }
+        | Observation::Downgraded { .. }
         | Observation::Unwatched { .. }
         | Observation::UnawaitedSync { .. }
         | Observation::RefusedJoin { .. }
@@ -259,6 +261,9 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             write!(f, ", partition epoch {partition_epoch}{}", if *unclean { ", unclean" } else { "" })
         }
         Observation::GroupDeleted { group } => write!(f, "deleted group {group}"),
+        Observation::Downgraded { group, generation } => {
+            write!(f, "made a classic group of {group}, whose members are to join again, in generation {generation}")
+        }
         Observation::Unwatched { group } => {
             write!(f, "group {group} keeps a member that leaves: that cannot be stored, and its session is not watched")
         }
@@ -266,6 +271,10 @@ fn observed(observation: &Observation, f: &mut fmt::Formatter<'_>) -> fmt::Resul
             write!(f, "group {group} got the SyncGroup of a member for which it had ceased to wait")
         }
         Observation::RefusedJoin { group } => write!(f, "group {group} told a member to join that was joining"),
+        Observation::OffsetExpired { group, partition, offset, is_rebalancing } => {
+            let rebalancing = if *is_rebalancing { ", which rebalances" } else { "" };
+            write!(f, "the commit of {offset} in {partition} by group {group}{rebalancing} has expired")
+        }
         Observation::Unclaimed { group, partition } => {
             write!(f, "group {group} gives {partition} to others: who may have it has not let go of it")
         }

@@ -337,6 +337,7 @@ pub const METRICS: &[Metric] = &[
     metric_of("stuck-consumer", MetricKind::Violation),
     metric_of("unawaited-sync", MetricKind::Violation),
     metric_of("refused-join", MetricKind::Violation),
+    metric_of("expired-in-rebalance", MetricKind::Violation),
     metric_of("producer-sequence", MetricKind::Violation),
     metric_of("tombstone-too-early", MetricKind::Violation),
     metric_of("liveness", MetricKind::Violation),

@@ -108,6 +108,15 @@ impl World {
         }
     }
 
+    /// Like [`World::rng`], but no other call gets the same one: for what no two parts of a process may draw alike.
+    pub fn fresh_rng(&self, stream: &str) -> Rng {
+        let before = match self {
+            World::Sim(w) => w.fresh_streams(),
+            World::Real(w) => w.fresh_streams(),
+        };
+        if before == 0 { self.rng(stream) } else { self.rng(&format!("{stream}-{before}")) }
+    }
+
     /// This machine's disk. Paths are relative to the machine's root (real world: the data directory).
     pub fn disk(&self) -> Disk {
         match self {

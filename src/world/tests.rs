@@ -273,6 +273,8 @@ fn real_time_and_streams_behave() {
     assert_ne!(world.rng("a").next_u64(), world.rng("b").next_u64());
     let other = RealWorld::new(dir.path().to_path_buf()).unwrap();
     assert_ne!(world.rng("a").next_u64(), other.rng("a").next_u64());
+    let fresh = || World::Real(world.clone()).fresh_rng("a").next_u64();
+    assert_ne!(fresh(), fresh());
 }
 
 mod real_network {

@@ -198,6 +198,17 @@ impl Broker {
                 GroupNews::Unwatched(group) => Observation::Unwatched { group: group.to_string() },
                 GroupNews::UnawaitedSync(group) => Observation::UnawaitedSync { group: group.to_string() },
                 GroupNews::RefusedJoin(group) => Observation::RefusedJoin { group: group.to_string() },
+                GroupNews::Downgraded { group, generation } => {
+                    Observation::Downgraded { group: group.to_string(), generation }
+                }
+                GroupNews::OffsetExpired { group, topic, partition, offset, is_rebalancing } => {
+                    Observation::OffsetExpired {
+                        group: group.to_string(),
+                        partition: TopicPartition::new(topic.as_str(), partition),
+                        offset: Offset(offset),
+                        is_rebalancing,
+                    }
+                }
                 GroupNews::Unclaimed { group, topic, partition } => Observation::Unclaimed {
                     group: group.to_string(),
                     partition: TopicPartition::new(topic.as_str(), partition),

@@ -16,7 +16,7 @@ use crate::world::{Endpoint, Time};
 const OFFSET_COMMIT_VERSION: i16 = 9;
 const OFFSET_FETCH_VERSION: i16 = 9;
 /// `default.api.timeout.ms`: how long a synchronous commit is tried.
-const API_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const API_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Names one commit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -61,7 +61,7 @@ pub(super) struct PendingCommit {
     id: CommitId,
     offsets: Vec<(TopicPartition, Commit)>,
     is_automatic: bool,
-    /// Synchronous: tried until then. Asynchronous ones are tried once.
+    /// Of one that is waited for: tried until then. Others are tried once.
     retried_until: Option<Time>,
     retry_at: Time,
     attempts: u32,
@@ -85,18 +85,19 @@ impl Group {
                 .collect(),
             None => Self::positions(view),
         };
-        self.begin_commit(now, offsets, false, is_sync, net)
+        let until = is_sync.then(|| now + API_TIMEOUT);
+        self.begin_commit(now, offsets, false, until, net)
     }
 
-    /// Commits all positions.
+    /// Commits all positions; tries again until then, or once only.
     pub(super) fn commit_positions(
         &mut self,
         now: Time,
-        is_sync: bool,
+        retried_until: Option<Time>,
         net: &mut Endpoint,
         view: &View<'_>,
     ) -> Option<CommitId> {
-        self.begin_commit(now, Self::positions(view), true, is_sync, net)
+        self.begin_commit(now, Self::positions(view), true, retried_until, net)
     }
 
     fn begin_commit(
@@ -104,7 +105,7 @@ impl Group {
         now: Time,
         offsets: Vec<(TopicPartition, Commit)>,
         is_automatic: bool,
-        is_sync: bool,
+        retried_until: Option<Time>,
         net: &mut Endpoint,
     ) -> Option<CommitId> {
         if offsets.is_empty() {
@@ -116,7 +117,7 @@ impl Group {
             id,
             offsets,
             is_automatic,
-            retried_until: is_sync.then(|| now + API_TIMEOUT),
+            retried_until,
             retry_at: now,
             attempts: 0,
             is_in_flight: false,
@@ -147,7 +148,7 @@ impl Group {
             return;
         }
         self.auto_commit_at = now + self.config.auto_commit_interval;
-        self.commit_positions(now, false, net, view);
+        self.commit_positions(now, None, net, view);
     }
 
     /// Sends commits whose time has come, and ends those whose time is over.
@@ -166,7 +167,8 @@ impl Group {
             } else if self.is_rebalancing() {
                 self.end_commit(at, Err(CommitError::RebalanceInProgress));
             } else if commit.retry_at > now {
-                self.wake_by(self.commits[at].retry_at);
+                let at_latest = commit.retried_until.into_iter().chain([commit.retry_at]).min();
+                self.wake_by(at_latest.expect("it is tried again"));
                 at += 1;
             } else if self.coordinator.is_none() && commit.retried_until.is_none() {
                 self.end_commit(at, Err(CommitError::Broker(ErrorCode::CoordinatorNotAvailable)));
@@ -178,7 +180,9 @@ impl Group {
     }
 
     fn send_commit(&mut self, now: Time, at: usize, net: &mut Endpoint) {
-        let Some(coordinator) = self.coordinator else { return };
+        let Some(coordinator) = self.coordinator else {
+            return self.commits[at].retried_until.into_iter().for_each(|until| self.wake_by(until));
+        };
         let commit = &mut self.commits[at];
         commit.is_in_flight = true;
         let mut topics: Vec<OffsetCommitRequestTopic> = Vec::new();

@@ -81,7 +81,7 @@ impl Group {
     fn prepare_join(&mut self, now: Time, net: &mut Endpoint, view: &mut View<'_>) -> bool {
         if self.prepare == Prepare::NotStarted {
             let commits = self.config.enable_auto_commit && self.is_in_generation();
-            let commit = if commits { self.commit_positions(now, false, net, view) } else { None };
+            let commit = if commits { self.commit_positions(now, None, net, view) } else { None };
             if let Some(id) = commit {
                 self.prepare = Prepare::Committing(id, now + self.config.max_poll_interval);
                 return false;
@@ -189,6 +189,7 @@ impl Group {
     fn on_joined(&mut self, now: Time, response: JoinGroupResponse) {
         self.join_attempts = 0;
         self.generation = response.generation_id;
+        self.joins += 1;
         let is_leader = response.leader == response.member_id;
         self.member_id = response.member_id;
         self.state = State::CompletingRebalance;

@@ -21,7 +21,7 @@ use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::{FindCoordinatorRequest, GroupId, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
-use self::commits::{Commit, PendingCommit};
+use self::commits::{API_TIMEOUT, Commit, PendingCommit};
 pub use self::commits::{CommitError, CommitId, CommitResult};
 use self::modern::Modern;
 use super::backoff::ExponentialBackoff;
@@ -130,6 +130,8 @@ pub(super) struct Group {
     joined_topics: Vec<TopicName>,
     state: State,
     generation: i32,
+    /// How many JoinGroups were answered with one: of one number there may be several, of several coordinators.
+    joins: u64,
     /// The last one that the coordinator has stored: it answered SyncGroup. A generation that it only announced may be
     /// announced by another coordinator too, with others in it.
     stored_generation: i32,
@@ -193,7 +195,7 @@ impl Group {
         let (modern, member_id) = match config.group_protocol {
             GroupProtocol::Classic => (None, StrBytes::default()),
             GroupProtocol::Consumer => {
-                (Some(Modern::new()), Modern::member_id(&mut world.rng("consumer-group-member-id")))
+                (Some(Modern::new()), Modern::member_id(&mut world.fresh_rng("consumer-group-member-id")))
             }
         };
         Group {
@@ -214,6 +216,7 @@ impl Group {
             joined_topics: Vec::new(),
             state: State::Unjoined,
             generation: -1,
+            joins: 0,
             stored_generation: -1,
             member_id,
             modern,
@@ -265,6 +268,10 @@ impl Group {
 
     pub fn joined_generation(&self) -> i32 {
         self.generation
+    }
+
+    pub fn joins(&self) -> u64 {
+        self.joins
     }
 
     pub fn generation(&self) -> i32 {
@@ -398,6 +405,10 @@ impl Group {
                 self.coordinator_id = Some(BrokerId(found.node_id.0));
                 self.session_from = now;
                 self.find_attempts = 0;
+                if self.modern.is_some() {
+                    // Not at once again, however soon this one sends us away (`RequestState.onSuccessfulAttempt`).
+                    self.find_at = now + self.config.retry_backoff;
+                }
             }
             (_, Some(error)) if !error.is_retriable() => self.fail(error),
             (..) => {
@@ -474,7 +485,7 @@ impl Group {
         self.busy_since = None;
         self.wake_at = None;
         let commit = match self.config.enable_auto_commit && self.is_in_generation() {
-            true => self.commit_positions(now, true, net, &view),
+            true => self.commit_positions(now, Some(now + API_TIMEOUT), net, &view),
             false => None,
         };
         self.closing = Some(commit.map_or(Closing::Leaving, Closing::Committing));

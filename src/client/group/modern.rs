@@ -61,8 +61,8 @@ struct LocalAssignment {
 enum Step {
     /// The application has not polled since.
     Begun,
-    /// Positions are being committed, not beyond this.
-    Committing(CommitId, Time),
+    /// Positions are being committed.
+    Committing(CommitId),
     /// The application has been told what goes, and goes on with the next poll.
     Telling,
 }
@@ -208,7 +208,9 @@ impl Group {
         self.wake_by(now);
     }
 
-    /// A step towards the assignment (`maybeReconcile`): commit, revoke, assign, acknowledge.
+    /// A step towards the assignment (`maybeReconcile`): commit, revoke, assign, acknowledge. The commit is tried until the
+    /// rebalance timeout is over, and no longer: what is committed once others have the partitions would undo what they
+    /// commit (`maybeAutoCommitSyncBeforeRevocation`).
     fn reconcile(&mut self, now: Time, net: &mut Endpoint, view: &mut View<'_>) {
         if self.modern().reconciliation.is_none() {
             self.begin_reconciliation(now, view);
@@ -218,16 +220,14 @@ impl Group {
         let step = match step {
             Step::Begun => {
                 let commits = self.config.enable_auto_commit && self.is_in_generation();
-                match commits.then(|| self.commit_positions(now, true, net, view)).flatten() {
-                    Some(id) => Step::Committing(id, now + self.config.max_poll_interval),
+                let until = Some(now + self.config.max_poll_interval);
+                match commits.then(|| self.commit_positions(now, until, net, view)).flatten() {
+                    Some(id) => Step::Committing(id),
                     None => return self.revoke_and_assign(now, to, assigned, view),
                 }
             }
-            Step::Committing(id, deadline) if self.is_committing(id) && deadline > now => {
-                self.wake_by(deadline);
-                step
-            }
-            Step::Committing(..) => return self.revoke_and_assign(now, to, assigned, view),
+            Step::Committing(id) if self.is_committing(id) => step,
+            Step::Committing(_) => return self.revoke_and_assign(now, to, assigned, view),
             Step::Telling if self.is_committing_by_hand() => step,
             Step::Telling => return self.take_up_assignment(now, to, assigned, view),
         };

@@ -4,6 +4,7 @@
 mod admin;
 mod consumer;
 mod follower_fetching;
+mod groups;
 mod idempotence;
 mod producer;
 

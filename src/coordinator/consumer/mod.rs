@@ -89,6 +89,9 @@ pub(super) struct ConsumerGroup {
     pub topics: BTreeMap<StrBytes, TopicMetadata>,
     /// Until when `topics` is believed, and of which group epoch. Not persisted.
     metadata_deadline: Option<(Time, i32)>,
+    /// What each member said last that it consumes, to this coordinator. Nothing is decided by it: it tells whether what a
+    /// member does not name is what it has let go of, or what it has yet to take up. Not persisted.
+    pub said: BTreeMap<StrBytes, Partitions>,
     /// Readers of committed state see it once this is committed.
     pub visible_from: Offset,
 }
@@ -118,6 +121,7 @@ impl ConsumerGroup {
             target: Assignment::new(),
             topics: BTreeMap::new(),
             metadata_deadline: None,
+            said: BTreeMap::new(),
             visible_from: Offset(i64::MAX),
         }
     }
@@ -147,6 +151,7 @@ impl ConsumerGroup {
                 self.member_entry(member).metadata = value;
             }
             ConsumerRecord::Member { member, value: None } => {
+                self.said.remove(&member);
                 let removed = self.members.remove(&member);
                 if let Some(instance) = removed.and_then(|removed| removed.metadata.instance_id)
                     && self.static_members.get(&instance) == Some(&member)

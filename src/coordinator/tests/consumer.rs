@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup;
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
+use kafka_protocol::messages::consumer_protocol_subscription::TopicPartition as OwnedPartitions;
 use kafka_protocol::messages::{
     ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, ConsumerProtocolAssignment,
 };
@@ -225,6 +226,38 @@ fn what_a_member_was_assigned_and_does_not_name_goes_to_others_at_once() {
     assert_eq!(bench.coordinator.take_news(), gone.map(unclaimed).collect::<Vec<_>>());
     assert_eq!(bench.beat(&mut two), 0);
     assert_eq!(&one.assigned | &two.assigned, set(0..PARTITIONS));
+}
+
+#[test]
+fn what_a_member_is_to_give_up_and_has_never_named_it_may_be_about_to_take_up() {
+    for has_named_it in [true, false] {
+        let mut bench = Bench::modern();
+        let (mut one, mut two) = (Modern::new("one"), Modern::new("two"));
+        assert_eq!(bench.beat(&mut one), 0);
+        if has_named_it {
+            one.follow();
+            assert_eq!(bench.beat(&mut one), 0);
+        }
+        assert_eq!(bench.beat(&mut two), 0);
+        // It is asked to give two up, and does not hear that: it says again what it has taken up, or follows.
+        let before = one.clone();
+        assert_eq!((bench.beat(&mut one), one.epoch), (0, 1));
+        let mut again = if has_named_it { one.clone() } else { before };
+        again.follow();
+        if !has_named_it {
+            again.owned.clear();
+        }
+        again.has_news = true;
+        assert_eq!((bench.beat(&mut again), again.epoch), (0, 2));
+        let gone = set(0..PARTITIONS).difference(&one.assigned).copied().collect::<Vec<_>>();
+        let unclaimed = |partition: &i32| GroupNews::Unclaimed {
+            group: group_id().0,
+            topic: text("orders"),
+            partition: *partition,
+        };
+        let expected = if has_named_it { Vec::new() } else { gone.iter().map(unclaimed).collect() };
+        assert_eq!(bench.coordinator.take_news(), expected, "{has_named_it}");
+    }
 }
 
 #[test]
@@ -640,7 +673,8 @@ fn a_classic_group_becomes_a_consumer_group_and_a_classic_one_again() {
     assert_eq!(bench.heartbeat(&old, 2), ErrorCode::RebalanceInProgress.code());
     let ticket = bench.join(&old);
     assert_eq!(bench.joined(ticket).generation_id, 3);
-    assert_eq!(bench.coordinator.take_news(), [], "its generations go on");
+    let downgraded = GroupNews::Downgraded { group: group_id().0, generation: 2 };
+    assert_eq!(bench.coordinator.take_news(), [downgraded], "its generations go on");
     bench.modern_fail_over();
     assert_eq!(bench.state(), "Stable");
     assert_eq!(bench.offset("orders"), 3);
@@ -659,6 +693,33 @@ fn a_group_whose_only_member_leaves_before_its_first_generation_may_be_upgraded(
 }
 
 #[test]
+fn a_classic_member_that_was_taken_out_comes_back_with_what_it_had() {
+    let (mut bench, old) = classic_with_everything(GroupCoordinatorConfig::default());
+    let mut new = Modern::new("new");
+    assert_eq!(bench.beat(&mut new), 0);
+    // It lives, and does not join again in time.
+    while bench.heartbeat(&old, 1) == ErrorCode::RebalanceInProgress.code() {
+        bench.wait(SESSION / 2);
+        assert_eq!(bench.beat(&mut new), 0);
+    }
+    assert_eq!(bench.heartbeat(&old, 1), ErrorCode::UnknownMemberId.code());
+    bench.reconcile(&mut [&mut new]);
+    assert_eq!(new.owned, set(0..PARTITIONS));
+    assert_eq!(bench.coordinator.take_news(), []);
+    let owned =
+        OwnedPartitions::default().with_topic(TopicName(text("orders"))).with_partitions((0..PARTITIONS).collect());
+    let subscription =
+        ConsumerProtocolSubscription::default().with_topics(vec![text("orders")]).with_owned_partitions(vec![owned]);
+    let mut metadata = BytesMut::new();
+    metadata.put_i16(1);
+    subscription.encode(&mut metadata, 1).unwrap();
+    let joining = bench.join_with(&old, None, metadata.freeze());
+    assert_eq!(bench.joined(joining).error_code, 0, "a classic group would tell it that it is unknown");
+    let unclaimed = |partition| GroupNews::Unclaimed { group: group_id().0, topic: text("orders"), partition };
+    assert_eq!(bench.coordinator.take_news(), (0..PARTITIONS).map(unclaimed).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_downgrade_in_the_middle_of_a_rebalance_gives_to_one_what_another_still_has() {
     let (mut bench, old) = classic_with_everything(GroupCoordinatorConfig::default());
     let mut new = Modern::new("new");
@@ -670,8 +731,9 @@ fn a_downgrade_in_the_middle_of_a_rebalance_gives_to_one_what_another_still_has(
     assert_eq!(bench.coordinator.take_news(), []);
     assert_eq!(bench.leave_as(&new, -1), 0);
     let news = bench.coordinator.take_news();
+    let Some((GroupNews::Downgraded { .. }, unclaimed)) = news.split_first() else { panic!("{news:?}") };
     let is_unclaimed = |news: &GroupNews| matches!(news, GroupNews::Unclaimed { .. });
-    assert!(!news.is_empty() && news.iter().all(is_unclaimed), "{news:?}");
+    assert!(!unclaimed.is_empty() && unclaimed.iter().all(is_unclaimed), "{news:?}");
 }
 
 #[test]

@@ -18,6 +18,7 @@
 //! late registration of its predecessor locked out is waited for in vain.
 
 mod disks;
+mod downgrades;
 mod proposals;
 mod registrations;
 mod replay;
@@ -34,6 +35,7 @@ use crate::scenario::{Topic, Variant, Workload};
 use crate::world::Time;
 
 use super::topic_of;
+use downgrades::{Downgrade, Members};
 use replay::{Ack, ClientProcess, Loss, Partition, Replay};
 
 pub use replay::Gone;
@@ -64,9 +66,14 @@ pub enum Excuse {
     /// A member of a consumer group left while `__consumer_offsets` took nothing: it stays in its group, and its
     /// session is not watched any more (`GroupMetadataManager.consumerGroupFenceMember` cancels timers before it writes).
     LeaveRefused,
+    /// The last member of the new protocol was gone, and that the group was to be shared out anew went with its coordinator
+    /// (see [`downgrades`]).
+    RebalanceForgotten,
     /// A consumer group gave away what a member had not let go of. It said what it had taken up of an earlier assignment, in
-    /// the epoch of a later one that it was about to take up (`CurrentAssignmentBuilder.ownsRevokedPartitions`); or the group
-    /// moved to the classic protocol in the middle of a rebalance, and back (`ConsumerGroup.fromClassicGroup`).
+    /// the epoch of a later one that it was about to take up, or before it heard that it was to give up what it had not taken
+    /// up (`CurrentAssignmentBuilder.ownsRevokedPartitions`; `maybeReconcile` then takes up what was assigned when it
+    /// began); or, of the classic protocol, it had been taken out, and its JoinGroup was taken for that of a new member
+    /// instead of being refused (`classicGroupJoinToConsumerGroup`), so that it kept what it had; or the group moved to the classic protocol in the middle of a rebalance, and back (`ConsumerGroup.fromClassicGroup`).
     NotLetGo,
     /// A cleaned segment of the leader is larger than `segment.bytes`: a tombstone takes more bytes once it knows when it
     /// may go (`RecordBatch.deleteHorizonMs`). No follower takes what one fetch reads of it (`UnifiedLog.append`).
@@ -108,6 +115,9 @@ impl Excuse {
             }
             Excuse::LeaveRefused => {
                 "a member left while that could not be stored, and its session is not watched any more"
+            }
+            Excuse::RebalanceForgotten => {
+                "the last member of the new protocol was gone, and the next coordinator did not know that the others were to join"
             }
             Excuse::NotLetGo => "its group gave a partition to others before who had it let go of it",
             Excuse::GrownByCleaning => "the leader's segment grew beyond segment.bytes when it was cleaned",
@@ -181,6 +191,8 @@ pub struct Guard {
     has_offsets: bool,
     /// Static members of the classic protocol.
     static_members: BTreeSet<String>,
+    /// The members of each group.
+    members: BTreeMap<String, Members>,
 }
 
 impl Guard {
@@ -204,6 +216,7 @@ impl Guard {
             has_plain_time: has_plain_time(variant),
             has_offsets: has_offsets(variant),
             static_members: variant.workloads.iter().filter_map(static_member).collect(),
+            members: Members::of(variant),
         };
         let of_offsets = usize::try_from(variant.cluster.config.min_insync_replicas).unwrap_or(1);
         guard.min_insync_replicas.insert(coordinator::TOPIC.to_owned(), of_offsets);
@@ -298,9 +311,22 @@ impl Guard {
         of_static.any(has_returned).then_some(Excuse::ReturningLeader)
     }
 
-    /// Why a group may begin anew, or go back: what `__consumer_offsets` held is lost.
-    fn excuse_forgetful_coordinator(&self) -> Option<Excuse> {
-        self.offsets_partitions().find_map(Partition::gap)
+    /// Why nobody may own what a member had that is gone.
+    fn excuse_forgotten_rebalance(&self, violation: &Violation) -> Option<Excuse> {
+        let is_forgotten = |downgrade: &Downgrade| {
+            let is_of_group = violation.detail.starts_with(&format!("group {} ", downgrade.group));
+            let members = self.members.get(&downgrade.group).filter(|_| is_of_group);
+            members.is_some_and(|members| downgrade.is_forgotten(&self.replay, members))
+        };
+        self.replay.downgrades.iter().any(is_forgotten).then_some(Excuse::RebalanceForgotten)
+    }
+
+    /// Why a group may begin anew, or go back: what `__consumer_offsets` held is lost, or was not what its coordinator read
+    /// when it took over.
+    fn excuse_forgetful_coordinator(&self, by: Time) -> Option<Excuse> {
+        let has_misread = |partition: &Partition| partition.led_spoiled_at.is_some_and(|since| since <= by);
+        let misread = || self.offsets_partitions().any(has_misread).then_some(Excuse::UntrustedDisk);
+        self.offsets_partitions().find_map(Partition::gap).or_else(misread)
     }
 
     fn offsets_partitions(&self) -> impl Iterator<Item = &Partition> {
@@ -314,6 +340,7 @@ impl Guard {
             return self
                 .excuse_stuck_coordinator()
                 .or_else(|| self.excuse_unnoticed(&violation.partition))
+                .or_else(|| self.excuse_forgotten_rebalance(violation))
                 .or(self.replay.has_unwatched.then_some(Excuse::LeaveRefused));
         }
         let partition = self.partition(&violation.partition)?;
@@ -330,7 +357,7 @@ impl Guard {
                 let is_unclaimed = partition.unclaimed_at.is_some_and(|since| since <= violation.at);
                 return partition
                     .gap()
-                    .or_else(|| self.excuse_forgetful_coordinator())
+                    .or_else(|| self.excuse_forgetful_coordinator(violation.at))
                     .or(is_unclaimed.then_some(Excuse::NotLetGo));
             }
             _ => {}

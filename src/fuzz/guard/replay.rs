@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::disks::Disks;
+use super::downgrades::Downgrade;
 use super::proposals::Proposals;
 use super::registrations::Registrations;
 use crate::lab::ghost::{at_base, machine_of, range};
@@ -211,6 +212,9 @@ pub(super) struct Partition {
     pub created_at: Option<Time>,
     /// The followers that gave it up, and what may excuse that.
     pub gave_up: BTreeMap<String, super::Excuse>,
+    /// When somebody took over as its leader, and when first somebody did whose disk does not keep what it has.
+    pub led_at: Vec<Time>,
+    pub led_spoiled_at: Option<Time>,
     /// When a group first gave it to others without who may have had it letting go of it.
     pub unclaimed_at: Option<Time>,
     pub isr: Vec<String>,
@@ -271,6 +275,8 @@ impl Default for Partition {
             leader_epoch: LeaderEpoch::NONE,
             created_at: None,
             gave_up: BTreeMap::new(),
+            led_at: Vec::new(),
+            led_spoiled_at: None,
             unclaimed_at: None,
             isr: Vec::new(),
             final_leaders: None,
@@ -339,6 +345,7 @@ pub(super) struct Replay {
     pub processes: BTreeMap<String, Vec<ClientProcess>>,
     /// A group keeps a member that has left.
     pub has_unwatched: bool,
+    pub downgrades: Vec<Downgrade>,
 }
 
 impl Replay {
@@ -372,7 +379,8 @@ impl Replay {
                     replay.processes.entry(event.machine.to_string()).or_default().push(process);
                 }
                 TraceKind::Joined { generation } => {
-                    let process = replay.processes.get_mut(event.machine.as_ref()).and_then(|processes| processes.last_mut());
+                    let process =
+                        replay.processes.get_mut(event.machine.as_ref()).and_then(|processes| processes.last_mut());
                     if let Some(process) = process {
                         process.joined(event.at, *generation);
                     }
@@ -461,6 +469,12 @@ impl Replay {
             }
             Observation::BecameLeader { partition, leader_epoch, log_end, .. } => {
                 self.partition(partition).note_deaf(machine, *leader_epoch);
+                let is_spoiled = self.disks.is_spoiled(machine);
+                let led = self.partition(partition);
+                led.led_at.push(at);
+                if is_spoiled {
+                    led.led_spoiled_at.get_or_insert(at);
+                }
                 let replica = self.replica(partition, machine);
                 replica.epoch = Some(*leader_epoch);
                 replica.leads = true;
@@ -496,6 +510,9 @@ impl Replay {
                 self.partition(partition).gave_up.insert(machine.to_owned(), super::Excuse::BeginsWithinBatch);
             }
             Observation::Unwatched { .. } => self.has_unwatched = true,
+            Observation::Downgraded { group, generation } => {
+                self.downgrades.push(Downgrade { at, group: group.clone(), generation: *generation });
+            }
             Observation::Acknowledged { partition, required_acks, base_offset, last_offset } => {
                 let replica = self.replica(partition, machine);
                 let (leader_epoch, holds) =
@@ -541,6 +558,7 @@ impl Replay {
             | Observation::LogDirFailed { .. }
             | Observation::UnawaitedSync { .. }
             | Observation::RefusedJoin { .. }
+            | Observation::OffsetExpired { .. }
             | Observation::CleanShutdown => {}
         }
     }

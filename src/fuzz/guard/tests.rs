@@ -105,6 +105,7 @@ impl Told {
 
     fn guard_where_unclean(&self, enabled: bool) -> Guard {
         let retention_ms = BTreeMap::from([("orders".to_owned(), 10)]);
+        let rebalance_timeout = std::time::Duration::from_secs(1);
         Guard {
             replay: Replay::of(&self.0, &self.1, &|_| enabled),
             retention_ms,
@@ -112,6 +113,8 @@ impl Told {
             has_plain_time: true,
             has_offsets: true,
             static_members: ["static-1".to_owned()].into(),
+            members: [("billing".to_owned(), Members { names: vec!["consumer-1".to_owned()], rebalance_timeout })]
+                .into(),
         }
     }
 
@@ -153,7 +156,8 @@ impl Told {
     /// Why the last event may break this invariant.
     fn breaks(&self, name: &'static str) -> Option<Excuse> {
         let at = self.0.last().expect("something was told").at;
-        let violation = Violation { name, at, partition: "orders-0".to_owned(), detail: String::new() };
+        let detail = "group billing with members [\"consumer-1\"]: owned by []".to_owned();
+        let violation = Violation { name, at, partition: "orders-0".to_owned(), detail };
         self.guard().excuse_violation(&violation)
     }
 }
@@ -613,6 +617,41 @@ fn what_nobody_claims_may_be_owned_twice_from_then_on() {
     assert_eq!(of_orders.breaks("owned-twice"), Some(Excuse::NotLetGo));
     let other = Told::default().observed("broker-1", unclaimed(TopicPartition::new("orders", 7)));
     assert_eq!(other.breaks("owned-twice"), None, "it is another partition");
+}
+
+#[test]
+fn a_group_that_was_downgraded_may_forget_to_rebalance_when_its_coordinator_moves() {
+    let offsets = || TopicPartition::new(coordinator::TOPIC, 0);
+    let elected = |told: Told, broker: i32, epoch: i32| {
+        let (partition, leader_epoch) = (offsets(), LeaderEpoch(epoch));
+        let isr = vec![BrokerId(broker)];
+        let leads = Observation::BecameLeader { partition, leader_epoch, log_end: Offset::ZERO, isr };
+        told.observed(&format!("broker-{broker}"), leads)
+    };
+    let joins = |told: Told, generation| told.push("consumer-1", TraceKind::Joined { generation });
+    let began = || joins(elected(Told::default(), 1, 0).push("consumer-1", TraceKind::Process { process: 0 }), 3);
+    let downgrades =
+        |told: Told| told.observed("broker-1", Observation::Downgraded { group: "billing".to_owned(), generation: 3 });
+    assert_eq!(elected(downgrades(began()), 2, 1).breaks("stuck-group"), Some(Excuse::RebalanceForgotten));
+    assert_eq!(downgrades(began()).breaks("stuck-group"), None, "its coordinator knows that it is to rebalance");
+    assert_eq!(downgrades(elected(began(), 2, 1)).breaks("stuck-group"), None, "it moved before");
+    assert_eq!(elected(began(), 2, 1).breaks("stuck-group"), None, "it is no other group");
+    assert_eq!(joins(elected(downgrades(began()), 2, 1), 4).breaks("stuck-group"), None, "it has rebalanced");
+    let mut late = elected(downgrades(began()), 2, 1);
+    late.0.last_mut().expect("elected").at = Time::from_millis(5_000);
+    assert_eq!(late.breaks("stuck-group"), None, "it has had time enough to rebalance");
+}
+
+#[test]
+fn a_coordinator_with_a_spoiled_disk_may_not_find_what_was_committed() {
+    let leads = |told: Told, broker: i32| {
+        let (partition, leader_epoch) = (TopicPartition::new(coordinator::TOPIC, 0), LeaderEpoch(1));
+        let leads = Observation::BecameLeader { partition, leader_epoch, log_end: Offset::ZERO, isr: Vec::new() };
+        told.observed(&format!("broker-{broker}"), leads)
+    };
+    assert_eq!(leads(healthy(-1).spoils(3, ROT), 3).breaks("offset-rewind"), Some(Excuse::UntrustedDisk));
+    assert_eq!(leads(healthy(-1).spoils(3, ROT), 2).breaks("offset-rewind"), None, "another's disk is whole");
+    assert_eq!(leads(healthy(-1), 3).spoils(3, ROT).breaks("offset-rewind"), None, "it had read it before");
 }
 
 #[test]

@@ -342,10 +342,19 @@ impl Ghost {
                 let detail = format!("the coordinator on {machine} told a member to join that was joining");
                 self.violate_of("refused-join", at, group.clone(), detail);
             }
+            Observation::OffsetExpired { group, partition, offset, is_rebalancing } => {
+                if *is_rebalancing {
+                    let detail = format!(
+                        "the coordinator on {machine} forgot the commit of {offset} by group {group} while it rebalanced"
+                    );
+                    self.violate("expired-in-rebalance", at, partition, detail);
+                }
+            }
             Observation::Flushed { .. }
             | Observation::ReferredTo { .. }
             | Observation::ProducersExpired { .. }
             | Observation::GroupDeleted { .. }
+            | Observation::Downgraded { .. }
             | Observation::Unwatched { .. }
             | Observation::Unclaimed { .. }
             | Observation::Acknowledged { .. }

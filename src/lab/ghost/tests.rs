@@ -319,6 +319,14 @@ fn what_a_coordinator_does_to_a_member_against_the_protocol_breaks_a_rule() {
     let told = |fact| Told::default().observes("broker-1", fact);
     assert_eq!(told(Observation::UnawaitedSync { group: group() }).violations(), ["unawaited-sync"]);
     assert_eq!(told(Observation::RefusedJoin { group: group() }).violations(), ["refused-join"]);
+    let expired = |is_rebalancing| Observation::OffsetExpired {
+        group: group(),
+        partition: TopicPartition::new("orders", 0),
+        offset: Offset(7),
+        is_rebalancing,
+    };
+    assert_eq!(told(expired(true)).violations(), ["expired-in-rebalance"]);
+    assert!(told(expired(false)).violations().is_empty());
     assert!(told(Observation::GroupDeleted { group: group() }).violations().is_empty());
 }
 

@@ -9,6 +9,7 @@ mod endpoint;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::{Rng, Time, streams};
@@ -35,6 +36,7 @@ fn now() -> Time {
 pub struct RealWorld {
     data_dir: Arc<Path>,
     seed: u64,
+    fresh_streams: Arc<AtomicU64>,
 }
 
 impl RealWorld {
@@ -45,7 +47,8 @@ impl RealWorld {
         fs::create_dir_all(&data_dir)?;
         let mut seed = [0; 8];
         fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
-        Ok(RealWorld { data_dir: data_dir.into(), seed: u64::from_ne_bytes(seed) })
+        let seed = u64::from_ne_bytes(seed);
+        Ok(RealWorld { data_dir: data_dir.into(), seed, fresh_streams: Arc::default() })
     }
 
     /// Time since the first world or endpoint of this process was made.
@@ -65,6 +68,11 @@ impl RealWorld {
     /// A stream that is a function of a seed drawn when this world was made, and of `stream`.
     pub fn rng(&self, stream: &str) -> Rng {
         streams::fork(self.seed, &[stream])
+    }
+
+    /// How many calls came before.
+    pub fn fresh_streams(&self) -> u64 {
+        self.fresh_streams.fetch_add(1, Ordering::Relaxed)
     }
 
     pub fn disk(&self) -> RealDisk {

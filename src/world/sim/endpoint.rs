@@ -3,8 +3,8 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use super::{Core, lock};
 use super::net::{Incarnation, MachineId};
+use super::{Core, lock};
 use crate::world::{Chain, ConnId, Event, HostPort, Time};
 
 /// The endpoint of one process incarnation. Dropping it closes nothing: the machine closes the connections when the

@@ -30,6 +30,7 @@ mod wall_clock;
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use madsim::plugin::{Simulator, simulator};
@@ -116,6 +117,7 @@ pub struct SimWorld {
     disk: SimDisk,
     wall_clock: Arc<WallClock>,
     incarnation: Incarnation,
+    fresh_streams: Arc<AtomicU64>,
 }
 
 impl SimWorld {
@@ -130,6 +132,11 @@ impl SimWorld {
 
     pub fn rng(&self, stream: &str) -> Rng {
         self.core.rng(&self.machine, self.incarnation, stream)
+    }
+
+    /// How many calls came before.
+    pub fn fresh_streams(&self) -> u64 {
+        self.fresh_streams.fetch_add(1, Ordering::Relaxed)
     }
 
     pub fn disk(&self) -> SimDisk {
@@ -346,6 +353,7 @@ impl Core {
             disk: SimDisk { disk: machine_state.disk.clone(), incarnation: Some(incarnation) },
             wall_clock: machine_state.wall_clock.clone(),
             incarnation,
+            fresh_streams: Arc::default(),
         };
         let endpoint = SimEndpoint { core: self.clone(), machine, incarnation };
         (incarnation, World::Sim(world), Endpoint::Sim(endpoint))

@@ -455,6 +455,9 @@ fn each_incarnation_has_streams_of_its_own() {
             sim.start("a");
             pass(&sim, MS).await;
             draws.push(a.world().rng("x").next_u64());
+            let world = a.world();
+            assert_eq!(world.fresh_rng("x").next_u64(), draws[5], "the first is the stream itself");
+            draws.push(world.fresh_rng("x").next_u64());
             draws
         })
     };
@@ -464,7 +467,7 @@ fn each_incarnation_has_streams_of_its_own() {
     let mut distinct = first[1..].to_vec();
     distinct.sort();
     distinct.dedup();
-    assert_eq!(distinct.len(), 5, "{first:?}");
+    assert_eq!(distinct.len(), 6, "{first:?}");
 }
 
 #[test]
