@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::records::{
-    NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, Record, RecordBatchEncoder,
-    RecordEncodeOptions, TimestampType,
+    NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, Record, RecordBatchDecoder,
+    RecordBatchEncoder, RecordEncodeOptions, TimestampType,
 };
 use rustc_hash::FxBuildHasher;
 
@@ -18,7 +18,7 @@ use super::compression_ratio::CompressionRatio;
 use super::delivery::{ProducerRecord, RecordHeader, RecordId};
 use super::metadata::{Metadata, TopicMetadata};
 use super::partitioner::TopicPartitioner;
-use super::transaction_manager::{ProducerIdAndEpoch, ProducerState};
+use super::transaction_manager::{ProducerIdAndEpoch, ProducerState, increment};
 use crate::defect::{Defect, Defects};
 use crate::log::batch::{HEADER_BYTES, set_producer_state};
 use crate::log::compression::Compression;
@@ -71,6 +71,8 @@ pub(super) struct ProducerBatch {
     pub producer: Option<ProducerState>,
     /// It got another sequence since it was last sent (`sequenceHasBeenReset`).
     pub was_reassigned: bool,
+    /// Part of a batch that was too large for its broker. It holds no buffer memory.
+    is_split: bool,
     records: Vec<Record>,
     /// Empty until encoded; the same bytes are sent at every attempt, unless its producer state changes.
     encoded: Bytes,
@@ -105,6 +107,7 @@ impl ProducerBatch {
             ids: Vec::new(),
             producer: None,
             was_reassigned: false,
+            is_split: false,
             records,
             encoded: Bytes::new(),
             records_bytes: 0,
@@ -127,7 +130,7 @@ impl ProducerBatch {
 
     /// Buffer memory it holds.
     pub fn memory(&self) -> usize {
-        self.bytes_max
+        if self.is_split { 0 } else { self.bytes_max }
     }
 
     /// Size when encoded. Until it is: exact without compression, unless timestamps go back within the batch; an
@@ -177,12 +180,57 @@ impl ProducerBatch {
 
     /// Says something else of its producer (`resetProducerState`).
     pub fn reassign(&mut self, producer: ProducerState) {
-        let ProducerState { producer: ProducerIdAndEpoch { producer_id, epoch }, base_sequence } = producer;
-        let mut bytes = BytesMut::from(&self.encoded[..]);
-        set_producer_state(&mut bytes, producer_id, epoch, base_sequence);
-        self.encoded = bytes.freeze();
+        if !self.encoded.is_empty() {
+            let ProducerState { producer: ProducerIdAndEpoch { producer_id, epoch }, base_sequence } = producer;
+            let mut bytes = BytesMut::from(&self.encoded[..]);
+            set_producer_state(&mut bytes, producer_id, epoch, base_sequence);
+            self.encoded = bytes.freeze();
+        }
         self.producer = Some(producer);
         self.was_reassigned = true;
+    }
+
+    /// Its records in smaller batches, in their order and as old as it is (KIP-126, `ProducerBatch.split`): of at most
+    /// `batch_size` bytes if it was filled by appends, of about half of its own if it comes from a split itself. One
+    /// record always fits. They go on with its sequences.
+    fn split(&self, batch_size: usize, topic: &TopicName, ratio: CompressionRatio) -> Vec<ProducerBatch> {
+        let decoded = RecordBatchDecoder::decode(&mut self.encoded.clone()).expect("it was encoded here");
+        let as_sent = |record: Record| {
+            let header = |(key, value)| RecordHeader { key, value };
+            let sent = ProducerRecord {
+                topic: topic.clone(),
+                partition: Some(self.partition),
+                key: record.key,
+                value: record.value,
+                headers: record.headers.into_iter().map(header).collect(),
+                timestamp_ms: Some(record.timestamp),
+            };
+            (record.timestamp, sent)
+        };
+        let records: Vec<(i64, ProducerRecord)> = decoded.records.into_iter().map(as_sent).collect();
+        let largest = records.iter().map(|(_, record)| batch_bytes_max(record)).max().unwrap_or(0);
+        let target = if self.is_split { largest.max(self.bytes() / 2) } else { batch_size };
+        let mut parts: Vec<ProducerBatch> = Vec::new();
+        for (&id, (timestamp, record)) in self.ids.iter().zip(&records) {
+            if parts.last_mut().and_then(|last| last.try_append(id, *timestamp, record)).is_some() {
+                continue;
+            }
+            let bytes_max = target.max(batch_bytes_max(record));
+            let mut part =
+                ProducerBatch::new(self.topic, self.partition, self.created, bytes_max, Vec::new(), ratio);
+            part.is_split = true;
+            part.maybe_appended = self.maybe_appended;
+            part.try_append(id, *timestamp, record).expect("an empty batch takes any record");
+            parts.push(part);
+        }
+        let mut next = self.producer;
+        for part in &mut parts {
+            part.closed = true;
+            part.producer = next;
+            let behind = |state: ProducerState| increment(state.base_sequence, part.ids.len() as i32);
+            next = next.map(|state| ProducerState { base_sequence: behind(state), ..state });
+        }
+        parts
     }
 
     pub fn is_expired(&self, now: Time, delivery_timeout: Duration) -> bool {
@@ -435,8 +483,8 @@ impl RecordAccumulator {
         queue.muted = mute;
         if batch.encoded.is_empty() {
             batch.closed = true;
-            if let Some(producer) = producer {
-                batch.producer = Some(producer);
+            batch.producer = batch.producer.or(producer);
+            if let Some(producer) = batch.producer {
                 state_producer(&mut batch.records, producer);
             }
             batch.encoded = encode(&batch.records, batch.bytes(), self.compression);
@@ -460,6 +508,22 @@ impl RecordAccumulator {
         batch.backoff = self.retry_backoff.after(batch.attempts, &mut self.rng);
         batch.attempts += 1;
         batch.last_attempt = now;
+        self.enqueue_again(batch);
+    }
+
+    /// Puts the records of a batch that was too large for its broker at the front of its partition, in smaller batches
+    /// that count as never tried (KIP-126, `splitAndReenqueue`); the topic is taken to compress badly for a while.
+    /// Returns what each says of its producer, and how many records it holds.
+    pub fn split(&mut self, batch: &ProducerBatch) -> Vec<(Option<ProducerState>, usize)> {
+        let (name, queues) = self.topics.get_index_mut(batch.topic).expect("topics are never removed");
+        queues.ratio.reset(batch.records_bytes, batch.encoded.len() - HEADER_BYTES);
+        let parts = batch.split(self.batch_size, name, queues.ratio);
+        let stated = parts.iter().map(|part| (part.producer, part.ids.len())).collect();
+        parts.into_iter().rev().for_each(|part| self.enqueue_again(part));
+        stated
+    }
+
+    fn enqueue_again(&mut self, batch: ProducerBatch) {
         let queue = queue_mut(&mut self.topics[batch.topic].partitions, batch.partition);
         let sequence = |batch: &ProducerBatch| batch.producer.map(|producer| producer.base_sequence);
         if self.defects.has(Defect::RetryUnordered) {

@@ -30,16 +30,28 @@ impl CompressionRatio {
         }
     }
 
+    /// Expects nothing again, or the worst that was seen: a batch of so many bytes was too large
+    /// (`CompressionRatioEstimator.setEstimation`).
+    pub fn reset(&mut self, uncompressed: usize, compressed: usize) {
+        let Some(ratio) = &mut self.thousandths else { return };
+        *ratio = seen(uncompressed, compressed).max(1_000);
+    }
+
     /// Takes note of a batch's records, before and after.
     pub fn observe(&mut self, uncompressed: usize, compressed: usize) {
         let Some(ratio) = &mut self.thousandths else { return };
-        let seen = compressed as u64 * 1_000 / (uncompressed as u64).max(1);
+        let seen = seen(uncompressed, compressed);
         *ratio = if seen > *ratio {
             seen.max(*ratio + DETERIORATING_STEP)
         } else {
             seen.max(ratio.saturating_sub(IMPROVING_STEP))
         };
     }
+}
+
+/// In thousandths.
+fn seen(uncompressed: usize, compressed: usize) -> u64 {
+    compressed as u64 * 1_000 / (uncompressed as u64).max(1)
 }
 
 #[cfg(test)]
@@ -59,6 +71,10 @@ mod tests {
         assert_eq!(ratio.thousandths, Some(250));
         ratio.observe(1_000, 900);
         assert_eq!(ratio.thousandths, Some(900));
+        ratio.reset(1_000, 900);
+        assert_eq!(ratio.thousandths, Some(1_000));
+        ratio.reset(1_000, 1_200);
+        assert_eq!(ratio.thousandths, Some(1_200));
     }
 
     #[test]

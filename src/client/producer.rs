@@ -482,7 +482,7 @@ impl Producer {
             let transactions = self.transactions.as_mut().filter(|_| is_first_time);
             let producer = transactions.map(|transactions| transactions.assign(key, count));
             let (mut batch, records) = self.accumulator.drain(candidate, keeps_order, producer);
-            let restated = std::mem::take(&mut batch.was_reassigned);
+            let restated = std::mem::take(&mut batch.was_reassigned) && batch.attempts > 0;
             let data = PartitionProduceData::default().with_index(batch.partition).with_records(Some(records));
             let name = self.accumulator.topic_name(batch.topic);
             self.attempts.push(Attempt::Sent {
@@ -631,6 +631,10 @@ impl Producer {
         if batch.maybe_appended != maybe_appended && self.config.defects.has(Defect::RetryForgetsAttempts) {
             batch.maybe_appended = maybe_appended;
         }
+        if code == ErrorCode::MessageTooLarge && batch.ids.len() > 1 {
+            self.note_failed_attempt(&batch, crc, code);
+            return self.split(&batch);
+        }
         let has_attempts = batch.attempts < self.config.retries;
         let may_retry = has_attempts && !batch.is_expired(now, self.config.delivery_timeout);
         let key = (topic, partition);
@@ -642,12 +646,7 @@ impl Producer {
                 (None | Some(_), _) => code.is_retriable(),
             };
         if can_retry {
-            self.attempts.push(Attempt::Failed {
-                partition: TopicPartition { topic: self.accumulator.topic_name(topic).clone(), partition },
-                crc,
-                number: batch.attempts + 1,
-                error: ClientError::Broker(code),
-            });
+            self.note_failed_attempt(&batch, crc, code);
             return self.accumulator.reenqueue(now, batch);
         }
         if code == ErrorCode::DuplicateSequenceNumber {
@@ -658,6 +657,26 @@ impl Producer {
             transactions.fail_batch(key, producer, Some(code), has_attempts);
         }
         self.give_up(batch, ClientError::Broker(code));
+    }
+
+    fn note_failed_attempt(&mut self, batch: &ProducerBatch, crc: u32, code: ErrorCode) {
+        let topic = self.accumulator.topic_name(batch.topic).clone();
+        self.attempts.push(Attempt::Failed {
+            partition: TopicPartition { topic, partition: batch.partition },
+            crc,
+            number: batch.attempts + 1,
+            error: ClientError::Broker(code),
+        });
+    }
+
+    /// Sends the records of a batch that was too large in smaller ones, however often it was tried (KIP-126,
+    /// `Sender.completeBatch`).
+    fn split(&mut self, batch: &ProducerBatch) {
+        let parts = self.accumulator.split(batch);
+        if let (Some(transactions), Some(producer)) = (&mut self.transactions, batch.producer) {
+            transactions.split((batch.topic, batch.partition), producer, &parts);
+        }
+        self.accumulator.deallocate(batch);
     }
 
     /// Gives up batches older than `delivery.timeout.ms`, in flight or not. One that is in flight may be appended.

@@ -106,7 +106,7 @@ pub(super) struct Reassigned {
 }
 
 /// `DefaultRecordBatch.incrementSequence`: they wrap from `i32::MAX` to 0.
-fn increment(sequence: i32, by: i32) -> i32 {
+pub(super) fn increment(sequence: i32, by: i32) -> i32 {
     ((i64::from(sequence) + i64::from(by)) % (i64::from(i32::MAX) + 1)) as i32
 }
 
@@ -291,6 +291,17 @@ impl TransactionManager {
         entry.next_sequence = increment(entry.next_sequence, records);
         entry.in_flight.push(Tracked { state, records });
         state
+    }
+
+    /// A batch was too large and becomes several that share its sequences: what each says, and its records
+    /// (`removeInFlightBatch`, `addInFlightBatch`).
+    pub fn split(&mut self, key: PartitionKey, state: ProducerState, parts: &[(Option<ProducerState>, usize)]) {
+        let in_flight = &mut self.entry_mut(key).in_flight;
+        let Some(at) = in_flight.iter().position(|batch| batch.state == state) else { return };
+        let tracked = |(state, records): &(Option<ProducerState>, usize)| {
+            Some(Tracked { state: (*state)?, records: *records as i32 })
+        };
+        in_flight.splice(at..=at, parts.iter().filter_map(tracked));
     }
 
     /// A batch was acknowledged (`handleCompletedBatch`): in time, or after it was given up.

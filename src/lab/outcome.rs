@@ -59,7 +59,7 @@ pub enum TraceKind {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         restated: bool,
     },
-    /// An attempt ended with an error, and the producer will try again.
+    /// An attempt ended with an error, and the producer will try again; with smaller batches, if it was too large.
     BatchRetried {
         partition: String,
         crc: u32,

@@ -5,6 +5,7 @@ use super::*;
 use crate::client::{ClientError, DeliveryReport, Outcome, Producer};
 use crate::config::ProducerConfig;
 use crate::log::batch::Header;
+use crate::log::compression::Compression;
 use crate::protocol::{ErrorCode, Offset};
 use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProduceRequest};
 
@@ -148,6 +149,55 @@ fn whatever_the_link_loses_every_record_is_in_the_log_once_and_in_order() {
         let acknowledged = |at: u64| (at, Outcome::Ok { offset: Some(Offset(at as i64)) });
         assert_eq!(offsets, (0..200).map(acknowledged).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_batch_that_is_too_large_is_sent_again_in_smaller_ones_until_they_fit() {
+    // A batch has 61 bytes of its own, and 37 for each of these records.
+    for (compression, max_bytes) in [(Compression::None, 61 + 3 * 37), (Compression::Lz4, 140)] {
+        let cluster = Cluster::new(&[1], &[("t", &[(1, 0)])]);
+        let leader = shared(Leader::default());
+        let of_broker = leader.clone();
+        let refused = shared(Vec::new());
+        let of_script = refused.clone();
+        let script = move |_: i32, request: &RequestFrame, _: Time| {
+            if is_init(request) {
+                return init(request, 0);
+            }
+            let body = request.body::<ProduceRequest>().expect("a valid produce request");
+            let bytes = body.topic_data[0].partition_data[0].records.as_ref().expect("records").len();
+            if bytes > max_bytes {
+                of_script.lock().expect("not poisoned").push(bytes);
+                return refuse(request, ErrorCode::MessageTooLarge);
+            }
+            of_broker.lock().expect("not poisoned").answer(request)
+        };
+        let config = ProducerConfig { batch_size: 16_384, linger: Duration::from_millis(100), compression, ..config() };
+        let reports = send(&cluster, config, 60, script);
+        let expected: Vec<String> = (0..60).map(value).collect();
+        assert_eq!(leader.lock().expect("not poisoned").log, expected, "{compression:?}");
+        assert!(reports.iter().all(|report| matches!(report.outcome, Outcome::Ok { offset: Some(_) })), "{reports:?}");
+        let refused = refused.lock().expect("not poisoned");
+        assert!(refused.len() > 1, "halved until they fit: {refused:?}");
+    }
+}
+
+#[test]
+fn a_record_that_is_too_large_by_itself_fails() {
+    let cluster = Cluster::new(&[1], &[("t", &[(1, 0)])]);
+    let mut sent = 0;
+    let script = move |_: i32, request: &RequestFrame, _: Time| match is_init(request) {
+        true => init(request, 0),
+        false => {
+            sent += 1;
+            // Three records, then one by one, for what is left.
+            assert!(sent <= 6);
+            refuse(request, ErrorCode::MessageTooLarge)
+        }
+    };
+    let config = ProducerConfig { batch_size: 16_384, linger: Duration::from_millis(100), ..config() };
+    let failed = Outcome::Failed { error: ClientError::Broker(ErrorCode::MessageTooLarge) };
+    assert_eq!(outcomes(&send(&cluster, config, 3, script)), [failed; 3]);
 }
 
 #[test]
