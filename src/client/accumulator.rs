@@ -216,8 +216,7 @@ impl ProducerBatch {
                 continue;
             }
             let bytes_max = target.max(batch_bytes_max(record));
-            let mut part =
-                ProducerBatch::new(self.topic, self.partition, self.created, bytes_max, Vec::new(), ratio);
+            let mut part = ProducerBatch::new(self.topic, self.partition, self.created, bytes_max, Vec::new(), ratio);
             part.is_split = true;
             part.maybe_appended = self.maybe_appended;
             part.try_append(id, *timestamp, record).expect("an empty batch takes any record");
