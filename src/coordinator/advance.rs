@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 
 use kafka_protocol::protocol::StrBytes;
 
-use super::consumer::{
-    ConsumerGroup, Member, Subscriber, Target, assign, preferred_assignor, reconcile, subscription_metadata,
-};
+use super::consumer::{ConsumerGroup, Member, Subscriber, Target, assign, preferred_assignor, reconcile};
 use super::record::{ConsumerRecord, CurrentAssignment, Partitions, Record, TopicMetadata};
 use super::request::Refusal;
 use super::shard::Moment;
@@ -55,9 +53,11 @@ pub(super) struct Advance {
     pub has_moved: bool,
     /// What it was assigned, is not any more, and does not say that it consumes, nor has said before.
     pub unclaimed: Vec<(StrBytes, i32)>,
+    /// The regular expressions of the group are to be resolved.
+    pub refreshes_regexes: bool,
 }
 
-/// Errors: those of [`reconcile`].
+/// Errors: those of [`reconcile`]; INVALID_REGULAR_EXPRESSION.
 pub(super) fn advance(
     moment: Moment<'_>,
     config: &GroupCoordinatorConfig,
@@ -70,14 +70,15 @@ pub(super) fn advance(
     let mut has_changed = false;
     if member.metadata != before.metadata {
         records.push(group.member_record(&member));
-        has_changed = member.metadata.subscribed_topics != before.metadata.subscribed_topics
-            || member.metadata.subscribed_regex != before.metadata.subscribed_regex;
+        has_changed = member.metadata.subscribed_topics != before.metadata.subscribed_topics;
     }
-
     let members = group.members_with(Some(&member), &[]);
+    let regex = group.update_regex(moment, &members, &before, &member, &mut records)?;
+    has_changed |= regex.has_changed || group.epoch == 0;
+
     let (mut epoch, mut looked_up, mut topics) = (group.epoch, None, None);
     if has_changed || group.is_metadata_expired(moment.now) {
-        let found = subscription_metadata(&members, moment);
+        let found = group.subscription_metadata(&members, moment);
         if found != group.topics {
             has_changed = true;
             records.push(group.record(ConsumerRecord::PartitionMetadata(Some(found.clone()))));
@@ -109,7 +110,7 @@ pub(super) fn advance(
             records.push(group.current_record(&member));
         }
     }
-    Ok(Advance { records, member, looked_up, has_moved, unclaimed })
+    Ok(Advance { records, member, looked_up, has_moved, unclaimed, refreshes_regexes: regex.refreshes })
 }
 
 /// What goes from one state to the next without the member having let go of it, as far as is known, by the names of the
@@ -145,11 +146,10 @@ fn new_target(
     let nothing = Partitions::new();
     let mut subscribers = Vec::with_capacity(members.len());
     for member in members {
-        let names = member.metadata.subscribed_topics.iter();
         subscribers.push(Subscriber {
             id: &member.id,
             instance: member.metadata.instance_id.as_ref(),
-            topics: names.filter_map(|name| Some(topics.get(name)?.id)).collect(),
+            topics: group.topics_of(member).filter_map(|name| Some(topics.get(name)?.id)).collect(),
             assigned: group.target_of(member).unwrap_or(&nothing),
         });
     }

@@ -10,7 +10,7 @@ use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeart
 use kafka_protocol::protocol::StrBytes;
 
 use super::advance::{Advance, Found, Update, advance};
-use super::consumer::{ConsumerGroup, LEAVE_STATIC_EPOCH, Member, subscription_metadata};
+use super::consumer::{ConsumerGroup, LEAVE_STATIC_EPOCH, Member};
 use super::record::{ConsumerRecord, CurrentAssignment, MemberState, Partitions, Record};
 use super::request::Refusal;
 use super::shard::{Group, Moment, Outcome, Shard, Then};
@@ -84,6 +84,10 @@ impl Shard {
     pub(super) fn follow(&mut self, moment: Moment<'_>, group_id: &StrBytes, advance: &Advance) {
         if let (Some(epoch), Some(Group::Consumer(group))) = (advance.looked_up, self.groups.get_mut(group_id)) {
             group.set_metadata_deadline(moment.now, epoch);
+        }
+        if advance.refreshes_regexes {
+            // Kafka has an executor for it; this is as soon as the heartbeat is written.
+            self.timers.set_if_absent(TimerKey::Regexes { group: group_id.clone() }, moment.now);
         }
         for (topic, partition) in advance.unclaimed.iter().cloned() {
             self.news.push(GroupNews::Unclaimed { group: group_id.clone(), topic, partition });
@@ -188,10 +192,23 @@ impl Shard {
                 }
                 Some(Group::Consumer(_) | Group::Classic(_)) | None => Outcome::default(),
             },
-            TimerKey::Heartbeat { .. } | TimerKey::Join { .. } | TimerKey::Sync { .. } | TimerKey::Expiration => {
+            TimerKey::Heartbeat { .. }
+            | TimerKey::Join { .. }
+            | TimerKey::Sync { .. }
+            | TimerKey::Regexes { .. }
+            | TimerKey::Expiration => {
                 unreachable!("no member's of a consumer group")
             }
         }
+    }
+
+    /// What members subscribe to by regular expressions is looked for among the topics.
+    pub(super) fn resolve_regexes(&mut self, moment: Moment<'_>, group_id: &StrBytes) -> Outcome {
+        let records = match self.groups.get(group_id) {
+            Some(Group::Consumer(group)) => group.resolve_regexes(moment),
+            Some(Group::Classic(_)) | None => Vec::new(),
+        };
+        Outcome { records, replay: true, ..Outcome::default() }
     }
 
     /// What the members of a loaded group need: they must be heard of (`GroupMetadataManager.onLoaded`).
@@ -215,7 +232,8 @@ fn must_revoke(member: &Member) -> bool {
 /// The topics without the subscriptions of members that go, and the next group epoch.
 pub(super) fn records_without(group: &ConsumerGroup, members: &[&StrBytes], moment: Moment<'_>) -> Vec<Record> {
     let mut records = Vec::new();
-    let topics = subscription_metadata(&group.members_with(None, members), moment);
+    records.extend(group.regex_tombstones_without(members));
+    let topics = group.subscription_metadata(&group.members_with(None, members), moment);
     if topics != group.topics {
         records.push(group.record(ConsumerRecord::PartitionMetadata(Some(topics))));
     }
@@ -260,9 +278,6 @@ fn validate(
         if request.subscribed_topic_names.is_none() && request.subscribed_topic_regex.is_none() {
             return invalid("Either SubscribedTopicNames or SubscribedTopicRegex must be non-null when (re-)joining.");
         }
-    }
-    if request.subscribed_topic_regex.as_ref().is_some_and(|regex| !regex.is_empty()) {
-        return invalid("SubscribedTopicRegex is not supported yet.");
     }
     match &request.server_assignor {
         Some(name) if !assignors.iter().any(|assignor| assignor.name() == name.as_str()) => {
@@ -389,6 +404,9 @@ fn updated(member: &Member, context: &RequestContext, request: &ConsumerGroupHea
     }
     if let Some(names) = &request.subscribed_topic_names {
         metadata.subscribed_topics = names.iter().map(|name| name.0.clone()).collect();
+    }
+    if request.subscribed_topic_regex.is_some() {
+        metadata.subscribed_regex.clone_from(&request.subscribed_topic_regex);
     }
     metadata.client_id.clone_from(&context.client_id);
     metadata.client_host.clone_from(&context.client_host);

@@ -198,6 +198,7 @@ impl Shard {
             | TimerKey::Rebalance { .. }
             | TimerKey::ClassicJoin { .. }
             | TimerKey::ClassicSync { .. }
+            | TimerKey::Regexes { .. }
             | TimerKey::Expiration => unreachable!("no classic group's"),
         }
     }

@@ -320,6 +320,7 @@ impl Shard {
             | TimerKey::ClassicSync { .. } => {
                 Outcome { then: Then::Expired(key.clone()), ..self.on_member_timer(moment, key) }
             }
+            TimerKey::Regexes { group } => self.resolve_regexes(moment, group),
             TimerKey::Heartbeat { .. } | TimerKey::Join { .. } | TimerKey::Sync { .. } => {
                 self.on_group_timer(moment, key)
             }

@@ -23,6 +23,7 @@ use crate::config::GroupCoordinatorConfig;
 use crate::defect::{Defect, Defects};
 
 mod consumer;
+mod regexes;
 
 const GROUP: &str = "g";
 const SESSION: Duration = Duration::from_millis(10_000);

@@ -41,6 +41,10 @@ pub(super) enum TimerKey {
         group: StrBytes,
         member: StrBytes,
     },
+    /// The regular expressions of a consumer group are to be resolved.
+    Regexes {
+        group: StrBytes,
+    },
     /// Offsets and groups are looked at for expiry (KIP-211).
     Expiration,
 }

@@ -11,11 +11,22 @@ use super::record::TopicMetadata;
 pub(super) struct Topics {
     by_name: BTreeMap<StrBytes, TopicMetadata>,
     names: BTreeMap<Uuid, StrBytes>,
+    /// Goes up with every topic that is new.
+    version: i64,
 }
 
 impl Topics {
     pub fn get(&self, name: &StrBytes) -> Option<TopicMetadata> {
         self.by_name.get(name).copied()
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &StrBytes> {
+        self.by_name.keys()
+    }
+
+    /// What was found by a lower one may lack topics (`lastMetadataImageWithNewTopics`).
+    pub fn version(&self) -> i64 {
+        self.version
     }
 
     pub fn name(&self, id: &Uuid) -> Option<&StrBytes> {
@@ -28,6 +39,7 @@ impl Topics {
         if former == Some(topic) {
             return false;
         }
+        self.version += i64::from(former.is_none());
         if let Some(former) = former.filter(|former| former.id != topic.id) {
             self.names.remove(&former.id);
         }

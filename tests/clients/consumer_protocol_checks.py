@@ -146,6 +146,30 @@ def a_topic_that_comes_later_is_read():
     print("ok: a topic that is made after the subscription is assigned")
 
 
+def topics_are_subscribed_to_by_pattern():
+    create("pattern-bills", 1)
+    for protocol in ("classic", "consumer"):
+        create(f"pattern-{protocol}-a", 2)
+        member = Member([f"^pattern-{protocol}-.*"], f"pattern-{protocol}", protocol=protocol,
+                        topic_metadata_refresh_interval_ms=500)
+        until(lambda: len(member.assigned) == 2, "the topic that matches is assigned")
+        # The coordinator looks for new topics no sooner than ten seconds after the last time.
+        create(f"pattern-{protocol}-b", 1)
+        until(lambda: len(member.assigned) == 3, "so is one that is made later")
+        assert {topic for topic, _ in member.assigned} == {f"pattern-{protocol}-a", f"pattern-{protocol}-b"}
+        produce(f"pattern-{protocol}-b", range(7))
+        until(lambda: sorted(member.values) == list(range(7)), "and read")
+        member.stop()
+    refused = Consumer({"bootstrap.servers": BROKER, "group.id": "pattern-wrong", "group.protocol": "consumer"})
+    refused.subscribe([r"^pattern-(a)\1"])
+    deadline, message = time.monotonic() + 20, None
+    while message is None and time.monotonic() < deadline:
+        message = refused.poll(0.5)
+    assert message is not None and message.error() is not None, "an expression that RE2 does not know is refused"
+    refused.close()
+    print("ok: topics are subscribed to by pattern under both group protocols, also those that come later")
+
+
 def a_group_moves_from_one_protocol_to_the_other():
     create("migrated", 4)
     produce("migrated", range(40))
@@ -178,4 +202,5 @@ if __name__ == "__main__":
     static_members_come_back_to_what_they_had()
     assignors_and_topics()
     a_topic_that_comes_later_is_read()
+    topics_are_subscribed_to_by_pattern()
     a_group_moves_from_one_protocol_to_the_other()

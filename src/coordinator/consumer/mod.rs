@@ -4,6 +4,7 @@
 mod assignor;
 mod describe;
 mod reconcile;
+mod regexes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 pub(super) use self::assignor::{Assignment, Subscriber, assign};
 pub(super) use self::reconcile::{Target, reconcile};
+use self::regexes::Regexes;
 use super::record::{
     ConsumerMemberMetadata, ConsumerRecord, CurrentAssignment, MemberState, Partitions, Record, TopicMetadata,
 };
@@ -87,6 +89,8 @@ pub(super) struct ConsumerGroup {
     pub target: Assignment,
     /// The topics that members subscribe to, as the target assignment knows them.
     pub topics: BTreeMap<StrBytes, TopicMetadata>,
+    /// What the regular expressions of members stand for.
+    pub regexes: Regexes,
     /// Until when `topics` is believed, and of which group epoch. Not persisted.
     metadata_deadline: Option<(Time, i32)>,
     /// What each member said last that it consumes, to this coordinator. Nothing is decided by it: it tells whether what a
@@ -120,6 +124,7 @@ impl ConsumerGroup {
             static_members: BTreeMap::new(),
             target: Assignment::new(),
             topics: BTreeMap::new(),
+            regexes: Regexes::new(),
             metadata_deadline: None,
             said: BTreeMap::new(),
             visible_from: Offset(i64::MAX),
@@ -176,6 +181,12 @@ impl ConsumerGroup {
                         CurrentAssignment { member_epoch: LEAVE_EPOCH, previous_member_epoch: LEAVE_EPOCH, ..gone };
                 }
             }
+            ConsumerRecord::RegularExpression { regex, value: Some(value) } => {
+                self.regexes.insert(regex, value);
+            }
+            ConsumerRecord::RegularExpression { regex, value: None } => {
+                self.regexes.remove(&regex);
+            }
         }
     }
 
@@ -221,8 +232,18 @@ impl ConsumerGroup {
         members
     }
 
+    /// The topics that a member subscribes to, as far as its regular expression is resolved.
+    pub fn topics_of<'a>(&'a self, member: &'a Member) -> impl Iterator<Item = &'a StrBytes> {
+        regexes::topics_of(member, &self.regexes)
+    }
+
+    /// The topics of a set of members that exist.
+    pub fn subscription_metadata(&self, members: &[&Member], moment: Moment<'_>) -> BTreeMap<StrBytes, TopicMetadata> {
+        regexes::subscription_metadata(members.iter().copied(), &self.regexes, moment)
+    }
+
     pub fn is_subscribed_to(&self, topic: &StrBytes) -> bool {
-        self.members.values().any(|member| member.metadata.subscribed_topics.contains(topic))
+        self.members.values().any(|member| self.topics_of(member).any(|of| of == topic))
     }
 
     /// `OffsetCommit`; below version 9 it cannot tell a member that its epoch is stale.
@@ -299,6 +320,8 @@ impl ConsumerGroup {
         records.extend(self.members.keys().map(target));
         records.push(ConsumerRecord::TargetAssignmentEpoch(None));
         records.extend(self.members.keys().map(member));
+        let regex = |regex: &StrBytes| ConsumerRecord::RegularExpression { regex: regex.clone(), value: None };
+        records.extend(self.regexes.keys().map(regex));
         records.push(ConsumerRecord::PartitionMetadata(None));
         records.push(ConsumerRecord::Group(None));
         records.into_iter().map(|record| self.record(record)).collect()
@@ -321,12 +344,6 @@ fn validate_member_epoch(member: &Member, epoch: i32) -> Result<(), ErrorCode> {
         return Ok(());
     }
     Err(if member.uses_classic_protocol() { ErrorCode::IllegalGeneration } else { ErrorCode::StaleMemberEpoch })
-}
-
-/// The topics of a set of members that exist (`computeSubscriptionMetadata`).
-pub(super) fn subscription_metadata(members: &[&Member], moment: Moment<'_>) -> BTreeMap<StrBytes, TopicMetadata> {
-    let names: BTreeSet<&StrBytes> = members.iter().flat_map(|member| &member.metadata.subscribed_topics).collect();
-    names.into_iter().filter_map(|name| Some((name.clone(), moment.topics.get(name)?))).collect()
 }
 
 /// The assignor that most members ask for (`computePreferredServerAssignor`); of several the first by name, where Kafka

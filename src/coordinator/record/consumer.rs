@@ -18,6 +18,7 @@ const MEMBER: i16 = 5;
 const TARGET_ASSIGNMENT_EPOCH: i16 = 6;
 const TARGET_ASSIGNMENT: i16 = 7;
 const CURRENT_ASSIGNMENT: i16 = 8;
+const REGULAR_EXPRESSION: i16 = 16;
 
 /// The only version of every value.
 const VERSION: i16 = 0;
@@ -48,6 +49,19 @@ pub enum ConsumerRecord {
         member: StrBytes,
         value: Option<CurrentAssignment>,
     },
+    RegularExpression {
+        regex: StrBytes,
+        value: Option<ResolvedRegex>,
+    },
+}
+
+/// What a regular expression of members stood for when it was resolved (`ConsumerGroupRegularExpressionValue`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ResolvedRegex {
+    pub topics: BTreeSet<StrBytes>,
+    /// Of the metadata that it was resolved by.
+    pub version: i64,
+    pub timestamp_ms: i64,
 }
 
 /// A topic as the target assignment knows it.
@@ -177,26 +191,28 @@ impl ConsumerRecord {
             ConsumerRecord::Member { value, .. } => value.is_none(),
             ConsumerRecord::TargetAssignment { value, .. } => value.is_none(),
             ConsumerRecord::CurrentAssignment { value, .. } => value.is_none(),
+            ConsumerRecord::RegularExpression { value, .. } => value.is_none(),
         }
     }
 
     pub(super) fn is_key(kind: i16) -> bool {
-        (GROUP..=CURRENT_ASSIGNMENT).contains(&kind)
+        (GROUP..=CURRENT_ASSIGNMENT).contains(&kind) || kind == REGULAR_EXPRESSION
     }
 
     pub(super) fn put_key(&self, group: &StrBytes, out: &mut BytesMut) {
-        let (kind, member) = match self {
+        let (kind, of) = match self {
             ConsumerRecord::Group(_) => (GROUP, None),
             ConsumerRecord::PartitionMetadata(_) => (PARTITION_METADATA, None),
             ConsumerRecord::Member { member, .. } => (MEMBER, Some(member)),
             ConsumerRecord::TargetAssignmentEpoch(_) => (TARGET_ASSIGNMENT_EPOCH, None),
             ConsumerRecord::TargetAssignment { member, .. } => (TARGET_ASSIGNMENT, Some(member)),
             ConsumerRecord::CurrentAssignment { member, .. } => (CURRENT_ASSIGNMENT, Some(member)),
+            ConsumerRecord::RegularExpression { regex, .. } => (REGULAR_EXPRESSION, Some(regex)),
         };
         out.put_i16(kind);
         put_string(out, group);
-        if let Some(member) = member {
-            put_string(out, member);
+        if let Some(of) = of {
+            put_string(out, of);
         }
     }
 
@@ -212,6 +228,7 @@ impl ConsumerRecord {
             }
             ConsumerRecord::TargetAssignment { value, .. } => put_partitions(&mut out, value.as_ref()?),
             ConsumerRecord::CurrentAssignment { value, .. } => value.as_ref()?.put(&mut out),
+            ConsumerRecord::RegularExpression { value, .. } => value.as_ref()?.put(&mut out),
         }
         TaggedFields::new().put(&mut out);
         Some(out.freeze())
@@ -245,6 +262,10 @@ impl ConsumerRecord {
             CURRENT_ASSIGNMENT => {
                 let value = value.as_mut().map(CurrentAssignment::decode).transpose();
                 ConsumerRecord::CurrentAssignment { member: string(key)?, value: value? }
+            }
+            REGULAR_EXPRESSION => {
+                let value = value.as_mut().map(ResolvedRegex::decode).transpose();
+                ConsumerRecord::RegularExpression { regex: string(key)?, value: value? }
             }
             _ => return Err(DecodeError::Invalid("record type")),
         };
@@ -405,6 +426,24 @@ impl CurrentAssignment {
     }
 }
 
+impl ResolvedRegex {
+    fn put(&self, out: &mut BytesMut) {
+        let ResolvedRegex { topics, version, timestamp_ms } = self;
+        let topics: Vec<&StrBytes> = topics.iter().collect();
+        put_compact_array(out, &topics, |out, topic| put_nullable(out, Some(topic)));
+        out.put_i64(*version);
+        out.put_i64(*timestamp_ms);
+    }
+
+    fn decode(reader: &mut Reader) -> Result<ResolvedRegex, DecodeError> {
+        Ok(ResolvedRegex {
+            topics: reader.array(Reader::string)?.into_iter().map(StrBytes::from_string).collect(),
+            version: reader.i64()?,
+            timestamp_ms: reader.i64()?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -468,6 +507,15 @@ mod tests {
             ConsumerRecord::TargetAssignment { member: member(), value: None },
             ConsumerRecord::CurrentAssignment { member: member(), value: Some(current) },
             ConsumerRecord::CurrentAssignment { member: member(), value: None },
+            ConsumerRecord::RegularExpression {
+                regex: text("o.*"),
+                value: Some(ResolvedRegex {
+                    topics: BTreeSet::from([text("orders"), text("others")]),
+                    version: 7,
+                    timestamp_ms: 1_700_000_000_000,
+                }),
+            },
+            ConsumerRecord::RegularExpression { regex: text("o.*"), value: None },
         ] {
             round_trip(&record);
         }

@@ -22,7 +22,7 @@ use crate::protocol::primitives::{DecodeError, Reader};
 
 pub use self::consumer::{
     ClassicMemberMetadata, ConsumerMemberMetadata, ConsumerRecord, CurrentAssignment, MemberState, Partitions,
-    TopicMetadata,
+    ResolvedRegex, TopicMetadata,
 };
 
 const OFFSET_COMMIT_KEYS: [i16; 2] = [0, 1];
