@@ -13,6 +13,8 @@ struct Disk {
     forgets: bool,
     /// What it holds may have changed, or be gone, without a power loss too.
     is_rotten: bool,
+    /// What is gone may have lain between what is not. What has changed has not: a CRC covers it.
+    has_holes: bool,
 }
 
 /// Every machine whose disk does not do what it says. A disk that is slow, full, or fails and says so is not among them.
@@ -50,6 +52,7 @@ impl Disks {
     fn read_medium(&mut self, machine: &str) {
         if let Some(disk) = self.0.get_mut(machine) {
             disk.is_rotten |= disk.forgets;
+            disk.has_holes |= disk.forgets;
         }
     }
 
@@ -61,6 +64,10 @@ impl Disks {
     /// What was written survives a restart, and is read as it was written.
     pub fn keeps_all(&self, machine: &str) -> bool {
         self.0.get(machine).is_none_or(|disk| !disk.is_rotten)
+    }
+
+    pub fn has_holes(&self, machine: &str) -> bool {
+        self.0.get(machine).is_some_and(|disk| disk.has_holes)
     }
 
     pub fn is_spoiled(&self, machine: &str) -> bool {

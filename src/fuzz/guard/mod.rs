@@ -513,7 +513,7 @@ impl Partition {
             return Some(Excuse::UncleanElection);
         }
         let lost = self.losses.iter().find_map(|loss| loss.excuse);
-        lost.or(self.is_served_spoiled.then_some(Excuse::UntrustedDisk))
+        lost.or(self.is_served_with_holes.then_some(Excuse::UntrustedDisk))
     }
 
     /// Why a committed record at `offset` was lost, by a loss that may be meant.

@@ -249,8 +249,8 @@ pub(super) struct Partition {
     pub stale_promises: BTreeSet<Time>,
     /// When a replica's high watermark moved, or it served, whose disk does not keep what it has.
     pub spoiled_views: BTreeSet<Time>,
-    /// Consumers were served from such a disk.
-    pub is_served_spoiled: bool,
+    /// Consumers were served from a disk that lacks some of what was written to it.
+    pub is_served_with_holes: bool,
     /// When a replica's high watermark moved, or it was elected, that has kept, where compaction has removed what was
     /// committed, what never was.
     pub kept_under_compaction: BTreeSet<Time>,
@@ -298,7 +298,7 @@ impl Default for Partition {
             stale_views: BTreeSet::new(),
             stale_promises: BTreeSet::new(),
             spoiled_views: BTreeSet::new(),
-            is_served_spoiled: false,
+            is_served_with_holes: false,
             kept_under_compaction: BTreeSet::new(),
             proposals: Proposals::default(),
             counted_still: BTreeSet::new(),
@@ -531,9 +531,10 @@ impl Replay {
             }
             // How far it served is read from the bytes that it served.
             Observation::Served { partition, .. } if self.disks.is_spoiled(machine) => {
+                let has_holes = self.disks.has_holes(machine);
                 let partition = self.partition(partition);
                 partition.spoiled_views.insert(at);
-                partition.is_served_spoiled = true;
+                partition.is_served_with_holes |= has_holes;
             }
             Observation::Registered { broker_epoch } => self.registrations.registered(machine, *broker_epoch),
             Observation::Fenced { broker, broker_epoch, fenced } => {

@@ -575,13 +575,17 @@ fn compaction_may_hide_where_an_epoch_began() {
 }
 
 #[test]
-fn consumers_may_miss_what_a_follower_with_a_spoiled_disk_serves() {
+fn consumers_may_miss_what_a_disk_that_forgets_has_lost_and_not_what_has_rotted() {
     let serves = |told: Told, broker: i32| {
         let served = Observation::Served { partition: orders(), from: Offset(0), to: Offset(1) };
         told.observed(&format!("broker-{broker}"), served).guard().excuse_gap("orders-0")
     };
-    assert_eq!(serves(healthy(-1).spoils(3, ROT), 3), Some(Excuse::UntrustedDisk));
-    assert_eq!(serves(healthy(-1).spoils(3, ROT), 2), None, "another's disk is whole");
+    let lies = || healthy(-1).spoils(3, DiskAction::Fault(DiskFault::SyncLie));
+    let forgot = || lies().spoils(3, DiskAction::DropCache);
+    assert_eq!(serves(forgot(), 3), Some(Excuse::UntrustedDisk));
+    assert_eq!(serves(forgot(), 2), None, "another's disk is whole");
+    assert_eq!(serves(lies(), 3), None, "the page cache has it still");
+    assert_eq!(serves(healthy(-1).spoils(3, ROT), 3), None, "a consumer checks the CRC");
 }
 
 #[test]
