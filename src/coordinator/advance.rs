@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 
 use kafka_protocol::protocol::StrBytes;
 
-use super::consumer::{ConsumerGroup, Member, Subscriber, Target, assign, preferred_assignor, reconcile};
+use super::consumer::{
+    ConsumerGroup, LeftUnassigned, Member, Subscriber, Target, assign, preferred_assignor, reconcile,
+};
 use super::record::{ConsumerRecord, CurrentAssignment, Partitions, Record, TopicMetadata};
 use super::request::Refusal;
 use super::shard::Moment;
 use crate::config::GroupCoordinatorConfig;
+use crate::protocol::ErrorCode;
 
 /// The member that a request is about, as it was, and the records that it takes to have it.
 pub(super) struct Found {
@@ -57,7 +60,8 @@ pub(super) struct Advance {
     pub refreshes_regexes: bool,
 }
 
-/// Errors: those of [`reconcile`]; INVALID_REGULAR_EXPRESSION.
+/// Errors: those of [`reconcile`]; INVALID_REGULAR_EXPRESSION; UNKNOWN_SERVER_ERROR, if the members have more partitions
+/// than we know of.
 pub(super) fn advance(
     moment: Moment<'_>,
     config: &GroupCoordinatorConfig,
@@ -93,7 +97,7 @@ pub(super) fn advance(
 
     let assigned = if epoch > group.assignment_epoch {
         let topics = topics.as_ref().unwrap_or(&group.topics);
-        Some(new_target(config, group, epoch, &members, &member, topics, &mut records))
+        Some(new_target(config, group, epoch, &members, &member, topics, &mut records)?)
     } else {
         group.target_of(&member).cloned()
     };
@@ -134,6 +138,8 @@ fn let_go(group: &ConsumerGroup, member: &Member, next: &CurrentAssignment) -> V
 }
 
 /// `updateTargetAssignment`: the records of the shares that are other than before; the share of `member`.
+///
+/// Errors: UNKNOWN_SERVER_ERROR.
 fn new_target(
     config: &GroupCoordinatorConfig,
     group: &ConsumerGroup,
@@ -142,7 +148,7 @@ fn new_target(
     member: &Member,
     topics: &BTreeMap<StrBytes, TopicMetadata>,
     records: &mut Vec<Record>,
-) -> Partitions {
+) -> Result<Partitions, Refusal> {
     let nothing = Partitions::new();
     let mut subscribers = Vec::with_capacity(members.len());
     for member in members {
@@ -156,12 +162,16 @@ fn new_target(
     let counts = topics.values().map(|topic| (topic.id, topic.partitions)).collect();
     let assignor =
         preferred_assignor(members.iter().copied()).unwrap_or_else(|| config.consumer_assignors.default_assignor());
-    let mut target = assign(assignor, &subscribers, &counts);
+    let mut target = assign(assignor, &subscribers, &counts).map_err(|LeftUnassigned| {
+        let message =
+            format!("Failed to compute a new target assignment for epoch {epoch}: Partitions were left unassigned");
+        Refusal::new(ErrorCode::UnknownServerError, &message)
+    })?;
     for (id, share) in &target {
         if group.target.get(id) != Some(share) {
             records.push(group.target_record(id, share));
         }
     }
     records.push(group.record(ConsumerRecord::TargetAssignmentEpoch(Some(epoch))));
-    target.remove(&member.id).expect("an assignment names every subscriber")
+    Ok(target.remove(&member.id).expect("an assignment names every subscriber"))
 }

@@ -23,17 +23,22 @@ pub(in crate::coordinator) struct Subscriber<'a> {
 /// The target assignment, by member id: every subscriber is in it.
 pub(in crate::coordinator) type Assignment = BTreeMap<StrBytes, Partitions>;
 
+/// Members have more partitions than there are, as far as the coordinator knows (`PartitionAssignorException`): a group that
+/// was classic may have been shared out by a leader that knew of more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::coordinator) struct LeftUnassigned;
+
 /// Shares the partitions of the topics out. `counts`: how many partitions each topic has. Member ids are unique.
 pub(in crate::coordinator) fn assign(
     assignor: ServerAssignor,
     subscribers: &[Subscriber<'_>],
     counts: &BTreeMap<Uuid, i32>,
-) -> Assignment {
+) -> Result<Assignment, LeftUnassigned> {
     let is_homogeneous = subscribers.windows(2).all(|two| two[0].topics == two[1].topics);
     match assignor {
-        ServerAssignor::Range => range(subscribers, counts),
+        ServerAssignor::Range => Ok(range(subscribers, counts)),
         ServerAssignor::Uniform if is_homogeneous => uniform(subscribers, counts),
-        ServerAssignor::Uniform => Mixed::new(subscribers, counts).build(),
+        ServerAssignor::Uniform => Ok(Mixed::new(subscribers, counts).build()),
     }
 }
 
@@ -65,8 +70,8 @@ fn range(subscribers: &[Subscriber<'_>], counts: &BTreeMap<Uuid, i32>) -> Assign
 
 /// `UniformHomogeneousAssignmentBuilder`, for members with one subscription: shares that differ by one partition at most;
 /// a member keeps what it had, as far as its share goes.
-fn uniform(subscribers: &[Subscriber<'_>], counts: &BTreeMap<Uuid, i32>) -> Assignment {
-    let Some(first) = subscribers.first() else { return Assignment::new() };
+fn uniform(subscribers: &[Subscriber<'_>], counts: &BTreeMap<Uuid, i32>) -> Result<Assignment, LeftUnassigned> {
+    let Some(first) = subscribers.first() else { return Ok(Assignment::new()) };
     let taken: BTreeSet<(Uuid, i32)> = subscribers.iter().flat_map(|member| flat(member.assigned)).collect();
     let all = first.topics.iter().flat_map(|topic| (0..count_of(counts, topic)).map(move |index| (*topic, index)));
     let all: Vec<(Uuid, i32)> = all.collect();
@@ -98,8 +103,7 @@ fn uniform(subscribers: &[Subscriber<'_>], counts: &BTreeMap<Uuid, i32>) -> Assi
             of_member.entry(topic).or_default().insert(partition);
         }
     }
-    assert!(unassigned.next().is_none(), "the quotas add up to all partitions");
-    assignment
+    if unassigned.next().is_none() { Ok(assignment) } else { Err(LeftUnassigned) }
 }
 
 fn flat(partitions: &Partitions) -> impl Iterator<Item = (Uuid, i32)> + '_ {
@@ -256,7 +260,7 @@ mod tests {
                 assigned: had.get(id).unwrap_or(&nothing),
             })
             .collect();
-        assign(assignor, &subscribers, &counts.iter().copied().collect())
+        assign(assignor, &subscribers, &counts.iter().copied().collect()).expect("nobody has more than there is")
     }
 
     fn of<'a>(assignment: &'a Assignment, member: &'static str) -> &'a Partitions {

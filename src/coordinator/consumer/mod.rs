@@ -12,7 +12,7 @@ use std::time::Duration;
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-pub(super) use self::assignor::{Assignment, Subscriber, assign};
+pub(super) use self::assignor::{Assignment, LeftUnassigned, Subscriber, assign};
 pub(super) use self::reconcile::{Target, reconcile};
 use self::regexes::Regexes;
 use super::record::{

@@ -681,6 +681,18 @@ fn a_classic_group_becomes_a_consumer_group_and_a_classic_one_again() {
 }
 
 #[test]
+fn a_leader_that_knew_of_more_partitions_than_the_coordinator_keeps_its_group_classic_until_the_coordinator_hears() {
+    let (mut bench, old) = classic_with_everything(GroupCoordinatorConfig::default());
+    bench.coordinator.on_topics(orders(2));
+    let mut new = Modern::new("new");
+    assert_eq!(bench.beat(&mut new), ErrorCode::UnknownServerError.code());
+    assert_eq!((bench.state().as_str(), bench.heartbeat(&old, 1)), ("Stable", 0), "nothing has happened");
+    bench.coordinator.on_topics(orders(PARTITIONS));
+    assert_eq!(bench.beat(&mut new), 0);
+    assert_eq!(bench.described().members.len(), 2);
+}
+
+#[test]
 fn a_group_whose_only_member_leaves_before_its_first_generation_may_be_upgraded() {
     let mut bench = Bench::modern_with(GroupCoordinatorConfig::default());
     let (gone, joining) = bench.join_new();
