@@ -19,7 +19,7 @@ use crate::world::{self, Endpoint, HostPort, World};
 /// Serve real Kafka clients on this machine: the brokers that are simulated elsewhere, on real sockets and files.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Examples:\n  faultline serve\n  kcat -b 127.0.0.1:9092 -L\n  faultline serve --brokers 3 --listen 127.0.0.1:19092 --data-dir /tmp/three"
+    after_help = "Examples:\n  faultline serve\n  kcat -b 127.0.0.1:9092 -L\n  faultline serve --brokers 3 --listen 127.0.0.1:19092 --data-dir /tmp/three --racks a,b,c"
 )]
 pub struct ServeArgs {
     /// How many brokers to run; they listen on consecutive ports.
@@ -31,11 +31,23 @@ pub struct ServeArgs {
     /// Where logs are kept, in Kafka's file layout. Made if it does not exist; what is there is served again.
     #[arg(long, value_name = "DIR", default_value = "faultline-data")]
     pub data_dir: PathBuf,
+    /// The racks of the brokers (broker.rack), in turn: `a,b` puts the first and the third into rack a. Replicas are spread
+    /// over them; with --config replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector consumers
+    /// read in the rack of their client.rack.
+    #[arg(long, value_name = "RACK,…", value_delimiter = ',', value_parser = rack)]
+    pub racks: Vec<String>,
     /// Sets one of Kafka's broker properties, such as auto.create.topics.enable=false; may be given several times.
     /// Unless set here, offsets.topic.replication.factor is the number of brokers, at most 3, and
     /// group.initial.rebalance.delay.ms is 0, as in the server.properties that Kafka comes with.
     #[arg(long, value_name = "KEY=VALUE", value_parser = property)]
     pub config: Vec<(String, String)>,
+}
+
+fn rack(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("a rack needs a name".to_owned()),
+        name => Ok(name.to_owned()),
+    }
 }
 
 fn property(text: &str) -> Result<(String, String), String> {
@@ -108,7 +120,7 @@ async fn run(args: &ServeArgs) -> anyhow::Result<()> {
             controller: controller_address.clone(),
             config: config.clone(),
             log_dirs: vec![".".to_owned()],
-            rack: None,
+            rack: args.racks.iter().cycle().nth(usize::from(index)).cloned(),
         };
         let broker = Broker::open(World::Real(world), options, observer())
             .with_context(|| format!("{}: the broker does not start", data_dir.join(&name).display()))?;
