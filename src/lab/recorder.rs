@@ -15,6 +15,13 @@ use crate::observe::{Observation, Observer};
 use crate::protocol::{Offset, TopicPartition};
 use crate::world::Time;
 
+/// Events of the history of one record: sent, and ended.
+const HISTORY_PER_RECORD: usize = 2;
+/// Events of the trace of one record in a batch of its own, with three replicas and a reader.
+const TRACE_PER_RECORD: usize = 11;
+/// Beyond so many the trace grows as it must.
+const RECORDS_RESERVED_MAX: usize = 100_000;
+
 /// Shared between the supervisor, the workloads and the product's observers.
 #[derive(Clone)]
 pub struct Recorder {
@@ -66,9 +73,15 @@ pub struct GroupPoll<'a> {
 pub struct ProcessId(pub i64);
 
 impl Recorder {
-    /// `min_insync_replicas`: by topic, what its leader must hold to.
-    pub fn new(min_insync_replicas: BTreeMap<String, usize>) -> Recorder {
-        let mut state = State::default();
+    /// `min_insync_replicas`: by topic, what its leader must hold to. `records`: how many will be sent, at most; room for what
+    /// is told of them is reserved, because what grows by doubling copies everything into fresh memory time and again.
+    pub fn new(min_insync_replicas: BTreeMap<String, usize>, records: usize) -> Recorder {
+        let records = records.min(RECORDS_RESERVED_MAX);
+        let mut state = State {
+            history: Vec::with_capacity(records * HISTORY_PER_RECORD),
+            trace: Vec::with_capacity(records * TRACE_PER_RECORD),
+            ..State::default()
+        };
         state.ghost.min_insync_replicas = min_insync_replicas;
         Recorder { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()) }
     }

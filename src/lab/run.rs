@@ -37,7 +37,7 @@ pub fn run_one(scenario: &Scenario, variant: usize, seed: u64) -> RunOutcome {
     let duration = scenario.duration;
     #[allow(clippy::disallowed_types, reason = "wall time is reported, never used")]
     let clock = std::time::Instant::now();
-    let recorder = Recorder::new(min_insync_replicas(&variant));
+    let recorder = Recorder::new(min_insync_replicas(&variant), records_of(&variant));
     {
         let mut state = recorder.lock();
         let minutes = variant.cluster.config.groups.offsets_retention_minutes;
@@ -69,6 +69,15 @@ pub fn run_one(scenario: &Scenario, variant: usize, seed: u64) -> RunOutcome {
 pub fn thread_cpu_time() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// How many records the producers send, unless the run is over before.
+fn records_of(variant: &Variant) -> usize {
+    let of_workload = |workload: &Workload| match workload {
+        Workload::Produce { records, .. } => usize::try_from(*records).unwrap_or(usize::MAX),
+        Workload::Consume { .. } => 0,
+    };
+    variant.workloads.iter().map(of_workload).fold(0, usize::saturating_add)
 }
 
 /// By topic, the smallest that any broker is ever configured with.
