@@ -255,6 +255,11 @@ impl Consumer {
         self.group.as_ref().map_or(0, |group| group.joins())
     }
 
+    /// When the request was sent that was answered with the generation or member epoch that we have joined.
+    pub fn joined_asked_at(&self) -> Time {
+        self.group.as_ref().map_or(Time::ZERO, |group| group.joined_asked_at())
+    }
+
     /// The generation whose assignment we have, or the member epoch; -1: none.
     pub fn generation(&self) -> i32 {
         self.group.as_ref().map_or(-1, |group| group.generation())

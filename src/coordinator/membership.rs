@@ -220,6 +220,7 @@ impl Shard {
             Ok(()) => {
                 for member in step.group.members.values_mut() {
                     member.assignment = assignments.get(&member.id).cloned().unwrap_or_default();
+                    member.withdrawn.clear();
                 }
                 step.propagate_assignment(None);
                 step.group.transition_to(State::Stable, moment.wall_ms);
@@ -669,7 +670,10 @@ impl Step<'_> {
 
     fn reset_and_propagate_assignment(&mut self, error: ErrorCode) {
         for member in self.group.members.values_mut() {
-            member.assignment = Bytes::new();
+            if !member.assignment.is_empty() {
+                let withdrawn = std::mem::take(&mut member.assignment);
+                member.withdrawn.push(withdrawn);
+            }
         }
         self.propagate_assignment(Some(error));
     }

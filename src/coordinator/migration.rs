@@ -3,6 +3,7 @@
 //! between, members of both protocols are in one consumer group: a classic one is brought to its target by its JoinGroup
 //! requests, with the member epoch for a generation.
 
+use bytes::Bytes;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::{
@@ -22,7 +23,7 @@ use super::record::{ClassicMemberMetadata, CurrentAssignment, MemberState, Parti
 use super::request::Refusal;
 use super::shard::{Becomes, Group, Moment, Outcome, Shard, Then};
 use super::timers::TimerKey;
-use super::{Answer, RequestContext, Ticket};
+use super::{Answer, GroupNews, RequestContext, Ticket};
 use crate::protocol::{ErrorCode, duration_of};
 
 impl Shard {
@@ -60,6 +61,7 @@ impl Shard {
     }
 
     /// A consumer group is about to take the place of a classic one: whoever waits there joins again, and is waited for.
+    /// Assignments that were withdrawn count for nothing, although who had one may consume until it has joined again.
     pub(super) fn abandon_classic_group(&mut self, moment: Moment<'_>, id: &StrBytes) {
         let Some(Group::Classic(group)) = self.groups.get_mut(id) else { return };
         let mut sessions = Vec::new();
@@ -73,6 +75,9 @@ impl Shard {
                 self.answers.push((ticket, Answer::Sync(response)));
             }
             sessions.push((member.id.clone(), duration_of(member.session_timeout_ms)));
+            for (topic, partition) in withdrawn_from(member, moment) {
+                self.news.push(GroupNews::Unclaimed { group: id.clone(), topic, partition });
+            }
         }
         for (member, timeout) in sessions {
             self.schedule_session(moment, id, &member, timeout);
@@ -441,6 +446,19 @@ fn upgraded(classic: &ClassicGroup, moment: Moment<'_>) -> Option<ConsumerGroup>
     Some(group)
 }
 
+/// What a member of a classic group may consume without being assigned it any more, by the names of the topics.
+fn withdrawn_from(member: &classic::Member, moment: Moment<'_>) -> Vec<(StrBytes, i32)> {
+    let decode = |bytes: &Bytes| decode_assignment(bytes.clone(), moment.topics).unwrap_or_default();
+    let assigned = decode(&member.assignment);
+    let mut withdrawn = Vec::new();
+    for (topic, partitions) in member.withdrawn.iter().flat_map(decode) {
+        let Some(name) = moment.topics.name(&topic) else { continue };
+        let gone = partitions.into_iter().filter(|index| !assigned.get(&topic).is_some_and(|of| of.contains(index)));
+        withdrawn.extend(gone.map(|index| (name.clone(), index)));
+    }
+    withdrawn
+}
+
 /// `ClassicGroup.fromConsumerGroup`: a group of these members, each with the id of whose target assignment it takes over.
 /// `None` if one of them does not speak the classic protocol.
 fn downgraded<'a>(
@@ -463,18 +481,21 @@ fn downgraded<'a>(
             protocol_type: StrBytes::from_static_str(CONSUMER_PROTOCOL_TYPE),
             protocols: classic.protocols.clone(),
             assignment: Default::default(),
+            withdrawn: Vec::new(),
             awaiting_join: None,
             awaiting_sync: None,
             is_new: false,
         });
-        targets.push((member.id.clone(), group.target.get(target).unwrap_or(&nothing)));
+        targets.push((member, group.target.get(target).unwrap_or(&nothing)));
     }
     let mut classic = ClassicGroup::stable(group.id.clone(), group.epoch, downgraded, moment.wall_ms);
     let protocol = classic.protocol_name.clone();
-    for (id, target) in targets {
-        let member = classic.members.get_mut(&id).expect("added just now");
+    for (Member { id, current, .. }, target) in targets {
+        let member = classic.members.get_mut(id).expect("added just now");
         let version = version_of(member.metadata_of(protocol.as_ref()));
-        member.assignment = encode_assignment(target, version, moment.topics);
+        let encode = |partitions| encode_assignment(partitions, version, moment.topics);
+        member.assignment = encode(target);
+        member.withdrawn = vec![encode(&current.assigned), encode(&current.pending_revocation)];
     }
     Some(classic)
 }

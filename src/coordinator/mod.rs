@@ -56,7 +56,8 @@ pub enum GroupNews {
     /// assigned it and says what it consumes, not naming it (nor before, if it was asked to give it up), and may be about to
     /// take it up; or, of the classic protocol, it was taken out, has not heard of that, and comes back with it; or the group
     /// moves to the classic protocol while it consumes what is to be another's, and would move back
-    /// with that taken for done.
+    /// with that taken for done; or a group moves to the consumer protocol in a rebalance, and what a member had before it has
+    /// been withdrawn already.
     Unclaimed { group: StrBytes, topic: StrBytes, partition: i32 },
     /// A member of a consumer group leaves, which cannot be stored: it stays, and its session is not watched any more.
     Unwatched(StrBytes),

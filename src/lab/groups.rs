@@ -286,17 +286,17 @@ impl Groups {
     }
 
     /// A member has joined a generation; `id` names its membership, as long as it is in the group without a break. What it
-    /// owns already it owns in that generation too. It asked for that at `asked_from` or later: if the group was deleted
+    /// owns already it owns in that generation too. It asked for that at `asked_at`: if the group was deleted
     /// since, it may be the group before that it has joined.
     pub fn joined(
         &mut self,
         (group_id, member): (&str, &str),
         (generation, id): (i32, &str),
         reign: Option<Reign>,
-        asked_from: Time,
+        asked_at: Time,
     ) {
         let Some(group) = self.groups.get_mut(group_id) else { return };
-        let may_be_gone = group.deleted_at.is_some_and(|deleted_at| asked_from <= deleted_at);
+        let may_be_gone = group.deleted_at.is_some_and(|deleted_at| asked_at <= deleted_at);
         let generation = if may_be_gone { EARLIER } else { generation };
         if let Some(came_back) = group.came_back.get_mut(member).filter(|came_back| **came_back == EARLIER) {
             *came_back = generation;

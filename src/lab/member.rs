@@ -386,10 +386,9 @@ impl MemberProcess {
             if joined >= 0 && (joined != before.0 || joins != self.joins) {
                 let coordinator = self.consumer.coordinator();
                 let reign = coordinator.and_then(|broker| state.ghost.reign(self.who().0, broker));
-                let timeout = self.spec.config.request_timeout.as_nanos() as u64;
-                let asked_from = Time::from_nanos(now.as_nanos().saturating_sub(timeout));
                 let membership = self.membership();
-                state.groups.joined(self.who(), (joined, &membership), reign, asked_from);
+                let asked_at = self.consumer.joined_asked_at();
+                state.groups.joined(self.who(), (joined, &membership), reign, asked_at);
                 if joined != before.0 {
                     state.push(now, &self.spec.name, TraceKind::Joined { generation: joined });
                 }

@@ -141,6 +141,7 @@ impl Group {
             .with_protocol_type(StrBytes::from_static_str(PROTOCOL_TYPE))
             .with_protocols(assignors.iter().map(protocol).collect());
         self.life += 1;
+        self.asked_at = now;
         self.state = State::PreparingRebalance;
         self.joined_topics.clone_from(&self.topics);
         let timeout = self.join_timeout();
@@ -190,6 +191,7 @@ impl Group {
         self.join_attempts = 0;
         self.generation = response.generation_id;
         self.joins += 1;
+        self.joined_asked_at = self.asked_at;
         let is_leader = response.leader == response.member_id;
         self.member_id = response.member_id;
         self.state = State::CompletingRebalance;

@@ -132,6 +132,9 @@ pub(super) struct Group {
     generation: i32,
     /// How many JoinGroups were answered with one: of one number there may be several, of several coordinators.
     joins: u64,
+    /// When the last JoinGroup or heartbeat of the consumer protocol was sent; and when the one that told the generation.
+    asked_at: Time,
+    joined_asked_at: Time,
     /// The last one that the coordinator has stored: it answered SyncGroup. A generation that it only announced may be
     /// announced by another coordinator too, with others in it.
     stored_generation: i32,
@@ -217,6 +220,8 @@ impl Group {
             state: State::Unjoined,
             generation: -1,
             joins: 0,
+            asked_at: Time::ZERO,
+            joined_asked_at: Time::ZERO,
             stored_generation: -1,
             member_id,
             modern,
@@ -272,6 +277,10 @@ impl Group {
 
     pub fn joins(&self) -> u64 {
         self.joins
+    }
+
+    pub fn joined_asked_at(&self) -> Time {
+        self.joined_asked_at
     }
 
     pub fn generation(&self) -> i32 {

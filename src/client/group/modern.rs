@@ -331,6 +331,7 @@ impl Group {
     fn send_heartbeat(&mut self, now: Time, net: &mut Endpoint) {
         let Some(coordinator) = self.coordinator else { return };
         let request = self.heartbeat_request();
+        self.asked_at = now;
         let modern = self.modern();
         modern.is_in_flight = true;
         modern.heartbeat_at = now + modern.heartbeat_interval;
@@ -416,6 +417,7 @@ impl Group {
 
     fn on_heartbeat_success(&mut self, now: Time, response: ConsumerGroupHeartbeatResponse) {
         self.generation = response.member_epoch;
+        self.joined_asked_at = self.asked_at;
         let interval = duration_of(response.heartbeat_interval_ms);
         let modern = self.modern();
         modern.attempts = 0;

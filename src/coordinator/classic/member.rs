@@ -23,6 +23,9 @@ pub(in crate::coordinator) struct Member {
     pub protocol_type: StrBytes,
     pub protocols: Protocols,
     pub assignment: Bytes,
+    /// Assignments before this one, of which it may consume what is not in this one until it hears of another. Nothing is
+    /// decided by them, and they are not persisted.
+    pub withdrawn: Vec<Bytes>,
     /// Its JoinGroup or SyncGroup that has not been answered.
     pub awaiting_join: Option<Ticket>,
     pub awaiting_sync: Option<Ticket>,
@@ -47,6 +50,7 @@ impl Member {
             protocol_type: request.protocol_type.clone(),
             protocols: protocols_of(request),
             assignment: Bytes::new(),
+            withdrawn: Vec::new(),
             awaiting_join: None,
             awaiting_sync: None,
             is_new: true,
@@ -64,6 +68,7 @@ impl Member {
             protocol_type,
             protocols: vec![(protocol.clone(), record.subscription)],
             assignment: record.assignment,
+            withdrawn: Vec::new(),
             awaiting_join: None,
             awaiting_sync: None,
             is_new: false,

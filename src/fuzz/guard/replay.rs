@@ -129,14 +129,36 @@ impl Replica {
         self.expired_to = self.expired_to.max(to.0);
     }
 
+    /// The files in which its log began are gone, and nobody has deleted what was in them.
+    fn lose_below(&mut self, log_start: Offset) {
+        let below = self.batches.partition_point(|batch| batch.last_offset < log_start);
+        if let [first, .., last] | [first @ last] = &self.batches[..below] {
+            let (from, gone) = (first.base_offset, self.lost_at_start(last.last_offset));
+            self.removed.push((from, log_start, gone));
+        }
+        self.batches.drain(..below);
+        self.expired_to = self.expired_to.max(log_start.0);
+    }
+
+    /// Why a batch up to `last` is not there any more when it starts.
+    fn lost_at_start(&self, last: Offset) -> Gone {
+        match self.power_lost {
+            true if last.0 < self.flushed => Gone::FlushedAndLost,
+            true => Gone::PowerLoss,
+            false => Gone::Restart,
+        }
+    }
+
     fn has(&self, batch: &BatchInfo) -> bool {
         at_base(&self.batches, batch.base_offset) == Some(batch)
     }
 
-    fn load(&mut self, batches: &[BatchInfo], log_start: Offset, log_end: Offset) {
+    /// `deleted_to`: where the partition was ever told to begin.
+    fn load(&mut self, batches: &[BatchInfo], log_start: Offset, log_end: Offset, deleted_to: Offset) {
         self.leads = false;
         // What was deleted may have been in its files still when it was last loaded.
-        self.expire(log_start);
+        self.expire(log_start.min(deleted_to));
+        self.lose_below(log_start);
         // Where it had begun, or before: a log start that a crash has forgotten brings deleted records back.
         let start = self.batches.first().map_or(Offset::ZERO, |first| first.base_offset);
         let known = &batches[batches.partition_point(|batch| batch.last_offset < start)..];
@@ -144,11 +166,7 @@ impl Replica {
         let lost = self.batches.get(kept).map(|first| (first.base_offset, first.last_offset));
         // Perhaps all that it had was deleted, and its end is lost.
         if let Some((from, last)) = lost.or((log_end < self.log_end()).then_some((log_end, log_end))) {
-            let gone = match self.power_lost {
-                true if last.0 < self.flushed => Gone::FlushedAndLost,
-                true => Gone::PowerLoss,
-                false => Gone::Restart,
-            };
+            let gone = self.lost_at_start(last);
             self.remove_from(from.min(log_end), gone);
         }
         self.power_lost = false;
@@ -410,7 +428,9 @@ impl Replay {
     ) {
         match observation {
             Observation::LogLoaded { partition, batches, log_start, log_end, .. } => {
-                self.replica(partition, machine).load(batches, *log_start, *log_end);
+                let expiries = &self.partition(partition).expiries;
+                let deleted_to = expiries.iter().map(|expiry| expiry.to).max().unwrap_or(Offset::ZERO);
+                self.replica(partition, machine).load(batches, *log_start, *log_end, deleted_to);
                 // However it came to a stop.
                 let may_lose = !self.disks.keeps_all(machine);
                 self.partition(partition).note_restart(machine, may_lose);

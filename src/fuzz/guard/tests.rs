@@ -406,6 +406,29 @@ fn a_disk_that_lies_excuses_what_was_flushed_to_it_and_to_no_other() {
     assert_eq!(flushed_and_lost(healthy(-1).spoils(1, full)).lost(1), None, "a disk that says no has not lied");
 }
 
+/// As [`flushed_and_lost`], but for what is lost: the file in which its log began.
+fn first_file_lost(told: Told) -> Told {
+    let told = told.flushes(1, 2).changes(1, 0, &[1], false).stops(1, true);
+    let loaded = Observation::LogLoaded {
+        partition: orders(),
+        log_start: Offset(1),
+        log_end: Offset(2),
+        high_watermark: Offset::ZERO,
+        batches: vec![batch(1)],
+        dropped_bytes: 0,
+        clean: false,
+    };
+    told.observed("broker-1", loaded).elects(1, 1, &[1])
+}
+
+#[test]
+fn a_log_that_begins_later_than_anybody_made_it_has_lost_its_first_file() {
+    let breaks = |told: Told| first_file_lost(told).breaks("leader-completeness");
+    assert_eq!(breaks(healthy(-1).spoils(1, LIE)), Some(Excuse::LastReplicaLostPower));
+    assert_eq!(breaks(healthy(-1)), None, "it was flushed");
+    assert_eq!(breaks(healthy(-1).spoils(2, LIE)), None, "another's disk");
+}
+
 #[test]
 fn a_disk_that_lies_excuses_nothing_while_another_replica_is_in_sync() {
     let told = healthy(-1).spoils(1, LIE).flushes(1, 2).stops(1, true).loads(1, &[batch(0)]).elects(1, 1, &[1, 2]);
