@@ -52,8 +52,7 @@ pub struct DeliveryReport {
 }
 
 /// What became of an attempt to send a batch: it left, or it came back with an error and will be made again, in smaller
-/// batches if it was too large. How the
-/// last one ended is in the reports of its records.
+/// batches if it was too large. How the last one ended is in the reports of its records.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Attempt {
     Sent {

@@ -326,6 +326,15 @@ fn put_nullable(out: &mut BytesMut, text: Option<&StrBytes>) {
     put_compact_string(out, text.map(StrBytes::as_str));
 }
 
+fn names(reader: &mut Reader) -> Result<BTreeSet<StrBytes>, DecodeError> {
+    Ok(reader.array(Reader::string)?.into_iter().map(StrBytes::from_string).collect())
+}
+
+fn put_names(out: &mut BytesMut, names: &BTreeSet<StrBytes>) {
+    let names: Vec<&StrBytes> = names.iter().collect();
+    put_compact_array(out, &names, |out, name| put_nullable(out, Some(name)));
+}
+
 impl ConsumerMemberMetadata {
     fn put(&self, out: &mut BytesMut) {
         let ConsumerMemberMetadata {
@@ -343,8 +352,7 @@ impl ConsumerMemberMetadata {
         put_nullable(out, rack_id.as_ref());
         put_nullable(out, Some(client_id));
         put_nullable(out, Some(client_host));
-        let topics: Vec<&StrBytes> = subscribed_topics.iter().collect();
-        put_compact_array(out, &topics, |out, topic| put_nullable(out, Some(topic)));
+        put_names(out, subscribed_topics);
         put_nullable(out, subscribed_regex.as_ref());
         out.put_i32(*rebalance_timeout_ms);
         put_nullable(out, server_assignor.as_ref());
@@ -361,7 +369,7 @@ impl ConsumerMemberMetadata {
             rack_id: nullable(reader)?,
             client_id: StrBytes::from_string(reader.string()?),
             client_host: StrBytes::from_string(reader.string()?),
-            subscribed_topics: reader.array(Reader::string)?.into_iter().map(StrBytes::from_string).collect(),
+            subscribed_topics: names(reader)?,
             subscribed_regex: nullable(reader)?,
             rebalance_timeout_ms: reader.i32()?,
             server_assignor: nullable(reader)?,
@@ -429,18 +437,13 @@ impl CurrentAssignment {
 impl ResolvedRegex {
     fn put(&self, out: &mut BytesMut) {
         let ResolvedRegex { topics, version, timestamp_ms } = self;
-        let topics: Vec<&StrBytes> = topics.iter().collect();
-        put_compact_array(out, &topics, |out, topic| put_nullable(out, Some(topic)));
+        put_names(out, topics);
         out.put_i64(*version);
         out.put_i64(*timestamp_ms);
     }
 
     fn decode(reader: &mut Reader) -> Result<ResolvedRegex, DecodeError> {
-        Ok(ResolvedRegex {
-            topics: reader.array(Reader::string)?.into_iter().map(StrBytes::from_string).collect(),
-            version: reader.i64()?,
-            timestamp_ms: reader.i64()?,
-        })
+        Ok(ResolvedRegex { topics: names(reader)?, version: reader.i64()?, timestamp_ms: reader.i64()? })
     }
 }
 

@@ -99,7 +99,7 @@ impl Bench {
         self.coordinator.on_topics(orders(PARTITIONS));
     }
 
-    fn beat_with(&mut self, request: ConsumerGroupHeartbeatRequest) -> ConsumerGroupHeartbeatResponse {
+    pub(super) fn beat_with(&mut self, request: ConsumerGroupHeartbeatRequest) -> ConsumerGroupHeartbeatResponse {
         let ticket = self.ask_in_version(1, &GroupRequest::ConsumerHeartbeat(request));
         match &self.answers[&ticket] {
             Answer::ConsumerHeartbeat(response) => response.clone(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
+use kafka_protocol::messages::ConsumerGroupHeartbeatRequest;
 
 use super::*;
 
@@ -52,19 +52,11 @@ impl Subscriber {
 }
 
 impl Bench {
-    fn beat_by_regex(&mut self, request: ConsumerGroupHeartbeatRequest) -> ConsumerGroupHeartbeatResponse {
-        let ticket = self.ask_in_version(1, &GroupRequest::ConsumerHeartbeat(request));
-        match &self.answers[&ticket] {
-            Answer::ConsumerHeartbeat(response) => response.clone(),
-            other => panic!("{other:?}"),
-        }
-    }
-
     /// Heartbeats until nothing changes.
     fn follow(&mut self, members: &mut [&mut Subscriber]) {
         for _ in 0..6 {
             for member in members.iter_mut() {
-                let response = self.beat_by_regex(member.request());
+                let response = self.beat_with(member.request());
                 assert_eq!(response.error_code, 0, "{response:?}");
                 (member.epoch, member.has_news) = (response.member_epoch, false);
                 if let Some(assignment) = response.assignment {
@@ -101,7 +93,7 @@ fn a_member_has_the_topics_whose_whole_name_matches_and_those_that_it_names() {
         bench.follow(&mut [&mut member]);
         assert_eq!(member.topics(), topics, "{regex}");
         let left = member.request().with_member_epoch(-1).with_topic_partitions(None);
-        assert_eq!(bench.beat_by_regex(left).error_code, 0);
+        assert_eq!(bench.beat_with(left).error_code, 0);
         bench.wait(Duration::from_secs(11));
     }
 }
@@ -123,12 +115,12 @@ fn a_topic_that_is_made_later_is_found_with_a_heartbeat_but_not_at_once_after_th
 fn what_is_no_regular_expression_is_refused_and_nothing_comes_of_it() {
     let mut bench = with_topics(&[ORDERS]);
     for regex in ["orders(", "*", "a)(b", "(?<=x)y"] {
-        let response = bench.beat_by_regex(Subscriber::new("m", regex).request());
+        let response = bench.beat_with(Subscriber::new("m", regex).request());
         assert_eq!(response.error_code, ErrorCode::InvalidRegularExpression.code(), "{regex}");
         let message = response.error_message.expect("it says what is wrong");
         assert!(message.contains(regex), "{message}");
     }
-    let response = bench.beat_by_regex(Subscriber::new("m", "orders").request());
+    let response = bench.beat_with(Subscriber::new("m", "orders").request());
     assert_eq!((response.error_code, response.member_epoch), (0, 1), "the first member of a new group");
 }
 

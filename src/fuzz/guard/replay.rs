@@ -121,9 +121,13 @@ impl Replica {
     }
 
     fn expire(&mut self, to: Offset) {
+        self.remove_below(to, Gone::Expired);
+    }
+
+    fn remove_below(&mut self, to: Offset, gone: Gone) {
         let below = self.batches.partition_point(|batch| batch.last_offset < to);
         if let Some(first) = self.batches.first().filter(|_| below > 0) {
-            self.removed.push((first.base_offset, to, Gone::Expired));
+            self.removed.push((first.base_offset, to, gone));
         }
         self.batches.drain(..below);
         self.expired_to = self.expired_to.max(to.0);
@@ -131,13 +135,9 @@ impl Replica {
 
     /// The files in which its log began are gone, and nobody has deleted what was in them.
     fn lose_below(&mut self, log_start: Offset) {
-        let below = self.batches.partition_point(|batch| batch.last_offset < log_start);
-        if let [first, .., last] | [first @ last] = &self.batches[..below] {
-            let (from, gone) = (first.base_offset, self.lost_at_start(last.last_offset));
-            self.removed.push((from, log_start, gone));
-        }
-        self.batches.drain(..below);
-        self.expired_to = self.expired_to.max(log_start.0);
+        let last = self.batches.iter().map(|batch| batch.last_offset).take_while(|last| *last < log_start).last();
+        let gone = last.map_or(Gone::Restart, |last| self.lost_at_start(last));
+        self.remove_below(log_start, gone);
     }
 
     /// Why a batch up to `last` is not there any more when it starts.
